@@ -1,0 +1,159 @@
+"""What the manager needs of the outside world, as narrow Protocols; adapters and fakes implement them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import msgspec
+
+from swarmsh.model.actions import Batch, NodeReport, TaskReport
+from swarmsh.model.objects import Event, SshTarget
+from swarmsh.model.snapshot import Changes, ClusterSnapshot
+
+
+class Clock(Protocol):
+    def now(self) -> float:
+        """Seconds since the epoch."""
+
+    def monotonic(self) -> float:
+        """Seconds that never jump, and that go on while the machine sleeps if the platform can tell."""
+
+
+class IdSource(Protocol):
+    def new_id(self) -> str:
+        """25 characters of base36, as swarmkit's identity package makes them."""
+
+
+Decide = Callable[[ClusterSnapshot], Changes]
+
+
+class Store(Protocol):
+    """Desired and observed state. One writer: decisions run one after another, each on the newest snapshot."""
+
+    @property
+    def snapshot(self) -> ClusterSnapshot:
+        """The newest acknowledged state; never blocks."""
+
+    async def commit(self, decide: Decide) -> ClusterSnapshot:
+        """Run `decide` on the newest snapshot and write what it returns, on disk before this returns.
+
+        Every object put gets the next version index and `updated_at`. Nothing is written, and no index used,
+        for empty changes. What `decide` raises passes through and changes nothing. Raises StoreReadOnly.
+        """
+
+    async def commit_orchestration(self, decide: Decide) -> ClusterSnapshot:
+        """The same for the manager's own decisions: survives the death of the process, not of the machine."""
+
+    def observe(self, decide: Decide) -> ClusterSnapshot:
+        """Take over observed state in memory at once, without a new index; on disk within about 100 ms."""
+
+    def subscribe(self) -> AbstractAsyncContextManager[AsyncIterator[tuple[ClusterSnapshot, Changes]]]:
+        """Every change after entering, in order: the snapshot after it, and the stamped changes themselves."""
+
+    async def events(self, since: float | None, until: float | None) -> Sequence[Event]:
+        """Kept events with since <= time <= until, oldest first."""
+
+    async def next_epoch(self) -> int:
+        """One higher than ever before, on disk."""
+
+    async def get_secret(self, key: str) -> bytes | None:
+        """A value that is encrypted at rest (registry credentials)."""
+
+    async def put_secret(self, key: str, value: bytes | None) -> None:
+        """Store it, or delete it with None; on disk before this returns."""
+
+    async def close(self) -> None:
+        """Flush what was observed, and close."""
+
+
+# --- nodes --------------------------------------------------------------------------------------------------
+class Connected(msgspec.Struct, frozen=True):
+    """A session stands and the helper accepted us; `report` is all that the node holds."""
+
+    node_id: str
+    report: NodeReport
+
+
+class Disconnected(msgspec.Struct, frozen=True):
+    """The session ended or could not be opened; it is tried again by itself, with back-off."""
+
+    node_id: str
+    reason: str
+
+
+class Untrusted(msgspec.Struct, frozen=True):
+    """The node showed a host key that is not pinned; nothing was sent. Tried again slowly."""
+
+    node_id: str
+    shown: str  # fingerprint
+    pinned: tuple[str, ...]
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """The helper refused us: held by another cluster, or it has seen a higher epoch or index than ours."""
+
+    node_id: str
+    code: str  # other_cluster | stale_epoch | stale_index
+    reason: str
+
+
+class TasksReported(msgspec.Struct, frozen=True):
+    node_id: str
+    tasks: tuple[TaskReport, ...]
+
+
+class Described(msgspec.Struct, frozen=True):
+    """The node's description, or whether its Engine answers, changed."""
+
+    node_id: str
+    report: NodeReport
+
+
+NodeEvent = Connected | Disconnected | Untrusted | Refused | TasksReported | Described
+
+
+class NodeClient(Protocol):
+    """Sessions to all nodes. Heartbeats stay inside; `last_heard` tells their time."""
+
+    def keep(self, node_id: str, name: str, target: SshTarget) -> None:
+        """Keep a session to this node from now on (idempotent; a changed target reconnects)."""
+
+    async def drop(self, node_id: str, *, release: bool = False) -> None:
+        """End the session for good; with `release` the helper forgets the cluster first."""
+
+    def events(self) -> AsyncIterator[NodeEvent]:
+        """What happens on the nodes, in the order it was read; one consumer."""
+
+    def connected(self, node_id: str) -> bool:
+        """Whether an attached session stands."""
+
+    def last_heard(self, node_id: str) -> float | None:
+        """Monotonic time of the last line read from the node in this process; None if there was none."""
+
+    def report(self, node_id: str) -> NodeReport | None:
+        """All that the node has said in the standing session; None without one."""
+
+    async def apply(self, node_id: str, batch: Batch) -> None:
+        """Give a batch, one round trip. Raises NodeUnreachable, NodeDeadline, HelperRefused."""
+
+    async def check_peers(self, node_id: str, peers: Sequence[tuple[str, SshTarget]]) -> dict[str, bool]:
+        """Ask this node which of the others (id, target) it reaches. Raises NodeUnreachable, NodeDeadline."""
+
+    async def end_processes(self, node_id: str, task_ids: Sequence[str]) -> None:
+        """End the processes of tasks although the Engine hangs. Raises as `apply`."""
+
+    async def resolve_image(
+        self, node_id: str, image: str, auth: str
+    ) -> tuple[str, Sequence[tuple[str, str]]]:
+        """Digest and (os, architecture) platforms of an image, as this node's Engine finds them in the registry.
+
+        Raises NodeUnreachable, NodeDeadline, or NodeRequestFailed with the registry's own words.
+        """
+
+    async def check(self, node_id: str) -> Sequence[dict[str, object]]:
+        """What the node offers: items with name, ok, detail, fix. Raises as `apply`."""
+
+    async def engine_socket(self, node_id: str) -> str:
+        """Path of a private unix socket that leads to this node's Engine over the standing session."""

@@ -1,0 +1,109 @@
+"""What a node can be told to do, and what it reports: the typed side of the messages to a helper.
+
+Each action is «ensure»: given twice, the second changes nothing. `docs/protocol.md` has the JSON.
+"""
+
+from __future__ import annotations
+
+import typing
+from typing import Any
+
+import msgspec
+from msgspec import field
+
+from swarmsh.model.objects import NodeDescription
+
+
+@typing.dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of what travels to and from helpers: snake_case JSON."""
+
+
+class Probe(Message):
+    """How readiness is judged when a service has `swarmsh.probe` (design decision 6)."""
+
+    kind: str  # http | tcp
+    port: int
+    path: str = ""
+    interval_s: float = 2.0
+    timeout_s: float = 2.0
+    retries: int = 3
+
+
+class EnsureTask(Message, tag_field="do", tag="ensure_task"):
+    """Bring the task's container to `desired`: "ready" (image there, created) or "running" (started)."""
+
+    task_id: str
+    service_id: str
+    index: int  # version index at which the task was created; a label on its container
+    name: str  # container name
+    desired: str
+    image: str
+    config: dict[str, Any]  # body of POST /containers/create
+    auth: str = ""  # X-Registry-Auth for the pull; kept in the helper's memory only
+    pull: str = "missing"  # missing | always
+    restart: str = "any"  # none | on-failure | any: for the Engine's own policy while no manager is there
+    restart_delay_s: float = 5.0
+    stop_grace_s: float = 10.0
+    tcp_ports: tuple[int, ...] = ()  # declared targets: ready when all of them listen
+    probe: Probe | None = None
+
+
+class StopTask(Message, tag_field="do", tag="stop_task"):
+    """Stop the task's container (its stop signal, then SIGKILL after `grace_s`); it stays for inspection."""
+
+    task_id: str
+    grace_s: float = 10.0
+
+
+class RemoveTask(Message, tag_field="do", tag="remove_task"):
+    """Remove the task's container with its anonymous volumes and forget the task; running or not."""
+
+    task_id: str
+
+
+Action = EnsureTask | StopTask | RemoveTask
+
+
+class Batch(Message):
+    """All actions for one node, in order; refused as a whole if `epoch` or `index` is below what was seen."""
+
+    cluster_id: str
+    epoch: int
+    index: int
+    actions: tuple[Action, ...]
+
+
+class BoundPort(Message):
+    protocol: str  # tcp | udp | sctp
+    target_port: int
+    published_port: int
+
+
+class TaskReport(Message, kw_only=True):
+    """What a node says of one of our containers; found again by its labels when the helper had forgotten it."""
+
+    task_id: str
+    service_id: str = ""
+    index: int = 0
+    state: str  # a word of the ladder, from "accepted" up; "gone" once removed
+    wanted: str = ""  # what the helper is bringing it to: "ready" | "running" | "stop" | "remove" | ""
+    since: float = 0.0  # seconds since the epoch on the node's clock
+    message: str = ""
+    err: str = ""
+    container_id: str = ""
+    pid: int = 0
+    exit_code: int | None = None
+    ports: tuple[BoundPort, ...] = ()
+    ready: bool = False
+    restarts: int = 0
+
+
+class NodeReport(Message):
+    """All that a node has said in this session: its description, and every task of ours that it holds."""
+
+    description: NodeDescription = field(default_factory=NodeDescription)
+    tasks: dict[str, TaskReport] = field(default_factory=dict)
+    engine_ok: bool = True
+    engine_message: str = ""
+    engine_since: float = 0.0  # when `engine_ok` last changed, on the manager's clock

@@ -1,0 +1,121 @@
+"""Everything a decision may look at, and what a decision may change: immutable, sharing its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import msgspec
+from immutables import Map
+
+from swarmsh.model.objects import Cluster, Event, Node, Service, Task
+
+
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
+    """What one decision wants written: whole objects to put, ids to delete. Applied in one transaction.
+
+    Objects in `put_*` carry any `version`; the store stamps the new index on all but `observed` writes.
+    """
+
+    cluster: Cluster | None = None
+    put_services: tuple[Service, ...] = ()
+    put_tasks: tuple[Task, ...] = ()
+    put_nodes: tuple[Node, ...] = ()
+    delete_services: tuple[str, ...] = ()
+    delete_tasks: tuple[str, ...] = ()
+    delete_nodes: tuple[str, ...] = ()
+    events: tuple[Event, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self != _NOTHING
+
+
+_NOTHING = Changes()
+_EMPTY: Map[str, None] = Map()
+T = TypeVar("T", Service, Task, Node)
+
+
+class ClusterSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """The desired and observed state at one version index. Lookups are O(log n), `apply` O(changed)."""
+
+    index: int = 0
+    cluster: Cluster | None = None
+    services: Map[str, Service] = Map()
+    service_ids: Map[str, str] = Map()  # name -> id
+    tasks: Map[str, Task] = Map()
+    nodes: Map[str, Node] = Map()
+    task_ids_by_service: Map[str, Map[str, None]] = Map()
+    task_ids_by_node: Map[str, Map[str, None]] = Map()
+
+    def tasks_of_service(self, service_id: str) -> Iterator[Task]:
+        """Tasks of a service in no particular order, ended ones included."""
+        return (self.tasks[t] for t in self.task_ids_by_service.get(service_id, _EMPTY))
+
+    def tasks_of_node(self, node_id: str) -> Iterator[Task]:
+        """Tasks assigned to a node in no particular order, ended ones included."""
+        return (self.tasks[t] for t in self.task_ids_by_node.get(node_id, _EMPTY))
+
+    def apply(self, changes: Changes, index: int) -> ClusterSnapshot:
+        """The snapshot after `changes`, at `index`. Objects are taken as they are."""
+        services, names = _put(self.services, changes.put_services), self.service_ids
+        for service in changes.put_services:
+            before = self.services.get(service.id)
+            if before is not None and before.spec.name != service.spec.name:
+                names = names.delete(before.spec.name)
+            names = names.set(service.spec.name, service.id)
+        for service_id in changes.delete_services:
+            if service_id in services:
+                names = names.delete(services[service_id].spec.name)
+                services = services.delete(service_id)
+        by_service, by_node = self.task_ids_by_service, self.task_ids_by_node
+        for task in changes.put_tasks:
+            old = self.tasks.get(task.id)
+            if old is None:
+                by_service = _link(by_service, task.service_id, task.id)
+            if old is not None and old.node_id != task.node_id:
+                by_node = _unlink(by_node, old.node_id, task.id)
+            if task.node_id and (old is None or old.node_id != task.node_id):
+                by_node = _link(by_node, task.node_id, task.id)
+        tasks = _put(self.tasks, changes.put_tasks)
+        for task_id in changes.delete_tasks:
+            gone = tasks.get(task_id)
+            if gone is not None:
+                by_service = _unlink(by_service, gone.service_id, task_id)
+                by_node = _unlink(by_node, gone.node_id, task_id)
+                tasks = tasks.delete(task_id)
+        return ClusterSnapshot(
+            index=index,
+            cluster=changes.cluster or self.cluster,
+            services=services,
+            service_ids=names,
+            tasks=tasks,
+            nodes=_drop(_put(self.nodes, changes.put_nodes), changes.delete_nodes),
+            task_ids_by_service=by_service,
+            task_ids_by_node=by_node,
+        )
+
+
+def _put(into: Map[str, T], objects: Iterable[T]) -> Map[str, T]:
+    draft = into.mutate()
+    for o in objects:
+        draft[o.id] = o
+    return draft.finish()
+
+
+def _drop(out_of: Map[str, T], ids: Iterable[str]) -> Map[str, T]:
+    for i in ids:
+        if i in out_of:
+            out_of = out_of.delete(i)
+    return out_of
+
+
+def _link(index: Map[str, Map[str, None]], key: str, task_id: str) -> Map[str, Map[str, None]]:
+    return index.set(key, index.get(key, _EMPTY).set(task_id, None))
+
+
+def _unlink(index: Map[str, Map[str, None]], key: str, task_id: str) -> Map[str, Map[str, None]]:
+    found = index.get(key)
+    if found is None or task_id not in found:
+        return index
+    rest = found.delete(task_id)
+    return index.set(key, rest) if rest else index.delete(key)
