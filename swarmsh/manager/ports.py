@@ -144,9 +144,7 @@ class NodeClient(Protocol):
     async def end_processes(self, node_id: str, task_ids: Sequence[str]) -> None:
         """End the processes of tasks although the Engine hangs. Raises as `apply`."""
 
-    async def resolve_image(
-        self, node_id: str, image: str, auth: str
-    ) -> tuple[str, Sequence[tuple[str, str]]]:
+    async def resolve_image(self, node_id: str, image: str, auth: str) -> tuple[str, Sequence[tuple[str, str]]]:
         """Digest and (os, architecture) platforms of an image, as this node's Engine finds them in the registry.
 
         Raises NodeUnreachable, NodeDeadline, or NodeRequestFailed with the registry's own words.
@@ -157,3 +155,53 @@ class NodeClient(Protocol):
 
     async def engine_socket(self, node_id: str) -> str:
         """Path of a private unix socket that leads to this node's Engine over the standing session."""
+
+
+class ExecRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A command to run in a container (`POST /containers/{id}/exec`, then `POST /exec/{id}/start`)."""
+
+    argv: tuple[str, ...]
+    tty: bool = False
+    stdin: bool = False
+    env: tuple[str, ...] = ()
+    user: str = ""
+    workdir: str = ""
+    privileged: bool = False
+    height: int = 0
+    width: int = 0
+
+
+class ExecSession(Protocol):
+    """A running command. Output chunks are (stream, bytes): 1 standard output (and a tty), 2 standard error."""
+
+    def output(self) -> AsyncIterator[tuple[int, bytes]]:
+        """Chunks until the command's output ends."""
+
+    async def write(self, data: bytes) -> None:
+        """To its standard input."""
+
+    async def write_eof(self) -> None:
+        """End its standard input."""
+
+    async def resize(self, height: int, width: int) -> None:
+        """Tell its tty the size in characters."""
+
+    async def exit_code(self) -> int:
+        """Wait for the end; 137 if the container died under it."""
+
+
+class EngineStreams(Protocol):
+    """The Engine of a node through its standing session (design decision 12)."""
+
+    def logs(
+        self, node_id: str, container_id: str, query: dict[str, str], *, tty: bool
+    ) -> AsyncIterator[tuple[int, bytes]]:
+        """(stream, line with its newline) of `GET /containers/{id}/logs` with `query` as the Engine takes it.
+
+        Streams: 1 standard output (and a tty), 2 standard error. Raises NodeUnreachable, NodeRequestFailed.
+        """
+
+    def exec(
+        self, node_id: str, container_id: str, request: ExecRequest
+    ) -> AbstractAsyncContextManager[ExecSession]:
+        """Run a command; leaving the context closes its streams. Raises NodeUnreachable, NodeRequestFailed."""
