@@ -36,8 +36,6 @@ class Service(Record, kw_only=True):
     spec_version: int = 1
     previous_spec: ServiceSpec | None = None
     update_status: UpdateStatus | None = None
-    # Tasks stop first; the service is gone when its last task is.
-    removing: bool = False
 
 
 # --- tasks --------------------------------------------------------------------------------------------------
@@ -54,7 +52,6 @@ class TaskStatus(Record):
     ports: tuple[PortConfig, ...] = ()  # what the Engine really bound (host mode)
     ready: bool = False  # takes traffic (design decision 6); RUNNING alone is Docker's word
     restarts: int = 0  # restarts on the node while no manager held its lease
-    healthy_since: float | None = None
 
 
 class Task(Record, kw_only=True):
@@ -82,8 +79,10 @@ class Task(Record, kw_only=True):
     start_after: float | None = None
     # The task on a lost node that this one stands in for: one of the two is removed (design decision 8).
     replaces: str = ""
-    # Why the task was created or told to stop, for people: "task: non-zero exit (1)", "node n2 is down".
-    cause: str = ""
+    # Times of the restarts that led to this task in its slot and spec version: what max attempts is judged by.
+    restarted_at: tuple[float, ...] = ()
+    # When it was first seen RUNNING; the monitor period of an update counts from here.
+    running_since: float | None = None
 
     @property
     def name(self) -> str:

@@ -1,0 +1,83 @@
+"""Making tasks and turning them: the few ways in which the manager changes a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec.structs import replace
+
+from swarmsh.model.objects import Node, Service, Task, TaskStatus
+from swarmsh.model.states import Availability, NodeState, TaskState
+
+
+def new_task(
+    service: Service,
+    task_id: str,
+    now: float,
+    *,
+    slot: int = 0,
+    node_id: str = "",
+    desired: TaskState = TaskState.RUNNING,
+    start_after: float | None = None,
+    replaces: str = "",
+    restarted_at: tuple[float, ...] = (),
+) -> Task:
+    """A task of the service as it is specified now: for a slot (replicated), or on a node (global)."""
+    return Task(
+        id=task_id,
+        version=0,
+        created_at=now,
+        updated_at=now,
+        service_id=service.id,
+        service_name=service.spec.name,
+        slot=slot,
+        node_id=node_id,
+        spec=service.spec.task_template,
+        spec_version=service.spec_version,
+        endpoint=service.spec.endpoint_spec,
+        labels=service.spec.labels,
+        desired=desired,
+        status=TaskStatus(
+            state=TaskState.ASSIGNED if node_id else TaskState.PENDING,
+            since=now,
+            message="scheduler assigned task to node" if node_id else "pending task scheduling",
+        ),
+        start_after=start_after,
+        replaces=replaces,
+        restarted_at=restarted_at,
+    )
+
+
+def wish(task: Task, desired: TaskState) -> Task:
+    """The task with a desired state of at least `desired`: wishes only climb."""
+    return task if task.desired >= desired else replace(task, desired=desired)
+
+
+def ended(task: Task, state: TaskState, now: float, err: str) -> Task:
+    """The task ended by the manager's own finding, where no node can report it."""
+    status = replace(task.status, state=max(state, task.status.state), since=now, err=err, ready=False)
+    return replace(task, status=status)
+
+
+def never_started(task: Task) -> bool:
+    """No node was told of the task: it can be dropped without asking anybody."""
+    return not task.node_id
+
+
+def on_lost_node(task: Task, nodes: dict[str, Node]) -> bool:
+    """The task's node is down: whether it runs there cannot be known or changed."""
+    node = nodes.get(task.node_id)
+    return node is not None and node.status.state is NodeState.DOWN
+
+
+def on_drained_node(task: Task, nodes: dict[str, Node]) -> bool:
+    node = nodes.get(task.node_id)
+    return node is not None and node.spec.availability is Availability.DRAIN
+
+
+def on_removed_node(task: Task, nodes: dict[str, Node]) -> bool:
+    """The task's node is no longer part of the cluster."""
+    return bool(task.node_id) and task.node_id not in nodes
+
+
+Ids = Iterator[str]
