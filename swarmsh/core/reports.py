@@ -53,7 +53,8 @@ def merge_report(task: Task, report: TaskReport, now: float) -> Task:
 
 def merge_absence(task: Task, now: float) -> Task:
     """The task when its node holds nothing of it: it ended, unless the node was never told of it."""
-    if task.status.state.terminal or (task.status.state <= TaskState.ASSIGNED and task.desired <= TaskState.RUNNING):
+    untold = task.status.state <= TaskState.ASSIGNED and task.desired <= TaskState.RUNNING
+    if task.status.state.terminal or untold:
         return task
     if task.desired > TaskState.RUNNING:
         return ended(task, TaskState.SHUTDOWN, now, "")

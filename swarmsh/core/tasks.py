@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from msgspec.structs import replace
 
-from swarmsh.model.objects import Node, Service, Task, TaskStatus
-from swarmsh.model.states import Availability, NodeState, TaskState
+from swarmsh.model.objects import Service, Task, TaskStatus
+from swarmsh.model.states import TaskState
 
 
 def new_task(
@@ -57,27 +55,3 @@ def ended(task: Task, state: TaskState, now: float, err: str) -> Task:
     """The task ended by the manager's own finding, where no node can report it."""
     status = replace(task.status, state=max(state, task.status.state), since=now, err=err, ready=False)
     return replace(task, status=status)
-
-
-def never_started(task: Task) -> bool:
-    """No node was told of the task: it can be dropped without asking anybody."""
-    return not task.node_id
-
-
-def on_lost_node(task: Task, nodes: dict[str, Node]) -> bool:
-    """The task's node is down: whether it runs there cannot be known or changed."""
-    node = nodes.get(task.node_id)
-    return node is not None and node.status.state is NodeState.DOWN
-
-
-def on_drained_node(task: Task, nodes: dict[str, Node]) -> bool:
-    node = nodes.get(task.node_id)
-    return node is not None and node.spec.availability is Availability.DRAIN
-
-
-def on_removed_node(task: Task, nodes: dict[str, Node]) -> bool:
-    """The task's node is no longer part of the cluster."""
-    return bool(task.node_id) and task.node_id not in nodes
-
-
-Ids = Iterator[str]

@@ -26,7 +26,11 @@ class UpdateStatus(Record):
 
 
 class Service(Record, kw_only=True):
-    """`spec_version` is the generation of the part of the spec that a change of replaces tasks."""
+    """`spec_version` is the generation of the part of the spec that a change of replaces tasks.
+
+    Removing a service deletes it at once, so that its name is free; its tasks get the desired state REMOVE in the
+    same write, and each is deleted when it has ended.
+    """
 
     id: str
     version: int  # the cluster's version index at its last stored write; clients send it back on update

@@ -45,14 +45,14 @@ class ClusterSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     tasks: Map[str, Task] = Map()
     nodes: Map[str, Node] = Map()
     task_ids_by_service: Map[str, Map[str, None]] = Map()
-    task_ids_by_node: Map[str, Map[str, None]] = Map()
+    task_ids_by_node: Map[str, Map[str, None]] = Map()  # unplaced tasks under ""
 
     def tasks_of_service(self, service_id: str) -> Iterator[Task]:
         """Tasks of a service in no particular order, ended ones included."""
         return (self.tasks[t] for t in self.task_ids_by_service.get(service_id, _EMPTY))
 
     def tasks_of_node(self, node_id: str) -> Iterator[Task]:
-        """Tasks assigned to a node in no particular order, ended ones included."""
+        """Tasks assigned to a node in no particular order, ended ones included; unplaced ones for ""."""
         return (self.tasks[t] for t in self.task_ids_by_node.get(node_id, _EMPTY))
 
     def apply(self, changes: Changes, index: int) -> ClusterSnapshot:
@@ -74,7 +74,7 @@ class ClusterSnapshot(msgspec.Struct, frozen=True, kw_only=True):
                 by_service = _link(by_service, task.service_id, task.id)
             if old is not None and old.node_id != task.node_id:
                 by_node = _unlink(by_node, old.node_id, task.id)
-            if task.node_id and (old is None or old.node_id != task.node_id):
+            if old is None or old.node_id != task.node_id:
                 by_node = _link(by_node, task.node_id, task.id)
         tasks = _put(self.tasks, changes.put_tasks)
         for task_id in changes.delete_tasks:

@@ -1,0 +1,132 @@
+"""A working copy of one service's tasks while a plan is made, and the plan that comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from swarmsh.core.tasks import new_task, wish
+from swarmsh.model.objects import Event, Node, Service, Task
+from swarmsh.model.states import NodeState, TaskState
+
+Place = int | str  # a slot number (replicated), or a node id (global)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServicePlan:
+    """What one pass over a service wants written. Empty when there is nothing to do."""
+
+    put_tasks: tuple[Task, ...] = ()
+    delete_tasks: tuple[str, ...] = ()
+    put_service: Service | None = None  # only if its update status, or its spec by a rollback, changed
+    wake_at: float | None = None  # when time alone will change the plan
+    events: tuple[Event, ...] = ()
+
+
+@dataclass(slots=True)
+class Draft:
+    """The tasks as they will be; every change is remembered. Used by one plan only, then thrown away."""
+
+    service: Service
+    nodes: Mapping[str, Node]
+    ids: Iterator[str]
+    now: float
+    history: int  # tasks kept for each place, the living one included
+    tasks: dict[str, Task] = field(default_factory=dict)
+    _changed: dict[str, None] = field(default_factory=dict)
+    _deleted: list[str] = field(default_factory=list)
+    _new: set[str] = field(default_factory=set)
+    _service: Service | None = None
+    _wake_at: float | None = None
+
+    @classmethod
+    def of(
+        cls, service: Service, tasks: Iterable[Task], nodes: Mapping[str, Node], ids: Iterator[str], now: float,
+        history: int,
+    ) -> Draft:  # fmt: skip
+        ordered = sorted(tasks, key=lambda t: (t.created_at, t.id))
+        return cls(service, nodes, ids, now, history, {t.id: t for t in ordered})
+
+    # --- looking ---
+    def all(self) -> list[Task]:
+        """All tasks, oldest first; safe to change the draft while walking it."""
+        return list(self.tasks.values())
+
+    def places(self) -> dict[Place, list[Task]]:
+        """Tasks by place, oldest first; ended and leaving ones included, those to be removed left out."""
+        found: dict[Place, list[Task]] = {}
+        for task in self.tasks.values():
+            if task.desired < TaskState.REMOVE:
+                found.setdefault(place_of(task), []).append(task)
+        return found
+
+    def living(self, place: Place) -> list[Task]:
+        """Live tasks of a place, oldest first."""
+        return [t for t in self.tasks.values() if t.live and place_of(t) == place]
+
+    def lost(self, task: Task) -> bool:
+        """The task's node is down: what runs there can neither be known nor changed."""
+        node = self.nodes.get(task.node_id)
+        return node is not None and node.status.state is NodeState.DOWN
+
+    # --- changing ---
+    def put(self, task: Task) -> None:
+        if self.tasks.get(task.id) != task:
+            self.tasks[task.id] = task
+            self._changed[task.id] = None
+
+    def wish(self, task: Task, desired: TaskState) -> None:
+        self.put(wish(self.tasks[task.id], desired))
+
+    def delete(self, task: Task) -> None:
+        del self.tasks[task.id]
+        self._changed.pop(task.id, None)
+        if task.id not in self._new:
+            self._deleted.append(task.id)
+
+    def add(
+        self,
+        place: Place,
+        *,
+        desired: TaskState = TaskState.RUNNING,
+        start_after: float | None = None,
+        replaces: str = "",
+        restarted_at: tuple[float, ...] = (),
+    ) -> Task:
+        """A new task of the service as specified now."""
+        task = new_task(
+            self.service,
+            next(self.ids),
+            self.now,
+            slot=place if isinstance(place, int) else 0,
+            node_id=place if isinstance(place, str) else "",
+            desired=desired,
+            start_after=start_after,
+            replaces=replaces,
+            restarted_at=restarted_at,
+        )
+        self._new.add(task.id)
+        self.put(task)
+        return task
+
+    def put_service(self, service: Service) -> None:
+        """Replace the service: its update status, or its whole spec by a rollback."""
+        self.service = self._service = service
+
+    def wake(self, at: float) -> None:
+        """Look again at time `at`, if nothing happens before."""
+        if at > self.now and (self._wake_at is None or at < self._wake_at):
+            self._wake_at = at
+
+    def plan(self) -> ServicePlan:
+        return ServicePlan(
+            put_tasks=tuple(self.tasks[i] for i in self._changed),
+            delete_tasks=tuple(self._deleted),
+            put_service=self._service,
+            wake_at=self._wake_at,
+        )
+
+
+def place_of(task: Task) -> Place:
+    """What a task stands for: its slot, or for a global service its node."""
+    return task.slot or task.node_id

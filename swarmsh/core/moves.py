@@ -1,0 +1,68 @@
+"""Tasks that cannot stay where they are: their node is lost, drained, gone, or no longer fits.
+
+A task on a lost node and its stand-in are one transaction (design decision 8): if the node returns before the
+stand-in runs, the stand-in goes; otherwise the old task does.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from swarmsh.core.draft import Draft
+from swarmsh.core.scheduler import violated
+from swarmsh.core.tasks import ended
+from swarmsh.model.objects import Task
+from swarmsh.model.states import Availability, TaskState
+
+
+def settle_stand_ins(draft: Draft) -> None:
+    """Decide between each task on a lost node and the one that stands in for it, as soon as that is clear."""
+    for task in draft.all():
+        if not task.replaces or not task.live:
+            continue
+        old = draft.tasks.get(task.replaces)
+        running = task.status.state is TaskState.RUNNING
+        if old is None or not old.live:
+            draft.put(replace(task, replaces=""))
+        elif running:
+            draft.wish(old, TaskState.SHUTDOWN)
+            draft.put(replace(task, replaces=""))
+        elif not draft.lost(old):
+            draft.wish(task, TaskState.REMOVE)
+
+
+def replace_lost(draft: Draft) -> None:
+    """Give each task on a lost node a stand-in elsewhere; the task itself stays wanted until that runs."""
+    stood_in_for = {t.replaces for t in draft.all() if t.live and t.replaces}
+    for task in draft.all():
+        if task.live and draft.lost(task) and task.id not in stood_in_for:
+            draft.add(task.slot, replaces=task.id)
+
+
+def leave_removed_nodes(draft: Draft) -> None:
+    """Tasks of nodes that are no longer in the cluster are over; nobody can stop them."""
+    for task in draft.all():
+        if task.node_id and task.node_id not in draft.nodes and not task.status.state.terminal:
+            draft.put(ended(task, TaskState.ORPHANED, draft.now, "its node was removed from the cluster"))
+            if task.slot:
+                _succeed(draft, draft.tasks[task.id])
+            else:
+                draft.wish(task, TaskState.REMOVE)
+
+
+def leave_unfit_nodes(draft: Draft) -> None:
+    """Move tasks off drained nodes, and off nodes that no longer meet the task's placement."""
+    for task in draft.all():
+        node = draft.nodes.get(task.node_id)
+        if node is None or not task.live or draft.lost(task):
+            continue
+        if node.spec.availability is Availability.DRAIN or violated(task, node):
+            _succeed(draft, task)
+
+
+def _succeed(draft: Draft, task: Task) -> None:
+    """Stop the task; its successor is prepared meanwhile and starts when it has stopped."""
+    was_wanted = task.desired <= TaskState.RUNNING
+    draft.wish(task, TaskState.SHUTDOWN)
+    if was_wanted and not draft.living(task.slot):
+        draft.add(task.slot, desired=TaskState.READY, restarted_at=task.restarted_at)

@@ -1,0 +1,136 @@
+"""One pass over one service: from what is specified and what was seen to the tasks there should be.
+
+The order of the steps matters: first what has ended is taken note of, then what cannot stay is moved, then
+numbers are put right, then versions; last, waiting tasks are let go and history is trimmed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from swarmsh.core.draft import Draft, ServicePlan, place_of
+from swarmsh.core.global_mode import fit_to_nodes
+from swarmsh.core.moves import leave_removed_nodes, leave_unfit_nodes, replace_lost, settle_stand_ins
+from swarmsh.core.replicas import free_slots, surplus_slots
+from swarmsh.core.restart import carried_history, restart_delay_s, should_restart
+from swarmsh.core.tasks import ended, wish
+from swarmsh.core.update import roll_update
+from swarmsh.model.objects import Node, Service, Task
+from swarmsh.model.states import TaskState
+
+
+def plan_service(
+    service: Service,
+    tasks: Iterable[Task],
+    nodes: Mapping[str, Node],
+    ids: Iterator[str],
+    now: float,
+    history: int = 5,
+) -> ServicePlan:
+    """Changes to a service's tasks; applied and planned again at the same `now`, nothing is left to do.
+
+    `tasks` are all of the service's, `nodes` all of the cluster's by id, `ids` yields ids for new tasks.
+    """
+    draft = Draft.of(service, tasks, nodes, ids, now, history)
+    leave_removed_nodes(draft)
+    settle_stand_ins(draft)
+    if service.spec.mode.global_ is not None:
+        _restart(draft)
+        fit_to_nodes(draft)
+    else:
+        _restart(draft)
+        replace_lost(draft)
+        leave_unfit_nodes(draft)
+        _scale(draft, _replicas(service))
+    roll_update(draft)
+    _let_go(draft)
+    _trim_history(draft)
+    return draft.plan()
+
+
+def plan_removed_service(tasks: Iterable[Task], nodes: Mapping[str, Node]) -> ServicePlan:
+    """What to do with tasks whose service is gone: stop them all, forget those that have ended."""
+    changed, deleted = [], []
+    for task in tasks:
+        if task.status.state.terminal or not task.node_id or task.node_id not in nodes:
+            deleted.append(task.id)
+        elif task.desired < TaskState.REMOVE:
+            changed.append(wish(task, TaskState.REMOVE))
+    return ServicePlan(put_tasks=tuple(changed), delete_tasks=tuple(deleted))
+
+
+def _replicas(service: Service) -> int:
+    mode = service.spec.mode.replicated
+    return 1 if mode is None or mode.replicas is None else mode.replicas
+
+
+def _restart(draft: Draft) -> None:
+    """Follow each task that ended by itself with another attempt, if the restart policy says so."""
+    policy = draft.service.spec.task_template.restart_policy
+    version = draft.service.spec_version
+    for task in draft.all():
+        if not task.status.state.terminal or task.desired > TaskState.RUNNING:
+            continue
+        draft.wish(task, TaskState.SHUTDOWN)
+        place = place_of(task)
+        stood_in_for = draft.tasks.get(task.replaces)
+        others = [t for t in draft.living(place) if t is not stood_in_for]
+        if others or not should_restart(task, policy, version, draft.now):
+            continue
+        delay = restart_delay_s(policy)
+        draft.add(
+            place,
+            desired=TaskState.READY if delay else TaskState.RUNNING,
+            start_after=draft.now + delay if delay else None,
+            replaces=task.replaces if stood_in_for is not None and stood_in_for.live else "",
+            restarted_at=carried_history(task, policy, version, draft.now),
+        )
+
+
+def _scale(draft: Draft, wanted: int) -> None:
+    """Bring the number of occupied slots to `wanted`. A slot whose last task ended for good stays occupied."""
+    occupied = {slot: tasks for slot, tasks in draft.places().items() if isinstance(slot, int)}
+    for slot in surplus_slots(wanted, occupied):
+        for task in occupied[slot]:
+            draft.wish(task, TaskState.REMOVE)
+        del occupied[slot]
+    for slot in free_slots(wanted, occupied.keys()):
+        draft.add(slot)
+
+
+def _let_go(draft: Draft) -> None:
+    """Let a prepared task run when its delay is over and what it follows has stopped."""
+    for task in draft.all():
+        if task.desired is not TaskState.READY or task.status.state.terminal:
+            continue
+        if task.start_after is not None and task.start_after > draft.now:
+            draft.wake(task.start_after)
+            continue
+        place = place_of(task)
+        if not any(_still_there(draft, t) for t in draft.all() if place_of(t) == place and t is not task):
+            draft.wish(task, TaskState.RUNNING)
+
+
+def _still_there(draft: Draft, task: Task) -> bool:
+    """A task that was told to stop and has not; one on a lost node is not waited for."""
+    leaving = task.desired > TaskState.RUNNING and not task.status.state.terminal
+    return leaving and bool(task.node_id) and task.node_id in draft.nodes and not draft.lost(task)
+
+
+def _trim_history(draft: Draft) -> None:
+    """Drop what nobody waits for: removed tasks that have ended, never-started ones, and old attempts."""
+    for task in draft.all():
+        if task.desired <= TaskState.RUNNING or task.status.state.terminal:
+            continue
+        if not task.node_id:
+            draft.put(ended(task, TaskState.SHUTDOWN, draft.now, ""))
+    for task in draft.all():
+        gone = task.node_id and task.node_id not in draft.nodes
+        if task.desired is TaskState.REMOVE and (task.status.state.terminal or gone):
+            draft.delete(task)
+    for tasks in draft.places().values():
+        dead = [t for t in tasks if t.status.state.terminal and t.desired > TaskState.RUNNING]
+        # The newest of a place is never dropped: it may be what says that the place is done for good.
+        spare = [t for t in dead if t is not tasks[-1]]
+        for task in spare[: max(0, len(tasks) - max(1, draft.history))]:
+            draft.delete(task)

@@ -1,0 +1,41 @@
+"""What has to be looked at again after a change: the cost of a change follows its size, never the cluster's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from swarmsh.model.snapshot import Changes, ClusterSnapshot
+
+
+@dataclass(slots=True)
+class Dirt:
+    """Services and nodes to plan again."""
+
+    services: set[str] = field(default_factory=set)
+    nodes: set[str] = field(default_factory=set)
+    pending: bool = False  # room or eligibility changed: unplaced tasks may fit now
+
+
+def dirt_of(before: ClusterSnapshot, changes: Changes) -> Dirt:
+    """What `changes`, applied to `before`, can have an effect on."""
+    dirt = Dirt()
+    dirt.services.update(s.id for s in changes.put_services)
+    dirt.services.update(changes.delete_services)
+    for task in changes.put_tasks:
+        dirt.services.add(task.service_id)
+        if task.node_id:
+            dirt.nodes.add(task.node_id)
+        dirt.pending |= not task.node_id or task.status.state.terminal
+    for task_id in changes.delete_tasks:
+        gone = before.tasks.get(task_id)
+        if gone is not None:
+            dirt.services.add(gone.service_id)
+            dirt.nodes.add(gone.node_id)
+            dirt.pending = True
+    for node_id in (*(n.id for n in changes.put_nodes), *changes.delete_nodes):
+        dirt.nodes.add(node_id)
+        dirt.pending = True
+        dirt.services.update(t.service_id for t in before.tasks_of_node(node_id))
+        dirt.services.update(s.id for s in before.services.values() if s.spec.mode.global_ is not None)
+    dirt.nodes.discard("")
+    return dirt

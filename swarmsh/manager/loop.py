@@ -1,0 +1,91 @@
+"""The manager at work: changes of the store make dirt, dirt makes passes, passes make batches for nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+from swarmsh.manager.dirt import Dirt, dirt_of
+from swarmsh.manager.node_worker import NodeWorker
+from swarmsh.manager.orchestrator import Orchestrator
+from swarmsh.manager.ports import Clock, IdSource, NodeClient, Store
+from swarmsh.manager.settings import Settings
+from swarmsh.manager.watch import NodeWatch
+from swarmsh.model.objects import Node
+from swarmsh.model.snapshot import Changes, ClusterSnapshot
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Manager:
+    """Runs until cancelled. One of it for each store."""
+
+    store: Store
+    nodes: NodeClient
+    clock: Clock
+    ids: IdSource
+    epoch: int
+    settings: Settings = field(default_factory=Settings)
+    _orchestrator: Orchestrator = field(init=False)
+    _workers: dict[str, tuple[NodeWorker, asyncio.Task[None]]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._orchestrator = Orchestrator(self.store, self.clock, self.ids)
+
+    async def run(self) -> None:
+        async with self.store.subscribe() as changes, asyncio.TaskGroup() as tasks:
+            before = self.store.snapshot
+            for node in before.nodes.values():
+                self._keep(node, tasks)
+            watch = NodeWatch(self.store, self.nodes, self.clock, self.settings, self._session_started)
+            await watch.run(tasks)
+            self._orchestrator.touch_all()
+            tasks.create_task(self._orchestrator.run())
+            tasks.create_task(self._safety_net())
+            async for after, change in changes:
+                await self._spread(before, change, tasks)
+                before = after
+
+    async def _spread(self, before: ClusterSnapshot, change: Changes, tasks: asyncio.TaskGroup) -> None:
+        """Let everything know that this change may concern."""
+        for node in change.put_nodes:
+            known = before.nodes.get(node.id)
+            if known is None or known.target != node.target:
+                self._keep(node, tasks)
+        for node_id in change.delete_nodes:
+            await self._forget(node_id)
+        self._orchestrator.note_failures(before, change.put_tasks)
+        dirt = dirt_of(before, change)
+        self._orchestrator.touch(dirt)
+        self._touch_nodes(dirt)
+
+    def _touch_nodes(self, dirt: Dirt) -> None:
+        for node_id in dirt.nodes:
+            if node_id in self._workers:
+                self._workers[node_id][0].touch()
+
+    def _keep(self, node: Node, tasks: asyncio.TaskGroup) -> None:
+        self.nodes.keep(node.id, node.spec.name, node.target)
+        if node.id not in self._workers:
+            worker = NodeWorker(node.id, self.store, self.nodes, self.epoch, self.settings)
+            self._workers[node.id] = (worker, tasks.create_task(worker.run()))
+
+    async def _forget(self, node_id: str) -> None:
+        worker = self._workers.pop(node_id, None)
+        if worker is not None:
+            worker[1].cancel()
+        await self.nodes.drop(node_id, release=True)
+
+    def _session_started(self, node_id: str) -> None:
+        if node_id in self._workers:
+            self._workers[node_id][0].session_started()
+
+    async def _safety_net(self) -> None:
+        """A slow full pass: everything is driven by events, and this finds nothing to do."""
+        while True:
+            await asyncio.sleep(self.settings.full_pass_s)
+            self._orchestrator.touch_all()
+            for worker, _ in self._workers.values():
+                worker.touch()

@@ -1,0 +1,180 @@
+"""Passes over services that changed: plan each, place what is unplaced, write all of it in one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from swarmsh.core.orchestrate import plan_removed_service, plan_service
+from swarmsh.core.scheduler import SchedulingView, schedule
+from swarmsh.manager.dirt import Dirt
+from swarmsh.manager.ports import Clock, IdSource, Store
+from swarmsh.model.objects import Service, Task
+from swarmsh.model.snapshot import Changes, ClusterSnapshot
+from swarmsh.model.states import TaskState
+
+log = logging.getLogger(__name__)
+
+FAILURES_COUNT_FOR_S = 300.0
+
+
+@dataclass(slots=True)
+class Orchestrator:
+    """Turns dirt into tasks. `touch` may be called at any time; `run` never ends by itself."""
+
+    store: Store
+    clock: Clock
+    ids: IdSource
+    _services: set[str] = field(default_factory=set)
+    _pending: bool = True
+    _wake_at: dict[str, float] = field(default_factory=dict)
+    _due: asyncio.Event = field(default_factory=asyncio.Event)
+    # (node, service, spec version) -> when its tasks failed there, for the scheduler's ranking.
+    _failures: dict[tuple[str, str, int], list[float]] = field(default_factory=dict)
+
+    def touch(self, dirt: Dirt) -> None:
+        """Look at these services, and at unplaced tasks, in the next pass."""
+        self._services |= dirt.services
+        self._pending |= dirt.pending
+        if dirt.services or dirt.pending:
+            self._due.set()
+
+    def touch_all(self) -> None:
+        """Look at everything: at the start, and now and then as a safety net."""
+        snapshot = self.store.snapshot
+        self.touch(Dirt(services={*snapshot.services, *snapshot.task_ids_by_service}, pending=True))
+
+    def note_failures(self, before: ClusterSnapshot, changed: Iterable[Task]) -> None:
+        """Remember which nodes fail which services."""
+        now = self.clock.now()
+        for task in changed:
+            was = before.tasks.get(task.id)
+            failed = task.status.state in (TaskState.FAILED, TaskState.REJECTED)
+            if failed and task.node_id and was is not None and not was.status.state.terminal:
+                key = (task.node_id, task.service_id, task.spec_version)
+                times = [t for t in self._failures.get(key, ()) if t > now - FAILURES_COUNT_FOR_S]
+                self._failures[key] = [*times, now]
+
+    async def run(self) -> None:
+        while True:
+            await self._wait()
+            await self.one_pass()
+
+    async def one_pass(self) -> None:
+        """Plan what is dirty now. Public for tests and for a manager that stops cleanly."""
+        services, pending = self._services, self._pending
+        self._services, self._pending = set(), False
+        self._due.clear()
+        now = self.clock.now()
+        services |= {s for s, at in self._wake_at.items() if at <= now}
+        progressed: list[Service] = []
+
+        def decide(snapshot: ClusterSnapshot) -> Changes:
+            progressed.clear()
+            return self._decide(snapshot, services, pending, now, progressed)
+
+        await self.store.commit_orchestration(decide)
+        if progressed:
+            self.store.observe(lambda snapshot: _progress(snapshot, progressed))
+
+    def _decide(
+        self,
+        snapshot: ClusterSnapshot,
+        services: set[str],
+        pending: bool,
+        now: float,
+        progressed: list[Service],
+    ) -> Changes:
+        """One transaction's worth of changes: tasks of these services, and places for unplaced tasks."""
+        if snapshot.cluster is None:
+            return Changes()
+        put: dict[str, Task] = {}
+        deleted: list[str] = []
+        put_services: list[Service] = []
+        view = snapshot
+        ids = self._ids()
+        nodes = dict(snapshot.nodes)
+        for service_id in sorted(services):
+            service = view.services.get(service_id)
+            tasks = tuple(view.tasks_of_service(service_id))
+            if service is None:
+                plan = plan_removed_service(tasks, nodes)
+            else:
+                plan = plan_service(service, tasks, nodes, ids, now, snapshot.cluster.task_history)
+            self._note_wake(service_id, plan.wake_at)
+            if plan.put_service is not None and service is not None:
+                same_spec = plan.put_service.spec == service.spec
+                (progressed if same_spec else put_services).append(plan.put_service)
+            changes = Changes(put_tasks=plan.put_tasks, delete_tasks=plan.delete_tasks)
+            view = view.apply(changes, view.index)
+            put.update((t.id, t) for t in plan.put_tasks)
+            deleted.extend(plan.delete_tasks)
+        if pending or put:
+            placed = self._place(view, now)
+            put.update((t.id, t) for t in placed)
+        for task_id in deleted:
+            put.pop(task_id, None)
+        return Changes(
+            put_services=tuple(put_services), put_tasks=tuple(put.values()), delete_tasks=tuple(deleted)
+        )
+
+    def _place(self, view: ClusterSnapshot, now: float) -> list[Task]:
+        """Unplaced tasks with the node found for them, or with the reason why there is none."""
+        unplaced = [t for t in view.tasks_of_node("") if t.live]
+        if not unplaced:
+            return []
+        outcome = schedule(unplaced, self._view(view, now))
+        changed = []
+        for task in unplaced:
+            node_id = outcome.assignments.get(task.id)
+            if node_id is not None:
+                status = replace(
+                    task.status,
+                    state=TaskState.ASSIGNED,
+                    since=now,
+                    message="scheduler assigned task to node",
+                    err="",
+                )
+                resources = outcome.generic_resources.get(task.id, ())
+                changed.append(replace(task, node_id=node_id, status=status, generic_resources=resources))
+            elif task.status.err != outcome.refusals.get(task.id, ""):
+                changed.append(replace(task, status=replace(task.status, err=outcome.refusals[task.id])))
+        return changed
+
+    def _view(self, view: ClusterSnapshot, now: float) -> SchedulingView:
+        raise NotImplementedError
+
+    def _note_wake(self, service_id: str, at: float | None) -> None:
+        if at is None:
+            self._wake_at.pop(service_id, None)
+        else:
+            self._wake_at[service_id] = at
+
+    def _ids(self) -> Iterator[str]:
+        while True:
+            yield self.ids.new_id()
+
+    async def _wait(self) -> None:
+        """Until something is dirty or due."""
+        while not self._due.is_set():
+            soonest = min(self._wake_at.values(), default=None)
+            timeout = None if soonest is None else max(0.0, soonest - self.clock.now())
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._due.wait()
+            except TimeoutError:
+                return
+
+
+def _progress(snapshot: ClusterSnapshot, progressed: Iterable[Service]) -> Changes:
+    """Update statuses, put onto the services as they are now; a spec that changed meanwhile wins."""
+    put = []
+    for service in progressed:
+        stored = snapshot.services.get(service.id)
+        if stored is not None and stored.spec_version == service.spec_version:
+            put.append(replace(stored, update_status=service.update_status))
+    return Changes(put_services=tuple(put))

@@ -1,0 +1,19 @@
+"""The manager's own clocks and limits; defaults are the design's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    heartbeat_s: float = 1.0
+    lease_s: float = 10.0
+    liveness_tick_s: float = 0.5
+    # A tick that comes this much late means that the manager itself stood still (sleep, a stalled loop).
+    stall_s: float = 2.0
+    apply_deadline_s: float = 20.0
+    # Actions in one message; far below the 1 MiB that a line may have.
+    batch_actions: int = 64
+    peers_asked: int = 3
+    full_pass_s: float = 300.0

@@ -1,0 +1,251 @@
+"""Watching the nodes: what their sessions say, how long they have been silent, what their peers think."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from swarmsh.core.liveness import SILENT_AFTER_BEATS, Moment, Signs, judge_node
+from swarmsh.core.reports import merge_full_report, merge_report
+from swarmsh.errors import SwarmshError
+from swarmsh.manager.ports import (
+    Clock,
+    Connected,
+    Described,
+    Disconnected,
+    NodeClient,
+    NodeEvent,
+    Refused,
+    Store,
+    TasksReported,
+    Untrusted,
+)
+from swarmsh.manager.settings import Settings
+from swarmsh.model.actions import NodeReport
+from swarmsh.model.objects import Event, Node, NodeStatus
+from swarmsh.model.snapshot import Changes, ClusterSnapshot
+from swarmsh.model.states import NodeState, TaskState
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Link:
+    """What is remembered of the link to one node beside its last report."""
+
+    reason: str = ""
+    untrusted: str = ""
+    refused: str = ""
+    opinions: dict[str, tuple[float, bool]] = field(default_factory=dict)
+    asking: bool = False
+    ending: bool = False
+    processes_ended: bool = False
+
+
+@dataclass(slots=True)
+class NodeWatch:
+    """Takes over what nodes report, and judges who is there. `on_session` is called for each new session."""
+
+    store: Store
+    nodes: NodeClient
+    clock: Clock
+    settings: Settings
+    on_session: Callable[[str], None]
+    _links: dict[str, _Link] = field(default_factory=dict)
+    # Silence counts from here at the earliest: the manager's start, or the end of a gap of its own.
+    _since: float = 0.0
+
+    async def run(self, tasks: asyncio.TaskGroup) -> None:
+        self._since = self.clock.monotonic()
+        tasks.create_task(self._follow_sessions())
+        tasks.create_task(self._tick(tasks))
+
+    # --- what sessions say ---
+    async def _follow_sessions(self) -> None:
+        async for event in self.nodes.events():
+            self.take(event)
+
+    def take(self, event: NodeEvent) -> None:
+        """Take over one thing that a session said."""
+        link = self._links.setdefault(event.node_id, _Link())
+        match event:
+            case Connected():
+                self._links[event.node_id] = _Link()
+                self.store.observe(lambda s: self._connected(s, event.node_id, event.report))
+                self.on_session(event.node_id)
+                log.info("node_connected node=%s tasks=%d", event.node_id, len(event.report.tasks))
+            case TasksReported():
+                self.store.observe(lambda s: self._reported(s, event))
+            case Described():
+                if event.report.engine_ok:
+                    link.processes_ended = False
+                self.store.observe(lambda s: _described(s, event.node_id, event.report))
+            case Disconnected():
+                link.reason = event.reason
+                log.info("node_disconnected node=%s reason=%s", event.node_id, event.reason)
+            case Untrusted():
+                pinned = ", ".join(event.pinned) or "nothing"
+                link.untrusted = f"host key changed: it shows {event.shown}, pinned is {pinned}; nothing was sent"
+                log.warning("node_untrusted node=%s shown=%s pinned=%s", event.node_id, event.shown, pinned)
+            case Refused():
+                link.refused = event.reason
+                log.warning("node_refused node=%s code=%s reason=%s", event.node_id, event.code, event.reason)
+
+    def _connected(self, snapshot: ClusterSnapshot, node_id: str, report: NodeReport) -> Changes:
+        node = snapshot.nodes.get(node_id)
+        if node is None:
+            return Changes()
+        now = self.clock.now()
+        # What the node holds is only complete if its Engine could be asked.
+        reports = report.tasks
+        tasks = tuple(snapshot.tasks_of_node(node_id))
+        if not report.engine_ok:
+            tasks = tuple(t for t in tasks if t.id in reports)
+        state = node.status.state if not report.engine_ok else NodeState.READY
+        status = NodeStatus(state=state, since=node.status.since if state is node.status.state else now)
+        seen = replace(node, status=status, description=report.description)
+        return Changes(
+            put_tasks=merge_full_report(tasks, reports, now),
+            put_nodes=(seen,) if seen != node else (),
+            events=_state_event(node, status, now),
+        )
+
+    def _reported(self, snapshot: ClusterSnapshot, event: TasksReported) -> Changes:
+        now = self.clock.now()
+        merged = []
+        for report in event.tasks:
+            task = snapshot.tasks.get(report.task_id)
+            # A node can only speak for what was given to it.
+            if task is not None and task.node_id == event.node_id:
+                after = merge_report(task, report, now)
+                if after is not task:
+                    merged.append(after)
+        return Changes(put_tasks=tuple(merged))
+
+    # --- who is there ---
+    async def _tick(self, tasks: asyncio.TaskGroup) -> None:
+        tick = self.settings.liveness_tick_s
+        mono, wall = self.clock.monotonic(), self.clock.now()
+        while True:
+            await asyncio.sleep(tick)
+            # All sockets that were ready have been read by the time this runs on.
+            gap = max(self.clock.monotonic() - mono, self.clock.now() - wall) - tick
+            mono, wall = self.clock.monotonic(), self.clock.now()
+            if gap > self.settings.stall_s:
+                log.warning("manager_stood_still gap_s=%.1f", gap)
+                self._since = mono
+            self.judge_all(tasks)
+
+    def judge_all(self, tasks: asyncio.TaskGroup) -> None:
+        """Judge every node now; `tasks` runs what has to be asked or done."""
+        snapshot = self.store.snapshot
+        if snapshot.cluster is None:
+            return
+        now = self.clock.monotonic()
+        recent = now - SILENT_AFTER_BEATS * self.settings.heartbeat_s
+        heard = {n for n in snapshot.nodes if self._heard_at(n) > recent and self.nodes.connected(n)}
+        changed: dict[str, NodeStatus] = {}
+        for node in snapshot.nodes.values():
+            link = self._links.setdefault(node.id, _Link())
+            moment = Moment(
+                now=now,
+                wall=self.clock.now(),
+                heartbeat_s=self.settings.heartbeat_s,
+                down_after_s=snapshot.cluster.down_after_s,
+                others_heard=bool(heard - {node.id}),
+            )
+            verdict = judge_node(self._signs(node, link), node.status, moment)
+            if verdict.status != node.status:
+                changed[node.id] = verdict.status
+            if verdict.ask_peers and not link.asking:
+                link.asking = True
+                tasks.create_task(self._ask_peers(node, link, sorted(heard - {node.id})))
+            if verdict.end_processes and not link.ending:
+                link.ending = True
+                tasks.create_task(self._end_processes(node, link))
+        if changed:
+            self.store.observe(lambda s: self._judged(s, changed))
+
+    def _heard_at(self, node_id: str) -> float:
+        return max(self._since, self.nodes.last_heard(node_id) or 0.0)
+
+    def _signs(self, node: Node, link: _Link) -> Signs:
+        report = self.nodes.report(node.id)
+        return Signs(
+            connected=self.nodes.connected(node.id),
+            heard_at=self._heard_at(node.id),
+            untrusted=link.untrusted,
+            refused=link.refused,
+            reason=link.reason,
+            engine_ok=report.engine_ok if report else True,
+            engine_message=report.engine_message if report else "",
+            engine_since=report.engine_since if report else 0.0,
+            processes_ended=link.processes_ended,
+            peers_reach=link.opinions,
+        )
+
+    def _judged(self, snapshot: ClusterSnapshot, verdicts: dict[str, NodeStatus]) -> Changes:
+        put, events = [], []
+        now = self.clock.now()
+        for node_id, status in verdicts.items():
+            node = snapshot.nodes.get(node_id)
+            if node is not None:
+                put.append(replace(node, status=status))
+                events.extend(_state_event(node, status, now))
+                if status.state is not node.status.state:
+                    log.warning("node_state node=%s state=%s message=%s", node_id, status.state, status.message)
+        return Changes(put_nodes=tuple(put), events=tuple(events))
+
+    async def _ask_peers(self, node: Node, link: _Link, peers: list[str]) -> None:
+        """Let some connected nodes try to reach this one; those that cannot be asked have no opinion."""
+
+        async def ask(peer: str) -> None:
+            try:
+                reached = await self.nodes.check_peers(peer, [(node.id, node.target)])
+            except SwarmshError as e:
+                log.info("peer_not_asked peer=%s node=%s error=%s", peer, node.id, e)
+                return
+            link.opinions[peer] = (self.clock.monotonic(), reached.get(node.id, False))
+
+        try:
+            await asyncio.gather(*(ask(p) for p in peers[: self.settings.peers_asked]))
+        finally:
+            link.asking = False
+
+    async def _end_processes(self, node: Node, link: _Link) -> None:
+        """The Engine hangs and its tasks are about to run elsewhere: end them without it."""
+        tasks = [
+            t.id
+            for t in self.store.snapshot.tasks_of_node(node.id)
+            if TaskState.STARTING <= t.status.state <= TaskState.RUNNING
+        ]
+        try:
+            await self.nodes.end_processes(node.id, tasks)
+            link.processes_ended = True
+        except SwarmshError as e:
+            log.warning("processes_not_ended node=%s error=%s", node.id, e)
+        finally:
+            link.ending = False
+
+
+def _described(snapshot: ClusterSnapshot, node_id: str, report: NodeReport) -> Changes:
+    node = snapshot.nodes.get(node_id)
+    if node is None or node.description == report.description:
+        return Changes()
+    return Changes(put_nodes=(replace(node, description=report.description),))
+
+
+def _state_event(node: Node, status: NodeStatus, now: float) -> tuple[Event, ...]:
+    """`node update` with state.old and state.new, as dockerd's."""
+    if status.state is node.status.state:
+        return ()
+    attributes = {
+        "name": node.hostname,
+        "state.old": node.status.state.value,
+        "state.new": status.state.value,
+    }
+    return (Event(time=now, type="node", action="update", id=node.id, attributes=attributes),)
