@@ -1,0 +1,218 @@
+"""Whether a task can go on a node: the filters, in their order, each with the words for its refusal.
+
+Order and phrases are swarmkit's (`manager/scheduler/filter.go`, `pipeline.go`), because people and tools know
+them; the last filter, for fields newer than a node's Engine, is ours.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from swarmsh.core.constraints import normal_architecture, parse_constraints, satisfied
+from swarmsh.core.engine_api import newest_field, parse_version
+from swarmsh.core.resources import Available, reservations_of
+from swarmsh.model.objects import Node, Task
+from swarmsh.model.specs import EndpointSpec, GenericResource, Placement, Reservations, TaskSpec
+from swarmsh.model.states import Availability, NodeState, TaskState
+
+HostPort = tuple[str, int]  # protocol, published port
+
+
+@dataclass(slots=True)
+class NodeLoad:
+    """A node with what its tasks take; a scratch pad that one scheduling pass fills further."""
+
+    node: Node
+    available: Available
+    used_ports: Counter[HostPort] = field(default_factory=Counter)
+    tasks: int = 0
+    tasks_of: Counter[str] = field(default_factory=Counter)  # service id -> tasks
+
+    @classmethod
+    def of(cls, node: Node, tasks: Iterable[Task]) -> NodeLoad:
+        """`tasks` are all that have not ended, those being stopped too: they hold their ports and memory."""
+        load = cls(node, Available.of(node.description))
+        for task in tasks:
+            load.available.take_task(task)
+            load._count(task.service_id, task.endpoint, active=task.desired <= TaskState.COMPLETE)
+        return load
+
+    def add(self, demand: Demand) -> tuple[GenericResource, ...]:
+        """Put one task of `demand` here; returns the generic resources it is dealt. Only if `demand` fits."""
+        self._count(demand.service_id, demand.endpoint, active=True)
+        return self.available.take(demand.reservations)
+
+    def _count(self, service_id: str, endpoint: EndpointSpec | None, *, active: bool) -> None:
+        self.used_ports.update(host_ports(endpoint))
+        if active:
+            self.tasks += 1
+            self.tasks_of[service_id] += 1
+
+
+@dataclass(frozen=True)  # without slots: cached properties need a __dict__
+class Demand:
+    """What tasks of one service and version ask of a node, worked out once for all of them."""
+
+    service_id: str
+    spec: TaskSpec
+    endpoint: EndpointSpec | None
+
+    @cached_property
+    def placement(self) -> Placement:
+        return self.spec.placement or Placement()
+
+    @cached_property
+    def filters(self) -> tuple[Filter, ...]:
+        """The filters that have anything to check, in their order."""
+        return tuple(f for f in FILTERS if f.applies(self))
+
+    reservations = cached_property(lambda self: reservations_of(self.spec))
+    constraints = cached_property(lambda self: parse_constraints(self.placement.constraints))
+    ports = cached_property(lambda self: host_ports(self.endpoint))
+    newest = cached_property(lambda self: newest_field(self.spec))
+
+    @cached_property
+    def volume_drivers(self) -> tuple[str, ...]:
+        mounts = self.spec.container_spec.mounts if self.spec.container_spec else ()
+        drivers = (m.volume_options.driver_config for m in mounts if m.type == "volume" and m.volume_options)
+        return tuple(d.name for d in drivers if d is not None and d.name not in ("", "local"))
+
+    @cached_property
+    def log_driver(self) -> str:
+        name = self.spec.log_driver.name if self.spec.log_driver else ""
+        return "" if name == "none" else name
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """`fits` is asked only if the filter `applies`; `explain` words a refusal by so many nodes."""
+
+    applies: Callable[[Demand], object]
+    fits: Callable[[Demand, NodeLoad], bool]
+    explain: Callable[[Demand, int], str]
+    # What a node is, rather than what happens on it: tells whether a global service belongs there at all.
+    lasting: bool = False
+
+
+def refused_by(demand: Demand, load: NodeLoad) -> Filter | None:
+    """The first filter that refuses the node; None if the task fits."""
+    return next((f for f in demand.filters if not f.fits(demand, load)), None)
+
+
+def explain(demand: Demand, loads: Iterable[NodeLoad]) -> str:
+    """Why these nodes do not fit: a phrase for each filter, that with most nodes first."""
+    refusing = (refused_by(demand, load) for load in loads)
+    counts = Counter(FILTERS.index(f) for f in refusing if f is not None)
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return "; ".join(FILTERS[i].explain(demand, count) for i, count in ordered)
+
+
+def host_ports(endpoint: EndpointSpec | None) -> tuple[HostPort, ...]:
+    """The ports of a node that a task occupies by name; those the Engine chooses are left out."""
+    ports = endpoint.ports if endpoint is not None else ()
+    return tuple(
+        (port.protocol or "tcp", port.published_port)
+        for port in ports
+        if port.publish_mode == "host" and port.published_port
+    )
+
+
+def _is_ready(demand: Demand, load: NodeLoad) -> bool:
+    return load.node.status.state is NodeState.READY and load.node.spec.availability is Availability.ACTIVE
+
+
+def _has_resources(demand: Demand, load: NodeLoad) -> bool:
+    return load.available.fits(demand.reservations)
+
+
+def _has_plugins(demand: Demand, load: NodeLoad) -> bool:
+    plugins = _by_type(load.node.description.plugins)
+    wanted = [("Volume", name) for name in demand.volume_drivers]
+    wanted += [("Log", demand.log_driver)] if demand.log_driver else []
+    # A node that reports no plugin of a type does not tell, which is no reason to refuse it.
+    return all(
+        kind not in plugins or name in plugins[kind] or f"{name}:latest" in plugins[kind] for kind, name in wanted
+    )
+
+
+def _by_type(plugins: Iterable[tuple[str, str]]) -> Mapping[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for kind, name in plugins:
+        found.setdefault(kind, set()).add(name)
+    return found
+
+
+def _meets_constraints(demand: Demand, load: NodeLoad) -> bool:
+    return satisfied(demand.constraints, load.node)
+
+
+def _has_platform(demand: Demand, load: NodeLoad) -> bool:
+    """A platform that names only one half leaves the other open."""
+    here = load.node.description.platform
+    arch = normal_architecture(here.architecture)
+    return any(
+        (not p.architecture or normal_architecture(p.architecture) == arch) and (not p.os or p.os == here.os)
+        for p in demand.placement.platforms
+    )
+
+
+def _has_ports(demand: Demand, load: NodeLoad) -> bool:
+    return not any(load.used_ports[port] for port in demand.ports)
+
+
+def _below_max_replicas(demand: Demand, load: NodeLoad) -> bool:
+    return load.tasks_of[demand.service_id] < demand.placement.max_replicas
+
+
+def _has_engine(demand: Demand, load: NodeLoad) -> bool:
+    version = parse_version(load.node.description.engine_api)
+    return version is None or demand.newest is None or version >= demand.newest.since
+
+
+def _explain_engine(demand: Demand, nodes: int) -> str:
+    if demand.newest is None:
+        raise AssertionError("refused for an Engine although no field asks for one")
+    version = ".".join(map(str, demand.newest.since))
+    return f"{demand.newest.name} needs Engine API {version}, newer than on {_nodes(nodes)}"
+
+
+def _nodes(count: int) -> str:
+    return "1 node" if count == 1 else f"{count} nodes"
+
+
+FILTERS: tuple[Filter, ...] = (
+    Filter(lambda d: True, _is_ready, lambda d, n: f"{_nodes(n)} not available for new tasks"),
+    Filter(
+        lambda d: d.reservations != Reservations(),
+        _has_resources,
+        lambda d, n: f"insufficient resources on {_nodes(n)}",
+    ),
+    Filter(
+        lambda d: d.volume_drivers or d.log_driver,
+        _has_plugins,
+        lambda d, n: f"missing plugin on {_nodes(n)}",
+        lasting=True,
+    ),
+    Filter(
+        lambda d: d.constraints,
+        _meets_constraints,
+        lambda d, n: f"scheduling constraints not satisfied on {_nodes(n)}",
+        lasting=True,
+    ),
+    Filter(
+        lambda d: d.placement.platforms,
+        _has_platform,
+        lambda d, n: f"unsupported platform on {_nodes(n)}",
+        lasting=True,
+    ),
+    Filter(lambda d: d.ports, _has_ports, lambda d, n: f"host-mode port already in use on {_nodes(n)}"),
+    Filter(
+        lambda d: d.placement.max_replicas > 0,
+        _below_max_replicas,
+        lambda d, n: "max replicas per node limit exceed",
+    ),
+    Filter(lambda d: d.newest is not None, _has_engine, _explain_engine, lasting=True),
+)

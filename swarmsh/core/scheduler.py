@@ -1,0 +1,179 @@
+"""Which node each task goes to: filter, then spread; what finds no node is told why.
+
+Behaviour is swarmkit's (`manager/scheduler`), but for two things: ties are broken by node number, so that equal
+input gives an equal schedule, and tasks left on a lost node do not count for its branch of the spread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from msgspec import Struct
+
+from swarmsh.core.constraints import parse_constraints, parse_label_key, satisfied
+from swarmsh.core.filters import Demand, NodeLoad, explain, refused_by
+from swarmsh.core.resources import Available, reservations_of
+from swarmsh.core.spread import SpreadTree
+from swarmsh.model.objects import Node, Task
+from swarmsh.model.snapshot import ClusterSnapshot
+from swarmsh.model.specs import EndpointSpec, GenericResource, Placement, TaskSpec
+from swarmsh.model.states import NodeState, TaskState
+
+MONITORED_S = 300.0  # failures older than this are forgotten
+MANY_FAILURES = 5  # from here on a node goes last for that service and version
+
+Failures = Mapping[tuple[str, str, int], Sequence[float]]
+
+
+class SchedulingView(Struct, frozen=True, kw_only=True):
+    """All that a schedule depends on.
+
+    `tasks` holds by node id the tasks that have not ended, those being stopped included. `failures` are the times
+    at which tasks of (node id, service id, spec version) failed or were rejected.
+    """
+
+    nodes: Sequence[Node]
+    tasks: Mapping[str, Sequence[Task]]
+    now: float
+    failures: Failures = {}
+
+    @classmethod
+    def of(cls, snapshot: ClusterSnapshot, now: float, failures: Failures | None = None) -> SchedulingView:
+        """The view of a whole cluster."""
+        tasks = {
+            node_id: [
+                task
+                for task in snapshot.tasks_of_node(node_id)
+                if TaskState.ASSIGNED <= task.status.state <= TaskState.RUNNING
+            ]
+            for node_id in snapshot.nodes
+        }
+        return cls(nodes=tuple(snapshot.nodes.values()), tasks=tasks, now=now, failures=failures or {})
+
+
+class Schedule(Struct, frozen=True, kw_only=True):
+    """Where tasks go, all by task id: the node, what generic resources they are dealt, or why there is no node."""
+
+    assignments: dict[str, str] = {}
+    generic_resources: dict[str, tuple[GenericResource, ...]] = {}
+    refusals: dict[str, str] = {}
+
+
+def schedule(pending: Sequence[Task], view: SchedulingView) -> Schedule:
+    """Find a node for every task; a task that has one already (global) is only checked against it.
+
+    Tasks of one service and spec version are placed together. Every pending task is in exactly one of
+    `assignments` and `refusals`.
+    """
+    plan = _Pass(view, {task.id for task in pending})
+    groups: dict[tuple[str, int], list[Task]] = {}
+    for task in pending:
+        if task.node_id:
+            plan.confirm(task)
+        else:
+            groups.setdefault((task.service_id, task.spec_version), []).append(task)
+    for tasks in groups.values():
+        plan.place(tasks)
+    return plan.result
+
+
+def fits(
+    node: Node,
+    spec: TaskSpec,
+    *,
+    service_id: str = "",
+    endpoint: EndpointSpec | None = None,
+    tasks: Iterable[Task] = (),
+) -> str | None:
+    """None if a new task could start on the node beside `tasks`; else why not, in the scheduler's words."""
+    return explain(Demand(service_id, spec, endpoint), [NodeLoad.of(node, tasks)]) or None
+
+
+def eligible(node: Node, spec: TaskSpec) -> bool:
+    """Whether a global service belongs on the node: what the node is, not what else happens on it now."""
+    demand, load = Demand("", spec, None), NodeLoad.of(node, ())
+    return all(f.fits(demand, load) for f in demand.filters if f.lasting)
+
+
+def violated(
+    task: Task, node: Node, placement: Placement | None = None, beside: Iterable[Task] = ()
+) -> str | None:
+    """Why a task may no longer stay on its node, or None (swarmkit `manager/orchestrator/constraintenforcer`).
+
+    `placement` is the service's of today, if it differs from the task's; `beside` are tasks that stay for certain.
+    """
+    placement = placement or task.spec.placement
+    available = Available.of(node.description)
+    for other in beside:
+        available.take_task(other)
+    held = reservations_of(task.spec)
+    kept = (
+        satisfied(parse_constraints(placement.constraints if placement else ()), node)
+        # A node that was never described has promised nothing yet.
+        and (not available.nano_cpus or held.nano_cpus <= available.nano_cpus)
+        and (not available.memory_bytes or held.memory_bytes <= available.memory_bytes)
+        and (not node.description.engine_version or available.holds(task.generic_resources))
+    )
+    return None if kept else "assigned node no longer meets constraints"
+
+
+class _Pass:
+    """One scheduling pass: loads that fill up while tasks are placed."""
+
+    def __init__(self, view: SchedulingView, pending: set[str]) -> None:
+        self.view = view
+        self.result = Schedule(assignments={}, generic_resources={}, refusals={})
+        self.loads = {
+            node.id: NodeLoad.of(node, (t for t in view.tasks.get(node.id, ()) if t.id not in pending))
+            for node in sorted(view.nodes, key=lambda node: (node.number, node.id))
+        }
+
+    def confirm(self, task: Task) -> None:
+        """Check a task against the node it was made for."""
+        demand, load = _demand(task), self.loads.get(task.node_id)
+        if load is None:
+            self.result.refusals[task.id] = f"node {task.node_id} is not in the cluster"
+        elif refused_by(demand, load) is not None:
+            self.result.refusals[task.id] = explain(demand, [load])
+        else:
+            self._assign(task, demand, load)
+
+    def place(self, tasks: Sequence[Task]) -> None:
+        """Place tasks of one service and version, in order; refuse those for which there is no room."""
+        demand = _demand(tasks[0])
+        tree = self._tree(demand, tasks[0].spec_version)
+        for i, task in enumerate(tasks):
+            load = tree.take()
+            if load is None:
+                reason = explain(demand, self.loads.values())
+                text = f"no suitable node ({reason})" if reason else "no suitable node"
+                self.result.refusals.update((left.id, text) for left in tasks[i:])
+                return
+            self._assign(task, demand, load)
+            if refused_by(demand, load) is None:
+                tree.put_back(load)
+
+    def _assign(self, task: Task, demand: Demand, load: NodeLoad) -> None:
+        self.result.assignments[task.id] = load.node.id
+        if dealt := load.add(demand):
+            self.result.generic_resources[task.id] = dealt
+
+    def _tree(self, demand: Demand, spec_version: int) -> SpreadTree:
+        preferred = [p.spread.spread_descriptor for p in demand.placement.preferences if p.spread is not None]
+        levels = [level for text in preferred if (level := parse_label_key(text)) is not None]
+        tree = SpreadTree(demand.service_id, levels)
+        for load in self.loads.values():
+            if load.node.status.state is not NodeState.DOWN:
+                tree.count(load, load.tasks_of[demand.service_id])
+            if refused_by(demand, load) is None:
+                tree.add(load, self._failures(load.node.id, demand.service_id, spec_version))
+        return tree
+
+    def _failures(self, node_id: str, service_id: str, spec_version: int) -> int:
+        times = self.view.failures.get((node_id, service_id, spec_version), ())
+        recent = sum(self.view.now - at <= MONITORED_S for at in times)
+        return recent if recent >= MANY_FAILURES else 0
+
+
+def _demand(task: Task) -> Demand:
+    return Demand(task.service_id, task.spec, task.endpoint)

@@ -1,0 +1,22 @@
+"""Small helpers for messages: the word that was probably meant, and durations as people write them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word most like `word`; always one of them, even if nothing is close."""
+    return difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.0)[0]
+
+
+def parse_duration_s(text: str) -> float | None:
+    """Seconds of a duration as Go writes it (`1m30s`, `500ms`); None if it is none. It takes a unit."""
+    if not re.fullmatch(rf"(?:{_DURATION_PART.pattern})+", text):
+        return None
+    return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
