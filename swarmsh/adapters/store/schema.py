@@ -1,0 +1,166 @@
+"""Tables, migrations, and rows <-> records. One row an object: its JSON, and the keys it is found by.
+
+`PRAGMA user_version` counts the migrations applied. A migration, once released, is never edited: add another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+from sqlite_utils import Database
+
+from swarmsh.errors import StoreCorrupt
+from swarmsh.model.objects import Cluster, Event, Node, Service, Task
+from swarmsh.model.snapshot import Changes, ClusterSnapshot
+
+APPLICATION_ID = 0x53574D53  # "SWMS": `file` and we recognise the database by it
+T = TypeVar("T")
+
+
+def _first(db: Database) -> None:
+    for statement in (
+        "CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
+        "CREATE TABLE services (id TEXT PRIMARY KEY, version INTEGER NOT NULL, name TEXT NOT NULL, "
+        "data TEXT NOT NULL)",
+        "CREATE INDEX services_name ON services (name)",
+        "CREATE TABLE tasks (id TEXT PRIMARY KEY, version INTEGER NOT NULL, service_id TEXT NOT NULL, "
+        "node_id TEXT NOT NULL, data TEXT NOT NULL)",
+        "CREATE INDEX tasks_service ON tasks (service_id)",
+        "CREATE TABLE nodes (id TEXT PRIMARY KEY, version INTEGER NOT NULL, name TEXT NOT NULL, "
+        "data TEXT NOT NULL)",
+        "CREATE TABLE events (seq INTEGER PRIMARY KEY, time REAL NOT NULL, data TEXT NOT NULL)",
+        "CREATE INDEX events_time ON events (time)",
+        "CREATE TABLE revisions (service_id TEXT NOT NULL, version INTEGER NOT NULL, time REAL NOT NULL, "
+        "data TEXT NOT NULL, PRIMARY KEY (service_id, version)) WITHOUT ROWID",
+        "CREATE TABLE secrets (key TEXT PRIMARY KEY, sealed BLOB NOT NULL) WITHOUT ROWID",
+    ):
+        db.execute(statement)
+
+
+MIGRATIONS: tuple[Callable[[Database], None], ...] = (_first,)
+
+
+def migrate(db: Database, path: str, migrations: Sequence[Callable[[Database], None]] = MIGRATIONS) -> None:
+    """Bring the schema to the newest version, each step in a transaction of its own."""
+    found = int(_scalar(db, "PRAGMA user_version"))
+    if found > len(migrations):
+        raise StoreCorrupt(
+            f"{path} was written by a newer swarmsh (schema {found}, this one knows {len(migrations)})",
+            hint="Run that newer swarmsh again, or move the file away to start with an empty state",
+            path=path,
+        )
+    mark = int(_scalar(db, "PRAGMA application_id"))
+    if mark not in (0, APPLICATION_ID) or (found > 0 and mark != APPLICATION_ID):
+        raise StoreCorrupt(
+            f"{path} is a database of another program", hint="Name another state directory", path=path
+        )
+    for number in range(found, len(migrations)):
+        with db.atomic():
+            migrations[number](db)
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {number + 1}")
+
+
+def _scalar(db: Database, sql: str, parameters: Sequence[object] = ()) -> Any:
+    row = db.execute(sql, parameters).fetchone()
+    return None if row is None else row[0]
+
+
+def get_meta(db: Database, key: str, default: Any) -> Any:
+    found = _scalar(db, "SELECT value FROM meta WHERE key = ?", (key,))
+    return default if found is None else found
+
+
+def set_meta(db: Database, key: str, value: object) -> None:
+    db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))
+
+
+# --- records ------------------------------------------------------------------------------------------------
+def _json(record: object) -> str:
+    return msgspec.json.encode(record).decode()
+
+
+def _read(db: Database, table: str, kind: type[T]) -> Iterable[T]:
+    decoder = msgspec.json.Decoder(kind)
+    for key, data in db.execute(f"SELECT id, data FROM {table}"):
+        try:
+            yield decoder.decode(data)
+        except (msgspec.MsgspecError, UnicodeError) as e:
+            raise StoreCorrupt(
+                f"row {key} of table {table} cannot be read: {e}", hint=way_out(), table=table
+            ) from e
+
+
+def way_out(path: str = "the state directory's swarmsh.db") -> str:
+    return (
+        f"Put a backup in the place of {path}, or move it and its -wal file away to start with an empty state; "
+        "running containers are left alone either way"
+    )
+
+
+def load(db: Database) -> ClusterSnapshot:
+    cluster = get_meta(db, "cluster", None)
+    everything = Changes(
+        cluster=msgspec.json.decode(cluster, type=Cluster) if cluster else None,
+        put_services=tuple(_read(db, "services", Service)),
+        put_tasks=tuple(_read(db, "tasks", Task)),
+        put_nodes=tuple(_read(db, "nodes", Node)),
+    )
+    return ClusterSnapshot().apply(everything, int(get_meta(db, "index", 0)))
+
+
+def write(db: Database, changes: Changes) -> None:
+    """Put and delete rows; to be called within a transaction."""
+    many = db.conn.executemany
+    if changes.cluster is not None:
+        set_meta(db, "cluster", _json(changes.cluster))
+    many(
+        "INSERT OR REPLACE INTO services (id, version, name, data) VALUES (?, ?, ?, ?)",
+        [(s.id, s.version, s.spec.name, _json(s)) for s in changes.put_services],
+    )
+    many(
+        "INSERT OR REPLACE INTO tasks (id, version, service_id, node_id, data) VALUES (?, ?, ?, ?, ?)",
+        [(t.id, t.version, t.service_id, t.node_id, _json(t)) for t in changes.put_tasks],
+    )
+    many(
+        "INSERT OR REPLACE INTO nodes (id, version, name, data) VALUES (?, ?, ?, ?)",
+        [(n.id, n.version, n.spec.name, _json(n)) for n in changes.put_nodes],
+    )
+    many("DELETE FROM services WHERE id = ?", [(i,) for i in changes.delete_services])
+    many("DELETE FROM tasks WHERE id = ?", [(i,) for i in changes.delete_tasks])
+    many("DELETE FROM nodes WHERE id = ?", [(i,) for i in changes.delete_nodes])
+    many("INSERT INTO events (time, data) VALUES (?, ?)", [(e.time, _json(e)) for e in changes.events])
+
+
+def write_revisions(db: Database, services: Iterable[Service], now: float, keep: int) -> None:
+    """Record each service's spec as it is now, and forget all but the newest `keep` of each."""
+    for service in services:
+        db.execute(
+            "INSERT OR REPLACE INTO revisions (service_id, version, time, data) VALUES (?, ?, ?, ?)",
+            (service.id, service.version, now, _json(service.spec)),
+        )
+        db.execute(
+            "DELETE FROM revisions WHERE service_id = ? AND version NOT IN "
+            "(SELECT version FROM revisions WHERE service_id = ? ORDER BY version DESC LIMIT ?)",
+            (service.id, service.id, keep),
+        )
+
+
+def read_events(db: Database, since: float | None, until: float | None) -> list[Event]:
+    decoder = msgspec.json.Decoder(Event)
+    low, high = since if since is not None else float("-inf"), until if until is not None else float("inf")
+    rows = db.execute("SELECT data FROM events WHERE time BETWEEN ? AND ? ORDER BY time, seq", (low, high))
+    return [decoder.decode(data) for (data,) in rows]
+
+
+def prune_events(db: Database, keep: int, oldest: float) -> None:
+    newest = _scalar(db, "SELECT max(seq) FROM events") or 0
+    db.execute("DELETE FROM events WHERE seq <= ? OR time < ?", (newest - keep, oldest))
+
+
+def give_space_back(db: Database, pages: int = 1000) -> None:
+    """Return free pages to the file system, a bounded number a time."""
+    if int(_scalar(db, "PRAGMA freelist_count")) > pages // 4:
+        db.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()

@@ -1,0 +1,177 @@
+"""What every store promises: run against the SQLite store and against the fake that other tests use."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from msgspec.structs import replace
+
+from swarmsh.adapters.store import SqliteStore
+from swarmsh.errors import NameConflict
+from swarmsh.model.objects import Cluster, Event, TaskStatus
+from swarmsh.model.snapshot import Changes
+from swarmsh.model.states import TaskState
+from tests.fakes.objects import a_node, a_service, a_task
+from tests.fakes.store import MemoryStore, under_way
+from tests.fakes.time_and_ids import FakeClock
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+async def store(request, tmp_path, clock):
+    made = MemoryStore(clock) if request.param == "memory" else await SqliteStore.open(tmp_path / "state", clock)
+    yield made
+    await made.close()
+
+
+def put(*services):
+    return lambda _: Changes(put_services=services)
+
+
+async def test_a_commit_steps_the_index_once_and_stamps_every_object(store, clock):
+    clock.pass_time(5)
+    service = a_service()
+    changes = Changes(
+        cluster=Cluster(id="c", version=0, created_at=0, updated_at=0),
+        put_services=(service,),
+        put_tasks=(a_task(service, 1), a_task(service, 2)),
+        put_nodes=(a_node(),),
+    )
+    after = await store.commit(lambda _: changes)
+    assert after.index == 1 == after.cluster.version
+    for o in (*after.services.values(), *after.tasks.values(), *after.nodes.values()):
+        assert (o.version, o.updated_at) == (1, clock.now())
+    assert after is store.snapshot
+
+
+@pytest.mark.parametrize("way", ["commit", "commit_orchestration"])
+async def test_an_empty_decision_uses_no_index(store, way):
+    await getattr(store, way)(put(a_service()))
+    before = store.snapshot
+    assert await getattr(store, way)(lambda _: Changes()) is before
+
+
+async def test_a_decision_sees_what_was_committed_before_it(store):
+    def add_one(snapshot):
+        name = f"web{len(snapshot.services)}"
+        return Changes(put_services=(a_service(name),))
+
+    await asyncio.gather(*(store.commit(add_one) for _ in range(30)))
+    assert sorted(s.version for s in store.snapshot.services.values()) == list(range(1, 31))
+    assert {s.spec.name for s in store.snapshot.services.values()} == {f"web{n}" for n in range(30)}
+
+
+async def test_what_a_decision_raises_passes_through_and_changes_nothing(store):
+    def refuse(_):
+        raise NameConflict("taken")
+
+    before = store.snapshot
+    first, second = await asyncio.gather(
+        store.commit(refuse), store.commit(put(a_service())), return_exceptions=True
+    )
+    assert isinstance(first, NameConflict)
+    assert second.index == before.index + 1
+
+
+async def test_an_observation_is_seen_at_once_and_steps_no_index(store):
+    service = a_service()
+    task = a_task(service, 1)
+    await store.commit(lambda _: Changes(put_services=(service,), put_tasks=(task,)))
+    stored = store.snapshot.tasks[task.id]
+    running = replace(stored, status=TaskStatus(state=TaskState.RUNNING))
+    after = store.observe(lambda _: Changes(put_tasks=(running,)))
+    assert after is store.snapshot
+    assert after.index == 1
+    assert after.tasks[task.id] is running
+
+
+async def test_an_observation_during_a_write_is_not_lost(store):
+    service = a_service()
+    task = a_task(service, 1, state=TaskState.STARTING)
+    await store.commit(lambda _: Changes(put_services=(service,), put_tasks=(task,)))
+
+    def stop(snapshot):
+        return Changes(put_tasks=(replace(snapshot.tasks[task.id], desired=TaskState.SHUTDOWN),))
+
+    def see_running(snapshot):
+        running = TaskStatus(state=TaskState.RUNNING)
+        return Changes(put_tasks=(replace(snapshot.tasks[task.id], status=running),))
+
+    writing = await under_way(store, stop)
+    store.observe(see_running)
+    await writing
+    after = store.snapshot.tasks[task.id]
+    assert (after.desired, after.status.state) == (TaskState.SHUTDOWN, TaskState.RUNNING)
+    assert after.version == 2
+
+
+async def test_subscribers_get_every_change_in_order_with_the_snapshot_after_it(store):
+    async with store.subscribe() as changes:
+        await store.commit(put(a_service("a")))
+        store.observe(put(a_service("b")))
+        await store.commit(put(a_service("c")))
+        seen = [await anext(changes) for _ in range(3)]
+    assert [c.put_services[0].spec.name for _, c in seen] == ["a", "b", "c"]
+    assert [s.index for s, _ in seen] == [1, 1, 2]
+    assert seen[0][1].put_services[0].version == 1
+    assert seen[2][0] is store.snapshot
+
+
+async def test_deleted_objects_are_gone(store):
+    service = a_service()
+    task, node = a_task(service, 1), a_node()
+    await store.commit(lambda _: Changes(put_services=(service,), put_tasks=(task,), put_nodes=(node,)))
+    after = await store.commit(
+        lambda _: Changes(delete_services=(service.id,), delete_tasks=(task.id,), delete_nodes=(node.id,))
+    )
+    assert not after.services
+    assert not after.tasks
+    assert not after.nodes
+    assert not after.service_ids
+
+
+async def test_events_are_kept_and_found_by_time_both_ends_included(store):
+    def event(time):
+        return Event(time=time, type="service", action="create", id=str(time))
+
+    await store.commit(lambda _: Changes(events=(event(1.0), event(2.0))))
+    store.observe(lambda _: Changes(events=(event(3.0),)))
+    assert [e.time for e in await store.events(None, None)] == [1.0, 2.0, 3.0]
+    assert [e.time for e in await store.events(2.0, None)] == [2.0, 3.0]
+    assert [e.time for e in await store.events(None, 2.0)] == [1.0, 2.0]
+
+
+async def test_epochs_only_climb(store):
+    assert [await store.next_epoch() for _ in range(3)] == [1, 2, 3]
+
+
+async def test_secrets_are_read_back_replaced_and_deleted(store):
+    assert await store.get_secret("a") is None
+    await store.put_secret("a", b"first")
+    await store.put_secret("a", b"second")
+    assert await store.get_secret("a") == b"second"
+    await store.put_secret("a", None)
+    assert await store.get_secret("a") is None
+
+
+async def test_an_archived_store_is_empty_but_for_its_nodes_and_index(store):
+    await store.commit(
+        lambda _: Changes(
+            cluster=Cluster(id="c", version=0, created_at=0, updated_at=0),
+            put_services=(a_service(),),
+            put_nodes=(a_node(),),
+        )
+    )
+    await store.put_secret("a", b"x")
+    await store.archive()
+    assert store.snapshot.cluster is None
+    assert not store.snapshot.services
+    assert store.snapshot.index == 1
+    assert [n.target.host_keys for n in store.snapshot.nodes.values()] == [("SHA256:abc",)]
+    assert await store.get_secret("a") is None
+    assert (await store.commit(put(a_service("again")))).index == 2

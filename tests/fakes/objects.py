@@ -1,0 +1,65 @@
+"""Small valid objects, to be changed with `msgspec.structs.replace`."""
+
+from __future__ import annotations
+
+from swarmsh.model.objects import Node, NodeDescription, NodeStatus, Service, SshTarget, Task, TaskStatus
+from swarmsh.model.specs import (
+    ContainerSpec,
+    NodeSpec,
+    Platform,
+    ReplicatedMode,
+    ServiceMode,
+    ServiceSpec,
+    TaskSpec,
+)
+from swarmsh.model.states import NodeState, Role, TaskState
+
+THEN = 1_700_000_000.0
+
+
+def a_service(name: str = "web", replicas: int = 2, image: str = "web:1", service_id: str = "") -> Service:
+    spec = ServiceSpec(
+        name=name,
+        task_template=TaskSpec(container_spec=ContainerSpec(image=image)),
+        mode=ServiceMode(replicated=ReplicatedMode(replicas=replicas)),
+    )
+    return Service(id=service_id or f"svc{name:0>22}", version=0, created_at=THEN, updated_at=THEN, spec=spec)
+
+
+def a_task(
+    service: Service, slot: int, node_id: str = "", state: TaskState = TaskState.NEW, task_id: str = ""
+) -> Task:
+    return Task(
+        id=task_id or f"tsk{service.spec.name:0>18}{slot:04d}",
+        version=0,
+        created_at=THEN,
+        updated_at=THEN,
+        service_id=service.id,
+        service_name=service.spec.name,
+        slot=slot,
+        node_id=node_id,
+        spec=service.spec.task_template,
+        spec_version=service.spec_version,
+        labels=service.spec.labels,
+        status=TaskStatus(state=state, since=THEN),
+    )
+
+
+def a_node(number: int = 1, state: NodeState = NodeState.READY, role: Role = Role.WORKER) -> Node:
+    return Node(
+        id=f"node{number:021d}",
+        number=number,
+        version=0,
+        created_at=THEN,
+        updated_at=THEN,
+        spec=NodeSpec(name=f"n{number}", role=role),
+        target=SshTarget(address=f"10.0.0.{number}", host_keys=("SHA256:abc",)),
+        description=NodeDescription(
+            hostname=f"n{number}",
+            platform=Platform(architecture="x86_64", os="linux"),
+            nano_cpus=2_000_000_000,
+            memory_bytes=2 << 30,
+            engine_version="28.5.1",
+        ),
+        status=NodeStatus(state=state, since=THEN),
+    )

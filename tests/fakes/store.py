@@ -1,0 +1,119 @@
+"""`manager.ports.Store` in memory: everything happens at once, so there is nothing to join or to lose."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from swarmsh.errors import StoreReadOnly
+from swarmsh.manager.ports import Clock, Decide, Store
+from swarmsh.model.objects import Event, NodeStatus
+from swarmsh.model.snapshot import Changes, ClusterSnapshot
+
+
+class MemoryStore:
+    def __init__(self, clock: Clock) -> None:
+        self.snapshot = ClusterSnapshot()
+        self.kept_events: list[Event] = []
+        self.secrets: dict[str, bytes] = {}
+        self.epoch = 0
+        self.full = False  # as a disk is
+        self._clock = clock
+        self._subscribers: list[asyncio.Queue[tuple[ClusterSnapshot, Changes]]] = []
+
+    async def commit(self, decide: Decide) -> ClusterSnapshot:
+        changes = decide(self.snapshot)
+        if changes:
+            if self.full:
+                raise StoreReadOnly("the disk is full")
+            index = self.snapshot.index + 1
+            stamp = {"version": index, "updated_at": self._clock.now()}
+            changes = replace(
+                changes,
+                cluster=changes.cluster and replace(changes.cluster, **stamp),
+                put_services=tuple(replace(o, **stamp) for o in changes.put_services),
+                put_tasks=tuple(replace(o, **stamp) for o in changes.put_tasks),
+                put_nodes=tuple(replace(o, **stamp) for o in changes.put_nodes),
+            )
+            self._publish(changes, index)
+        await asyncio.sleep(0)
+        return self.snapshot
+
+    async def commit_orchestration(self, decide: Decide) -> ClusterSnapshot:
+        return await self.commit(decide)
+
+    def observe(self, decide: Decide) -> ClusterSnapshot:
+        changes = decide(self.snapshot)
+        if changes:
+            self._publish(changes, self.snapshot.index)
+        return self.snapshot
+
+    def _publish(self, changes: Changes, index: int) -> None:
+        self.snapshot = self.snapshot.apply(changes, index)
+        self.kept_events.extend(changes.events)
+        for queue in self._subscribers:
+            queue.put_nowait((self.snapshot, changes))
+
+    @asynccontextmanager
+    async def subscribe(self) -> AsyncIterator[AsyncIterator[tuple[ClusterSnapshot, Changes]]]:
+        queue: asyncio.Queue[tuple[ClusterSnapshot, Changes]] = asyncio.Queue()
+        self._subscribers.append(queue)
+
+        async def changes() -> AsyncIterator[tuple[ClusterSnapshot, Changes]]:
+            while True:
+                yield await queue.get()
+
+        try:
+            yield changes()
+        finally:
+            self._subscribers.remove(queue)
+
+    async def events(self, since: float | None, until: float | None) -> Sequence[Event]:
+        low, high = since or 0.0, float("inf") if until is None else until
+        return sorted((e for e in self.kept_events if low <= e.time <= high), key=lambda e: e.time)
+
+    async def next_epoch(self) -> int:
+        self.epoch += 1
+        return self.epoch
+
+    async def get_secret(self, key: str) -> bytes | None:
+        return self.secrets.get(key)
+
+    async def put_secret(self, key: str, value: bytes | None) -> None:
+        if self.full:
+            raise StoreReadOnly("the disk is full")
+        if value is None:
+            self.secrets.pop(key, None)
+        else:
+            self.secrets[key] = value
+
+    async def archive(self) -> Path:
+        gone = self.snapshot
+        nodes = tuple(replace(n, status=NodeStatus()) for n in gone.nodes.values())
+        self.snapshot = ClusterSnapshot(index=gone.index, nodes=gone.nodes)
+        self._publish(
+            Changes(put_nodes=nodes, delete_services=tuple(gone.services), delete_tasks=tuple(gone.tasks)),
+            gone.index,
+        )
+        self.secrets.clear()
+        return Path("archive")
+
+    async def close(self) -> None:
+        pass
+
+
+async def under_way(store: Store, decide: Decide) -> asyncio.Task[ClusterSnapshot]:
+    """Commit `decide`, and return when the decision was taken but its write is not acknowledged yet."""
+    taken = asyncio.Event()
+
+    def marked(snapshot: ClusterSnapshot) -> Changes:
+        taken.set()
+        return decide(snapshot)
+
+    task = asyncio.create_task(store.commit(marked))
+    await taken.wait()
+    return task

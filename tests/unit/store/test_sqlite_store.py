@@ -1,0 +1,354 @@
+"""What only a store on disk has to promise."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from swarmsh.adapters.store import SqliteStore, schema
+from swarmsh.adapters.store.sqlite import Retention
+from swarmsh.errors import StoreCorrupt, StoreReadOnly, Unavailable
+from swarmsh.model.objects import Cluster, Event, TaskStatus
+from swarmsh.model.snapshot import Changes
+from swarmsh.model.states import TaskState
+from tests.fakes.objects import a_node, a_service, a_task
+from tests.fakes.store import under_way
+from tests.fakes.time_and_ids import FakeClock
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def state_dir(tmp_path):
+    return tmp_path / "state"
+
+
+def put(*services):
+    return lambda _: Changes(put_services=services)
+
+
+async def test_everything_is_there_after_reopening(state_dir, clock):
+    store = await SqliteStore.open(state_dir, clock)
+    service = a_service()
+    task = a_task(service, 1)
+    await store.commit(
+        lambda _: Changes(
+            cluster=Cluster(id="c", version=0, created_at=1, updated_at=1, labels={"a": "b"}),
+            put_services=(service,),
+            put_tasks=(task,),
+            put_nodes=(a_node(),),
+        )
+    )
+    store.observe(lambda s: Changes(put_tasks=(replace(s.tasks[task.id], status=TaskStatus(pid=7)),)))
+    before = store.snapshot
+    assert await store.next_epoch() == 1
+    await store.put_secret("k", b"value")
+    await store.close()
+    again = await SqliteStore.open(state_dir, clock)
+    assert again.snapshot == before
+    assert again.snapshot.tasks[task.id].status.pid == 7
+    assert await again.next_epoch() == 2
+    assert await again.get_secret("k") == b"value"
+    await again.close()
+
+
+async def test_observed_state_reaches_the_disk_by_itself(state_dir, clock, monkeypatch):
+    monkeypatch.setattr("swarmsh.adapters.store.sqlite.FLUSH_AFTER_S", 0.0)
+    store = await SqliteStore.open(state_dir, clock)
+    store.observe(put(a_service()))
+    async with asyncio.timeout(10):
+        while not on_disk(store.path, "SELECT count(*) FROM services"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await store.close()
+
+
+def on_disk(path, sql):
+    with sqlite3.connect(path) as db:
+        return db.execute(sql).fetchone()[0]
+
+
+async def test_an_observation_during_a_write_reaches_the_disk_with_it(state_dir, clock):
+    store = await SqliteStore.open(state_dir, clock)
+    service = a_service()
+    task = a_task(service, 1)
+    await store.commit(lambda _: Changes(put_services=(service,), put_tasks=(task,)))
+    stopping = await under_way(
+        store, lambda s: Changes(put_tasks=(replace(s.tasks[task.id], desired=TaskState.SHUTDOWN),))
+    )
+    store.observe(lambda s: Changes(put_tasks=(replace(s.tasks[task.id], status=TaskStatus(pid=9)),)))
+    await stopping
+    before = store.snapshot
+    await store.close()
+    again = await SqliteStore.open(state_dir, clock)
+    assert again.snapshot == before
+    assert again.snapshot.tasks[task.id].status.pid == 9
+    await again.close()
+
+
+async def test_a_task_seen_to_be_gone_during_a_write_stays_gone(state_dir, clock):
+    store = await SqliteStore.open(state_dir, clock)
+    task = a_task(a_service(), 1)
+    await store.commit(lambda _: Changes(put_tasks=(task,)))
+    stopping = await under_way(
+        store, lambda s: Changes(put_tasks=(replace(s.tasks[task.id], desired=TaskState.REMOVE),))
+    )
+    store.observe(lambda _: Changes(delete_tasks=(task.id,)))
+    await stopping
+    assert not store.snapshot.tasks
+    await store.close()
+    again = await SqliteStore.open(state_dir, clock)
+    assert not again.snapshot.tasks
+    await again.close()
+
+
+async def test_files_are_private(state_dir, clock):
+    state_dir.mkdir(mode=0o755)
+    store = await SqliteStore.open(state_dir, clock)
+    await store.commit(put(a_service()))
+    await store.archive()
+    assert stat.S_IMODE(state_dir.stat().st_mode) == 0o700
+    files = [f for f in state_dir.rglob("*") if f.is_file()]
+    assert {f.name for f in files} >= {"swarmsh.db", "swarmsh.db-wal", "secrets.key", "manager.lock"}
+    assert {stat.S_IMODE(f.stat().st_mode) for f in files} == {0o600}
+    await store.close()
+
+
+async def test_a_second_manager_is_refused_and_the_first_one_named(state_dir, clock):
+    store = await SqliteStore.open(state_dir, clock)
+    with pytest.raises(Unavailable, match=f"pid {os.getpid()}"):
+        await SqliteStore.open(state_dir, clock)
+    await store.close()
+    await (await SqliteStore.open(state_dir, clock)).close()
+
+
+async def test_a_secret_is_nowhere_in_the_files_in_clear(state_dir, clock):
+    store = await SqliteStore.open(state_dir, clock)
+    await store.put_secret("auth", b"correct horse battery staple")
+    await store.close()
+    assert all(b"correct horse" not in f.read_bytes() for f in state_dir.rglob("*") if f.is_file())
+
+
+async def test_a_secret_does_not_open_with_another_key_or_under_another_name(state_dir, clock):
+    store = await SqliteStore.open(state_dir, clock)
+    await store.put_secret("auth", b"x")
+    await store.close()
+    with sqlite3.connect(store.path) as db:
+        db.execute("INSERT INTO secrets SELECT 'other', sealed FROM secrets")
+    store = await SqliteStore.open(state_dir, clock)
+    with pytest.raises(StoreCorrupt, match="other"):
+        await store.get_secret("other")
+    await store.close()
+    (state_dir / "secrets.key").unlink()
+    store = await SqliteStore.open(state_dir, clock)
+    with pytest.raises(StoreCorrupt, match="key file"):
+        await store.get_secret("auth")
+    await store.close()
+
+
+async def test_every_new_spec_is_a_revision_and_nothing_else_is(state_dir, clock):
+    store = await SqliteStore.open(state_dir, clock, retention=Retention(revisions=3))
+    service = a_service()
+    await store.commit(put(service))
+    await store.commit(put(replace(service, spec_version=9)))
+    for n in range(5):
+        clock.pass_time(1)
+        spec = replace(service.spec, labels={"n": str(n)})
+        await store.commit(put(replace(service, spec=spec)))
+    kept = await store.revisions(service.id)
+    assert [version for version, _, _ in kept] == [5, 6, 7]
+    assert kept[-1][1] == clock.now()
+    assert b'"n":"4"' in kept[-1][2]
+    await store.close()
+
+
+async def test_old_and_many_events_are_forgotten(state_dir, clock):
+    store = await SqliteStore.open(state_dir, clock, retention=Retention(events=10, events_s=100))
+    many = tuple(Event(time=clock.now(), type="service", action="create", id=str(n)) for n in range(50))
+    old = Event(time=clock.now() - 200, type="service", action="create", id="old")
+    await store.commit(lambda _: Changes(events=(*many, old)))
+    await store.close()
+    store = await SqliteStore.open(state_dir, clock, retention=Retention(events=10, events_s=100))
+    assert [e.id for e in await store.events(None, None)] == [str(n) for n in range(41, 50)]
+    await store.close()
+
+
+# --- faults -------------------------------------------------------------------------------------------------
+def full_disk(store, full):
+    """SQLITE_FULL from SQLite itself: the database may not grow by a page."""
+
+    def limit():
+        for db in (store._full, store._normal):
+            pages = db.execute("PRAGMA page_count").fetchone()[0]
+            db.execute(f"PRAGMA max_page_count = {pages if full else 2**30}").fetchone()
+
+    return store._executor.submit(limit).result()
+
+
+async def test_a_full_disk_refuses_clearly_changes_nothing_and_recovers(state_dir, clock):
+    store = await SqliteStore.open(state_dir, clock)
+    await store.commit(put(a_service("before")))
+    big = replace(a_service("big"), spec=replace(a_service("big").spec, labels={"x": "y" * 2_000_000}))
+    full_disk(store, True)
+    before = store.snapshot
+    with pytest.raises(StoreReadOnly, match="full"):
+        await store.commit(put(a_service("small"), big))
+    assert store.snapshot is before
+    store.observe(put(replace(big, id="observed")))  # waits for the disk
+    with pytest.raises(StoreReadOnly):
+        await store.put_secret("k", os.urandom(2_000_000))
+    assert on_disk(store.path, "SELECT count(*) FROM services") == 1
+    full_disk(store, False)
+    await store.commit(put(big))
+    seen = store.snapshot
+    await store.close()
+    again = await SqliteStore.open(state_dir, clock)
+    assert again.snapshot == seen
+    assert {s.id for s in again.snapshot.services.values()} >= {"observed", big.id}
+    await again.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    mount = tmp_path / "small"
+    mount.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "small", str(mount)], capture_output=True)
+    if made.returncode != 0:
+        pytest.skip("no right to mount a small file system")
+    yield mount
+    subprocess.run(["umount", str(mount)], check=True)
+
+
+async def test_a_really_full_file_system_refuses_and_recovers(small_disk, clock):
+    store = await SqliteStore.open(small_disk / "state", clock)
+    accepted = []
+    with pytest.raises(StoreReadOnly):  # noqa: PT012
+        for n in range(1000):
+            service = a_service(f"s{n}", service_id=f"s{n}")
+            service = replace(service, spec=replace(service.spec, labels={"x": "y" * 20_000}))
+            await store.commit(put(service))
+            accepted.append(service.id)
+    assert accepted
+    assert set(store.snapshot.services) == set(accepted)
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)  # noqa: ASYNC221
+    await store.commit(put(a_service("after", service_id="after")))
+    await store.close()
+    again = await SqliteStore.open(small_disk / "state", clock)
+    assert set(again.snapshot.services) == {*accepted, "after"}
+    await again.close()
+
+
+async def test_a_store_behind_its_nodes_refuses_writes_until_told_otherwise(state_dir, clock):
+    store = await SqliteStore.open(state_dir, clock)
+    store.forbid_writes("the store is behind its nodes")
+    with pytest.raises(StoreReadOnly, match="behind"):
+        await store.commit(put(a_service()))
+    store.observe(put(a_service("seen")))
+    store.forbid_writes("")
+    await store.commit(put(a_service()))
+    await store.close()
+
+
+async def test_a_cancelled_caller_does_not_tear_a_write(state_dir, clock):
+    store = await SqliteStore.open(state_dir, clock)
+    writing = await under_way(store, put(a_service()))
+    writing.cancel()
+    await store.commit(put(a_service("next")))
+    assert store.snapshot.index == on_disk(store.path, "SELECT value FROM meta WHERE key = 'index'")
+    assert len(store.snapshot.services) == on_disk(store.path, "SELECT count(*) FROM services")
+    await store.close()
+
+
+@pytest.mark.parametrize("damage", ["garbage", "page", "row"])
+async def test_a_damaged_file_is_refused_with_a_way_out(state_dir, clock, damage):
+    store = await SqliteStore.open(state_dir, clock)
+    for n in range(200):
+        await store.commit_orchestration(put(a_service(f"s{n}")))
+    await store.close()
+    if damage == "garbage":
+        store.path.write_bytes(b"not a database" * 1000)
+    elif damage == "page":
+        content = bytearray(store.path.read_bytes())
+        content[4096 * 6 : 4096 * 12] = os.urandom(4096 * 6)
+        store.path.write_bytes(content)
+    else:
+        with sqlite3.connect(store.path) as db:
+            db.execute("UPDATE services SET data = '{' WHERE name = 's7'")
+    with pytest.raises(StoreCorrupt, match="backup"):
+        await SqliteStore.open(state_dir, clock)
+    shutil.move(store.path, state_dir / "aside")  # the way out, followed
+    for rest in state_dir.glob("swarmsh.db-*"):
+        rest.unlink()
+    await (await SqliteStore.open(state_dir, clock)).close()
+
+
+async def test_a_database_of_a_newer_swarmsh_or_of_others_is_refused_untouched(state_dir, clock):
+    await (await SqliteStore.open(state_dir, clock)).close()
+    path = state_dir / "swarmsh.db"
+    with sqlite3.connect(path) as db:
+        db.execute(f"PRAGMA user_version = {len(schema.MIGRATIONS) + 1}")
+    with pytest.raises(StoreCorrupt, match="newer swarmsh"):
+        await SqliteStore.open(state_dir, clock)
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 0")
+        db.execute("PRAGMA application_id = 1")
+    with pytest.raises(StoreCorrupt, match="another program"):
+        await SqliteStore.open(state_dir, clock)
+
+
+async def test_a_migration_that_fails_leaves_the_older_schema(state_dir, clock):
+    store = await SqliteStore.open(state_dir, clock)
+    await store.commit(put(a_service()))
+    await store.close()
+
+    def second(db):
+        db.execute("CREATE TABLE extra (x)")
+        raise sqlite3.OperationalError("cut off")
+
+    from sqlite_utils import Database
+
+    db = Database(sqlite3.connect(store.path))
+    with pytest.raises(sqlite3.OperationalError):
+        schema.migrate(db, "p", (*schema.MIGRATIONS, second))
+    db.close()
+    again = await SqliteStore.open(state_dir, clock)
+    assert len(again.snapshot.services) == 1
+    await again.close()
+
+
+async def test_killing_the_process_at_any_instant_loses_nothing_acknowledged(state_dir, clock):
+    dice = random.Random(2)
+    acknowledged: set[str] = set()
+    script = Path(__file__).with_name("writer_process.py")
+    for run in range(12):
+        with subprocess.Popen(  # noqa: ASYNC220
+            [sys.executable, str(script), str(state_dir), f"r{run}"], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "open\n"
+            for _ in range(dice.randrange(60)):  # counted in writes, not in time
+                acknowledged.add(process.stdout.readline().strip())
+            os.kill(process.pid, signal.SIGKILL)
+            rest, _ = process.communicate()
+            acknowledged.update(line for line in rest.split("\n")[:-1])  # whole lines only
+        store = await SqliteStore.open(state_dir, clock)
+        missing = acknowledged - set(store.snapshot.services)
+        assert not missing
+        assert {f"t-{s}" for s in acknowledged} <= set(store.snapshot.tasks)
+        assert set(store.snapshot.tasks) == {f"t-{s}" for s in store.snapshot.services}  # no half of a commit
+        assert store.snapshot.index >= max((s.version for s in store.snapshot.services.values()), default=0)
+        await store.close()
+    assert len(acknowledged) > 100
