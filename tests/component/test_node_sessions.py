@@ -1,0 +1,253 @@
+"""NodeSessions against a scripted helper behind a real SSH server on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from swarmsh.errors import HelperRefused, NodeDeadline, NodeRequestFailed, NodeUnreachable
+from swarmsh.manager.ports import Connected, Described, Disconnected, Refused, TasksReported, Untrusted
+from swarmsh.model.actions import Batch, EnsureTask, RemoveTask, StopTask
+from tests.component.conftest import TinyHelper, eventually
+from tests.component.scripted_helper import HELLO, ScriptedHelper
+
+
+def batch(*actions: EnsureTask | StopTask | RemoveTask) -> Batch:
+    return Batch(cluster_id="cluster1", epoch=1, index=42, actions=actions)
+
+
+async def test_a_kept_node_is_attached_and_described(serve, make_sessions, helper, key_file: Path) -> None:
+    helper.hello = HELLO | {"tasks": [{"task_id": "t1", "state": "running", "ready": True}]}
+    server = await serve(helper.serve)
+    sessions = make_sessions()
+    sessions.keep("node1", "n1", server.target(key_file))
+    event = await sessions.next_event()
+
+    assert isinstance(event, Connected)
+    described = event.report.description
+    assert (described.hostname, described.platform.architecture, described.memory_bytes) == (
+        "n1",
+        "x86_64",
+        1 << 30,
+    )
+    gpu, ssd = described.generic_resources
+    assert gpu.named_resource_spec is not None
+    assert gpu.named_resource_spec.value == "UUID1"
+    assert ssd.discrete_resource_spec is not None
+    assert ssd.discrete_resource_spec.value == 3
+    assert event.report.tasks["t1"].ready
+    assert sessions.connected("node1")
+    assert sessions.report("node1") == event.report
+    attach = helper.requests[0]
+    assert attach["op"] == "attach"
+    assert attach["args"] == {
+        "cluster_id": "cluster1",
+        "epoch": 1,
+        "index": 42,
+        "node_id": "node1",
+        "lease_s": 10.0,
+        "heartbeat_s": 1.0,
+    }
+    assert helper.commands == ["python3 -c stub"]
+
+
+async def test_the_archive_is_pushed_only_if_the_node_lacks_it(
+    serve, make_sessions, helper, key_file: Path
+) -> None:
+    helper.has_archive = False
+    server = await serve(helper.serve)
+    sessions = make_sessions()
+    sessions.keep("node1", "n1", server.target(key_file))
+    await sessions.until(Connected)
+    assert helper.pushed == [TinyHelper.archive]
+
+    server.drop_all()
+    await sessions.until(Disconnected)
+    await sessions.until(Connected)
+    assert len(helper.pushed) == 1
+
+
+async def test_a_greeting_of_the_shell_does_no_harm(serve, make_sessions, helper, key_file: Path) -> None:
+    helper.greeting = b"Welcome to n1!\nHave a nice day.\n"
+    server = await serve(helper.serve)
+    sessions = make_sessions()
+    sessions.keep("node1", "n1", server.target(key_file))
+    await sessions.until(Connected)
+
+
+async def test_sudo_is_used_where_the_target_says_so(serve, make_sessions, helper, key_file: Path) -> None:
+    server = await serve(helper.serve)
+    sessions = make_sessions()
+    sessions.keep("node1", "n1", server.target(key_file, become=True, python="/opt/python3"))
+    await sessions.until(Connected)
+    assert helper.commands == ["sudo -n /opt/python3 -c stub"]
+
+
+# --- reports ------------------------------------------------------------------------------------------------
+async def test_task_events_are_merged_and_come_together(serve, make_sessions, helper, key_file: Path) -> None:
+    server = await serve(helper.serve)
+    sessions = make_sessions()
+    sessions.keep("node1", "n1", server.target(key_file))
+    await sessions.until(Connected)
+    for i in range(50):
+        helper.sessions[0].task(f"t{i}", "running", container_id=f"c{i}")
+    helper.sessions[0].task("t3", "gone")
+
+    seen = []
+    while len(seen) < 51:
+        event = await sessions.until(TasksReported)
+        seen += event.tasks
+    assert [t.task_id for t in seen] == [*(f"t{i}" for i in range(50)), "t3"]
+    assert sum(isinstance(e, TasksReported) for e in sessions.seen) < 10
+    report = sessions.report("node1")
+    assert report is not None
+    assert len(report.tasks) == 49
+    assert report.tasks["t4"].container_id == "c4"
+
+
+async def test_a_report_once_read_does_not_change(serve, make_sessions, helper, key_file: Path) -> None:
+    server = await serve(helper.serve)
+    sessions = make_sessions()
+    sessions.keep("node1", "n1", server.target(key_file))
+    first = (await sessions.until(Connected)).report
+    helper.sessions[0].task("t1", "running")
+    await sessions.until(TasksReported)
+    assert first.tasks == {}
+    assert sessions.report("node1").tasks.keys() == {"t1"}
+
+
+async def test_an_engine_that_stops_answering_is_told(serve, make_sessions, helper, key_file: Path) -> None:
+    server = await serve(helper.serve)
+    sessions = make_sessions()
+    sessions.keep("node1", "n1", server.target(key_file))
+    await sessions.until(Connected)
+    helper.heartbeat_s = None
+    helper.sessions[0].send({"event": "engine", "data": {"ok": False, "message": "timeout"}})
+    report = (await sessions.until(Described)).report
+    assert (report.engine_ok, report.engine_message) == (False, "timeout")
+    assert report.engine_since > 0
+
+    helper.sessions[0].send({"event": "description", "data": {"hostname": "renamed"}})
+    report = (await sessions.until(Described)).report
+    assert report.description.hostname == "renamed"
+    assert not report.engine_ok
+
+    helper.sessions[0].send({"event": "heartbeat", "data": {"seq": 9, "engine_ok": True}})
+    assert (await sessions.until(Described)).report.engine_ok
+
+
+# --- requests -----------------------------------------------------------------------------------------------
+async def test_apply_is_one_round_trip(serve, make_sessions, helper, key_file: Path) -> None:
+    server = await serve(helper.serve)
+    sessions = make_sessions()
+    sessions.keep("node1", "n1", server.target(key_file))
+    await sessions.until(Connected)
+    before = sessions.counters("node1").requests
+    task = EnsureTask(
+        task_id="t1", service_id="s1", index=3, name="web.1.t1", desired="running", image="web:1", config={}
+    )
+    await sessions.apply("node1", batch(task, StopTask(task_id="t2"), RemoveTask(task_id="t3")))
+    assert sessions.counters("node1").requests == before + 1
+    sent = helper.requests[-1]
+    assert (sent["op"], sent["args"]["cluster_id"], sent["args"]["index"]) == ("apply", "cluster1", 42)
+    assert [(a["do"], a["task_id"]) for a in sent["args"]["actions"]] == [
+        ("ensure_task", "t1"),
+        ("stop_task", "t2"),
+        ("remove_task", "t3"),
+    ]
+
+
+async def test_a_batch_too_long_for_one_line_goes_in_parts(serve, make_sessions, helper, key_file: Path) -> None:
+    server = await serve(helper.serve)
+    sessions = make_sessions()
+    sessions.keep("node1", "n1", server.target(key_file))
+    await sessions.until(Connected)
+    big = [
+        EnsureTask(
+            task_id=f"t{i}",
+            service_id="s",
+            index=1,
+            name="n",
+            desired="ready",
+            image="i",
+            config={"x": "y" * 300_000},
+        )
+        for i in range(5)
+    ]
+    await sessions.apply("node1", batch(*big))
+    sent = [r["args"]["actions"] for r in helper.requests if r["op"] == "apply"]
+    assert [a["task_id"] for part in sent for a in part] == ["t0", "t1", "t2", "t3", "t4"]
+    assert [len(part) for part in sent] == [3, 2]
+
+
+@pytest.mark.parametrize("code", ["stale_epoch", "stale_index", "other_cluster"])
+async def test_a_refused_batch_says_so(serve, make_sessions, helper, key_file: Path, code: str) -> None:
+    server = await serve(helper.serve)
+    helper.answers["apply"] = {"error": {"code": code, "message": "have seen 7", "hint": "restore"}}
+    sessions = make_sessions()
+    sessions.keep("node1", "n1", server.target(key_file))
+    await sessions.until(Connected)
+    with pytest.raises(HelperRefused, match="have seen 7. restore") as e:
+        await sessions.apply("node1", batch())
+    assert e.value.fields["code"] == code
+
+
+async def test_a_request_without_an_answer_has_a_deadline(serve, make_sessions, helper, key_file: Path) -> None:
+    helper.silent_ops.add("apply")
+    server = await serve(helper.serve)
+    sessions = make_sessions(request_s=0.2)
+    sessions.keep("node1", "n1", server.target(key_file))
+    await sessions.until(Connected)
+    with pytest.raises(NodeDeadline, match="n1 did not answer apply"):
+        await sessions.apply("node1", batch())
+    assert sessions.connected("node1")
+
+
+async def test_a_request_ends_with_its_session(serve, make_sessions, helper, key_file: Path) -> None:
+    helper.silent_ops.add("apply")
+    server = await serve(helper.serve)
+    sessions = make_sessions(request_s=30.0)
+    sessions.keep("node1", "n1", server.target(key_file))
+    await sessions.until(Connected)
+    waiting = asyncio.create_task(sessions.apply("node1", batch()))
+    await eventually(lambda: any(r["op"] == "apply" for r in helper.requests))
+    server.drop_all()
+    with pytest.raises(NodeUnreachable, match="session with node n1 ended"):
+        await waiting
+
+
+async def test_the_other_questions(serve, make_sessions, helper, key_file: Path) -> None:
+    helper.answers |= {
+        "check_peers": {"reached": {"node2": True, "node3": False}},
+        "resolve_image": {"digest": "sha256:12", "platforms": [["linux", "amd64"]]},
+        "check": {"items": [{"name": "ip_vs", "ok": False, "detail": "no module", "fix": "modprobe ip_vs"}]},
+    }
+    server = await serve(helper.serve)
+    sessions = make_sessions()
+    target = server.target(key_file)
+    sessions.keep("node1", "n1", target)
+    await sessions.until(Connected)
+    assert await sessions.check_peers("node1", [("node2", target)]) == {"node2": True, "node3": False}
+    assert helper.requests[-1]["args"]["peers"] == [{"node": "node2", "address": "127.0.0.1", "port": server.port}]
+    assert await sessions.resolve_image("node1", "web:1", "") == ("sha256:12", (("linux", "amd64"),))
+    assert (await sessions.check("node1"))[0]["fix"] == "modprobe ip_vs"
+    await sessions.end_processes("node1", ["t1"])
+    assert helper.requests[-1]["args"] == {"task_ids": ["t1"]}
+    helper.answers["resolve_image"] = {"error": {"code": "failed", "message": "manifest unknown"}}
+    with pytest.raises(NodeRequestFailed, match="manifest unknown"):
+        await sessions.resolve_image("node1", "web:2", "")
+
+
+async def test_without_a_session_a_request_says_why(make_sessions, key_file: Path, serve, helper) -> None:
+    server = await serve(helper.serve)
+    await server.stop()
+    sessions = make_sessions()
+    sessions.keep("node1", "n1", server.target(key_file))
+    await sessions.until(Disconnected)
+    with pytest.raises(NodeUnreachable, match="nothing listens on that port"):
+        await sessions.apply("node1", batch())
+    assert sessions.last_heard("node1") is None
+    with pytest.raises(NodeUnreachable, match="not kept"):
+        await sessions.apply("node2", batch())
