@@ -32,11 +32,27 @@ def settle_stand_ins(draft: Draft) -> None:
 
 
 def replace_lost(draft: Draft) -> None:
-    """Give each task on a lost node a stand-in elsewhere; the task itself stays wanted until that runs."""
-    stood_in_for = {t.replaces for t in draft.all() if t.live and t.replaces}
-    for task in draft.all():
-        if task.live and draft.lost(task) and task.id not in stood_in_for:
-            draft.add(task.slot, replaces=task.id)
+    """Give each slot that lives on lost nodes only a stand-in; its task stays wanted until that runs."""
+    for slot in draft.places():
+        living = draft.living(slot)
+        if living and all(draft.lost(t) for t in living):
+            draft.add(slot, replaces=living[-1].id)
+
+
+def drop_doubles(draft: Draft) -> None:
+    """Of several tasks of the specified version that run in one slot the oldest stays.
+
+    That happens when a node returns after its task was given up for an update's sake.
+    """
+    for slot in draft.places():
+        running = [
+            t
+            for t in draft.living(slot)
+            if t.status.state is TaskState.RUNNING and t.spec_version == draft.service.spec_version
+        ]
+        reachable = [t for t in running if not draft.lost(t)]
+        for task in reachable[1:]:
+            draft.wish(task, TaskState.SHUTDOWN)
 
 
 def leave_removed_nodes(draft: Draft) -> None:

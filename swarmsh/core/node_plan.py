@@ -50,6 +50,8 @@ def _goal(task: Task, found: TaskReport | None) -> str:
     """What the node must bring the task to; empty if it need not be told anything."""
     if task.desired > TaskState.RUNNING:
         return "stop" if found is not None and found.state not in _ENDED | {"gone"} else ""
+    if task.status.state < TaskState.ASSIGNED:
+        return ""
     if task.status.state.terminal or (found is not None and found.state in _ENDED):
         return ""
     return "running" if task.desired is TaskState.RUNNING else "ready"

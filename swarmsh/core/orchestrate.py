@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from swarmsh.core.draft import Draft, ServicePlan, place_of
 from swarmsh.core.global_mode import fit_to_nodes
-from swarmsh.core.moves import leave_removed_nodes, leave_unfit_nodes, replace_lost, settle_stand_ins
+from swarmsh.core.moves import drop_doubles, leave_removed_nodes, leave_unfit_nodes, replace_lost, settle_stand_ins
 from swarmsh.core.replicas import free_slots, surplus_slots
 from swarmsh.core.restart import carried_history, restart_delay_s, should_restart
 from swarmsh.core.tasks import ended, wish
-from swarmsh.core.update import roll_update
+from swarmsh.core.update import judge_update, outdated, roll_update, updating
 from swarmsh.model.objects import Node, Service, Task
 from swarmsh.model.states import TaskState
 
@@ -32,17 +32,19 @@ def plan_service(
     `tasks` are all of the service's, `nodes` all of the cluster's by id, `ids` yields ids for new tasks.
     """
     draft = Draft.of(service, tasks, nodes, ids, now, history)
+    judge_update(draft)
     leave_removed_nodes(draft)
     settle_stand_ins(draft)
-    if service.spec.mode.global_ is not None:
+    if draft.service.spec.mode.global_ is not None:
         _restart(draft)
         fit_to_nodes(draft)
     else:
         _restart(draft)
         replace_lost(draft)
         leave_unfit_nodes(draft)
-        _scale(draft, _replicas(service))
+        _scale(draft, _replicas(draft.service))
     roll_update(draft)
+    drop_doubles(draft)
     _let_go(draft)
     _trim_history(draft)
     return draft.plan()
@@ -75,6 +77,9 @@ def _restart(draft: Draft) -> None:
         place = place_of(task)
         stood_in_for = draft.tasks.get(task.replaces)
         others = [t for t in draft.living(place) if t is not stood_in_for]
+        if updating(draft.service) and not outdated(task, draft.service):
+            # Start-first: the old version still stands, and the new one is tried again beside it.
+            others = [t for t in others if not outdated(t, draft.service)]
         if others or not should_restart(task, policy, version, draft.now):
             continue
         delay = restart_delay_s(policy)

@@ -35,11 +35,7 @@ def new_task(
         endpoint=service.spec.endpoint_spec,
         labels=service.spec.labels,
         desired=desired,
-        status=TaskStatus(
-            state=TaskState.ASSIGNED if node_id else TaskState.PENDING,
-            since=now,
-            message="scheduler assigned task to node" if node_id else "pending task scheduling",
-        ),
+        status=TaskStatus(state=TaskState.PENDING, since=now, message="pending task scheduling"),
         start_after=start_after,
         replaces=replaces,
         restarted_at=restarted_at,

@@ -23,31 +23,43 @@ _COURSES = {
 }
 
 
-def roll_update(draft: Draft) -> None:
-    """Take the service's update one step on; without one, start it if any task is of another version."""
-    _adopt_unchanged(draft)
-    todo = _outdated_places(draft)
+def judge_update(draft: Draft) -> None:
+    """End an update that has failed, before anything else is decided by its spec."""
     status = draft.service.update_status
     if status is None or status.state not in _COURSES:
-        # Failed attempts stop an update for good: only another change of the spec clears its status.
-        if not todo or status is not None:
-            return
-        status = UpdateStatus(state="updating", started_at=draft.now, message="update in progress")
-        draft.put_service(replace(draft.service, update_status=status))
+        return
     config = _config(draft.service, status)
-    started_at = status.started_at or 0.0
-    failed = _failures(draft, config, started_at)
+    failed = _failures(draft, config, status.started_at or 0.0)
     too_many = len(failed) / max(1, len(draft.places())) > config.max_failure_ratio
     if failed and too_many and config.failure_action != "continue":
         _fail(draft, status, config, failed[0])
-        return
+
+
+def roll_update(draft: Draft) -> None:
+    """Take the service's update one step on; without one, start it if any task is of another version."""
+    _adopt_unchanged(draft)
     _retire_replaced(draft)
+    todo = _outdated_places(draft)
+    status = draft.service.update_status
+    if status is None and todo:
+        status = UpdateStatus(state="updating", started_at=draft.now, message="update in progress")
+        draft.put_service(replace(draft.service, update_status=status))
+    if status is None or status.state not in _COURSES:
+        # A paused update goes on only after another change of the spec, which clears its status.
+        return
+    config = _config(draft.service, status)
+    started_at = status.started_at or 0.0
     busy = [p for p in draft.places() if _busy(draft, p, config, started_at)]
     budget = (config.parallelism or len(todo) + len(busy)) - len(busy)
     for place in todo[: max(0, budget)]:
         _replace(draft, place, config)
     if not todo and not busy:
         _complete_when_stable(draft, status, config, started_at)
+
+
+def updating(service: Service) -> bool:
+    """Whether an update or rollback is under way, neither paused nor done."""
+    return service.update_status is not None and service.update_status.state in _COURSES
 
 
 def outdated(task: Task, service: Service) -> bool:
@@ -72,9 +84,15 @@ def _adopt_unchanged(draft: Draft) -> None:
 
 
 def _outdated_places(draft: Draft) -> list[Place]:
-    """Places whose newest task is of another version, lowest first."""
-    found = [p for p, tasks in draft.places().items() if outdated(tasks[-1], draft.service)]
-    return sorted(found, key=str) if any(isinstance(p, str) for p in found) else sorted(found)
+    """Places that nothing of the specified version stands for yet, lowest first."""
+    found: list[Place] = []
+    for place, tasks in draft.places().items():
+        current = [t for t in tasks if not outdated(t, draft.service)]
+        stands = any(t.live and not draft.lost(t) for t in current)
+        # What is settled for good (no restart) counts by its newest task; else by what still lives.
+        if not stands and any(outdated(t, draft.service) for t in tasks if t.live or t is tasks[-1]):
+            found.append(place)
+    return sorted(found, key=lambda p: (str(type(p)), p))
 
 
 def _config(service: Service, status: UpdateStatus) -> UpdateConfig:
@@ -101,7 +119,7 @@ def _done_at(tasks: list[Task]) -> float | None:
 
 def _busy(draft: Draft, place: Place, config: UpdateConfig, started_at: float) -> bool:
     """Whether one of the update's hands is on this place: not running yet, or within the delay after it."""
-    tasks = _new_tasks(draft, place, started_at)
+    tasks = [t for t in _new_tasks(draft, place, started_at) if not draft.lost(t)]
     if not tasks:
         return False
     done_at = _done_at(tasks)
@@ -147,7 +165,7 @@ def _replace(draft: Draft, place: Place, config: UpdateConfig) -> None:
 
 
 def _retire_replaced(draft: Draft) -> None:
-    """Start-first: stop the old task of a place once the new one runs."""
+    """Stop what is of another version in a place where the specified one runs."""
     for place, tasks in draft.places().items():
         if not any(
             t.live and t.status.state is TaskState.RUNNING and not outdated(t, draft.service) for t in tasks

@@ -123,11 +123,14 @@ class Orchestrator:
         )
 
     def _place(self, view: ClusterSnapshot, now: float) -> list[Task]:
-        """Unplaced tasks with the node found for them, or with the reason why there is none."""
-        unplaced = [t for t in view.tasks_of_node("") if t.live]
+        """Unplaced tasks with the node found for them, or with the reason why there is none.
+
+        A global service's task has its node from the start, and waits until that has room for it.
+        """
+        unplaced = [t for t in view.tasks.values() if t.live and t.status.state is TaskState.PENDING]
         if not unplaced:
             return []
-        outcome = schedule(unplaced, self._view(view, now))
+        outcome = schedule(unplaced, SchedulingView.of(view, now, self._failures))
         changed = []
         for task in unplaced:
             node_id = outcome.assignments.get(task.id)
@@ -144,9 +147,6 @@ class Orchestrator:
             elif task.status.err != outcome.refusals.get(task.id, ""):
                 changed.append(replace(task, status=replace(task.status, err=outcome.refusals[task.id])))
         return changed
-
-    def _view(self, view: ClusterSnapshot, now: float) -> SchedulingView:
-        raise NotImplementedError
 
     def _note_wake(self, service_id: str, at: float | None) -> None:
         if at is None:

@@ -1,0 +1,329 @@
+"""Passes over one service, in a small world of obedient nodes."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swarmsh.model.specs import UpdateConfig
+from swarmsh.model.states import Availability, NodeState, TaskState
+
+from .world import SECOND, World, make_spec
+
+
+def test_replicas_start_on_as_many_nodes_as_there_are() -> None:
+    world = World(3)
+    world.create(make_spec(replicas=3))
+    world.settle()
+    assert sorted(t.node_id for t in world.running()) == ["node1", "node2", "node3"]
+    assert [t.slot for t in world.running()] == [1, 2, 3]
+
+
+def test_scaling_down_removes_the_surplus_and_its_containers() -> None:
+    world = World(3)
+    world.create(make_spec(replicas=6))
+    world.settle()
+    world.update(make_spec(replicas=2))
+    world.settle()
+    assert len(world.running()) == 2 == len(world.containers())
+    assert len(world.tasks()) == 2, "a removed slot leaves no history"
+
+
+def test_a_failed_task_is_followed_after_the_restart_delay_and_not_before() -> None:
+    world = World(1)
+    world.create(make_spec(delay_s=5))
+    world.settle()
+    first = world.running()[0]
+    world.fail(first)
+    world.pass_time(4.5)
+    assert world.running() == []
+    waiting = [t for t in world.tasks() if t.live]
+    assert [(t.desired, t.status.state) for t in waiting] == [(TaskState.READY, TaskState.READY)]
+    world.pass_time(1)
+    assert [t.slot for t in world.running()] == [1]
+    assert next(t for t in world.tasks() if t.id == first.id).desired is TaskState.SHUTDOWN
+
+
+@pytest.mark.parametrize(
+    ("condition", "how", "runs_again"),
+    [
+        ("any", "failed", True),
+        ("any", "complete", True),
+        ("on-failure", "failed", True),
+        ("on-failure", "complete", False),
+        ("none", "failed", False),
+    ],
+)
+def test_the_restart_condition_decides(condition: str, how: str, runs_again: bool) -> None:
+    world = World(1)
+    world.create(make_spec(condition=condition))
+    world.settle()
+    world.fail(world.running()[0], how)
+    world.pass_time(1)
+    assert bool(world.running()) is runs_again
+
+
+def test_max_attempts_end_the_restarts_and_a_window_forgives() -> None:
+    world = World(1)
+    world.create(make_spec(attempts=2, window_s=60))
+    for _ in range(2):
+        world.settle()
+        world.fail(world.running()[0])
+    world.settle()
+    world.pass_time(61)
+    world.fail(world.running()[0])
+    world.settle()
+    assert world.running(), "the first two are out of the window"
+    world.fail(world.running()[0])
+    world.settle()
+    world.fail(world.running()[0])
+    world.settle()
+    assert world.running() == []
+
+
+def test_history_is_bounded() -> None:
+    world = World(1)
+    world.create(make_spec())
+    for _ in range(12):
+        world.settle()
+        world.fail(world.running()[0])
+    world.settle()
+    assert len(world.tasks()) == 5
+    assert set(world.reports["node1"].tasks) == {t.id for t in world.tasks()}
+
+
+def test_a_drained_node_keeps_no_replicated_task() -> None:
+    world = World(3)
+    world.create(make_spec(replicas=6))
+    world.settle()
+    world.set_node(2, availability=Availability.DRAIN)
+    world.settle()
+    assert Counter(t.node_id for t in world.running()) == {"node1": 3, "node3": 3}
+
+
+def test_a_paused_node_keeps_what_it_has_and_takes_nothing() -> None:
+    world = World(2)
+    world.create(make_spec(replicas=2))
+    world.settle()
+    world.set_node(2, availability=Availability.PAUSE)
+    world.update(make_spec(replicas=6))
+    world.settle()
+    assert Counter(t.node_id for t in world.running()) == {"node1": 5, "node2": 1}
+
+
+def test_tasks_of_a_dead_node_run_elsewhere() -> None:
+    world = World(3)
+    world.create(make_spec(replicas=6))
+    world.settle()
+    world.power_off(3)
+    world.settle()
+    assert Counter(t.node_id for t in world.running() if t.node_id != "node3") == {"node1": 3, "node2": 3}
+    world.find(3)
+    world.settle()
+    assert len(world.running()) == 6 == len(world.containers())
+
+
+def test_a_node_that_was_only_cut_off_keeps_no_doubles_after_its_return() -> None:
+    world = World(3)
+    world.create(make_spec(replicas=6))
+    world.settle()
+    world.lose(3)
+    world.settle()
+    assert len(world.containers()) == 8, "six wanted, and two that nobody can stop"
+    world.find(3)
+    world.settle()
+    assert len(world.running()) == 6 == len(world.containers())
+
+
+def test_a_stand_in_that_does_not_run_yet_is_cancelled_when_the_node_returns() -> None:
+    world = World(1)
+    world.create(make_spec())
+    world.settle()
+    first = world.running()[0]
+    world.lose(1)
+    world.settle()
+    assert [t.status.state for t in world.tasks() if t.replaces == first.id] == [TaskState.PENDING]
+    world.find(1)
+    world.settle()
+    assert [t.id for t in world.running()] == [first.id]
+    assert len(world.tasks()) == 1
+
+
+def test_an_unreachable_node_changes_nothing() -> None:
+    world = World(3)
+    world.create(make_spec(replicas=6))
+    world.settle()
+    before = [t.id for t in world.running()]
+    world.cut.add("node2")
+    world.set_node(2, state=NodeState.UNREACHABLE)
+    world.settle()
+    assert [t.id for t in world.running()] == before
+
+
+def test_a_global_service_runs_once_on_every_node_and_follows_drain_and_return() -> None:
+    world = World(3)
+    world.create(make_spec(replicas=None))
+    world.settle()
+    assert sorted(t.node_id for t in world.running()) == ["node1", "node2", "node3"]
+    world.set_node(1, availability=Availability.DRAIN)
+    world.settle()
+    assert sorted(t.node_id for t in world.running()) == ["node2", "node3"]
+    world.set_node(1, availability=Availability.ACTIVE)
+    world.settle()
+    assert sorted(t.node_id for t in world.running()) == ["node1", "node2", "node3"]
+
+
+def test_a_removed_service_leaves_nothing() -> None:
+    world = World(2)
+    world.create(make_spec(replicas=4))
+    world.settle()
+    world.remove()
+    world.settle()
+    assert world.tasks() == []
+    assert world.containers() == []
+    assert all(not r.tasks for r in world.reports.values())
+
+
+def test_a_constraint_that_fits_nothing_is_explained_and_the_rest_goes_on() -> None:
+    world = World(2)
+    world.create(make_spec(replicas=2, constraints=("node.labels.disk==ssd",)))
+    world.settle()
+    assert {t.status.err for t in world.tasks()} == {
+        "no suitable node (scheduling constraints not satisfied on 2 nodes)"
+    }
+
+
+def test_a_stop_first_update_replaces_one_place_at_a_time() -> None:
+    world = World(3)
+    world.create(make_spec(replicas=3))
+    world.pass_time(10)
+    world.update(make_spec(replicas=3, image="web:2", update=UpdateConfig(parallelism=1, delay=10 * SECOND)))
+    world.settle()
+    assert sorted(t.spec.container_spec.image for t in world.running() if t.spec.container_spec) == [
+        "web:1",
+        "web:1",
+        "web:2",
+    ]
+    assert world.service.update_status is not None
+    assert world.service.update_status.state == "updating"
+    world.pass_time(40)
+    assert {t.spec_version for t in world.running()} == {2}
+    assert world.service.update_status.state == "completed"
+
+
+def test_a_start_first_update_never_has_fewer_than_wanted() -> None:
+    world = World(3)
+    world.create(make_spec(replicas=3))
+    world.pass_time(1)
+    world.update(make_spec(replicas=3, image="web:2", update=UpdateConfig(parallelism=1, order="start-first")))
+    for _ in range(60):
+        world.step()
+        assert len(world.running()) >= 3
+    world.pass_time(10)
+    assert {t.spec_version for t in world.running()} == {2}
+    assert len(world.containers()) == 3
+
+
+@pytest.mark.parametrize(
+    ("action", "state", "image"),
+    [("pause", "paused", "web:1"), ("rollback", "rollback_completed", "web:1"), ("continue", "completed", None)],
+)
+def test_an_update_to_a_broken_image_ends_as_its_failure_action_says(
+    action: str, state: str, image: str | None
+) -> None:
+    world = World(3)
+    world.broken_images.add("web:bad")
+    world.create(make_spec(replicas=3, delay_s=5))
+    world.pass_time(1)
+    update = UpdateConfig(parallelism=1, failure_action=action)
+    world.update(make_spec(replicas=3, delay_s=5, image="web:bad", update=update))
+    world.pass_time(60)
+    assert world.service.update_status is not None
+    assert world.service.update_status.state == state
+    if image is not None:
+        survivors = [t.spec.container_spec.image for t in world.running() if t.spec.container_spec]
+        assert survivors.count(image) >= 2
+
+
+def test_going_back_to_what_runs_restarts_nothing() -> None:
+    world = World(3)
+    world.create(make_spec(replicas=3))
+    world.pass_time(1)
+    before = {t.id for t in world.running()}
+    world.update(make_spec(replicas=3, image="web:2", update=UpdateConfig(parallelism=1, delay=60 * SECOND)))
+    world.settle()
+    kept = before & {t.id for t in world.running()}
+    assert len(kept) == 2
+    world.update(make_spec(replicas=3, update=UpdateConfig(parallelism=1)))
+    world.pass_time(30)
+    assert kept <= {t.id for t in world.running()}
+    assert {t.spec_version for t in world.running()} == {3}
+
+
+OPS = st.one_of(
+    st.tuples(st.just("scale"), st.integers(0, 8)),
+    st.tuples(st.just("image"), st.integers(1, 4)),
+    st.tuples(st.just("fail"), st.integers(0, 7)),
+    st.tuples(st.just("lose"), st.integers(1, 3)),
+    st.tuples(st.just("power_off"), st.integers(1, 3)),
+    st.tuples(st.just("find"), st.integers(1, 3)),
+    st.tuples(st.just("drain"), st.integers(1, 3)),
+    st.tuples(st.just("activate"), st.integers(1, 3)),
+    st.tuples(st.just("steps"), st.integers(1, 4)),
+    st.tuples(st.just("time"), st.integers(1, 12)),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    ops=st.lists(OPS, max_size=14),
+    order=st.sampled_from(["stop-first", "start-first"]),
+    delay=st.sampled_from([0.0, 5.0]),
+)
+def test_whatever_happens_the_service_ends_as_specified(
+    ops: list[tuple[str, int]], order: str, delay: float
+) -> None:
+    world = World(3)
+    config = UpdateConfig(parallelism=2, order=order, failure_action="continue")
+    replicas, image = 3, "web:1"
+    world.create(make_spec(replicas=replicas, image=image, delay_s=delay, update=config))
+    for op, n in ops:
+        match op:
+            case "scale":
+                replicas = n
+            case "image":
+                image = f"web:{n}"
+            case "fail":
+                running = [t for t in world.running() if t.node_id not in world.cut]
+                if running:
+                    world.fail(running[n % len(running)])
+            case "lose":
+                world.lose(n)
+            case "power_off":
+                world.power_off(n)
+            case "find":
+                world.find(n)
+            case "drain":
+                world.set_node(n, availability=Availability.DRAIN)
+            case "activate":
+                world.set_node(n, availability=Availability.ACTIVE)
+            case "steps":
+                for _ in range(n):
+                    world.step()
+            case "time":
+                world.pass_time(n)
+        if op in ("scale", "image"):
+            world.update(make_spec(replicas=replicas, image=image, delay_s=delay, update=config))
+        for slot, tasks in Counter(t.slot for t in world.tasks() if t.live).items():
+            assert tasks <= 4, f"slot {slot} multiplies"
+    for n in (1, 2, 3):
+        if f"node{n}" in world.cut:
+            world.find(n)
+        world.set_node(n, availability=Availability.ACTIVE)
+    world.pass_time(60)
+    assert len(world.running()) == replicas == len(world.containers())
+    assert {t.spec.container_spec.image for t in world.running() if t.spec.container_spec} <= {image}
+    assert not world.step(), "a converged world has nothing to do"
