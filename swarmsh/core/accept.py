@@ -1,0 +1,174 @@
+"""A service's or node's spec as a client sent it, made the one that is stored; or refused, with Docker's words.
+
+Checks and messages are swarmkit's (`manager/controlapi/service.go`, `common.go`) and dockerd's conversion
+(`moby daemon/cluster/convert/service.go`); so are the words filled in for empty ones, since Docker answers with
+them. What is not built yet is refused with what to use instead.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from swarmsh.core.accept_task import accept_task
+from swarmsh.core.difference import placement_only, template_changed
+from swarmsh.core.labels import check_labels
+from swarmsh.errors import InvalidSpec, Unimplemented
+from swarmsh.model.objects import Service
+from swarmsh.model.specs import (
+    EndpointSpec,
+    NodeSpec,
+    PortConfig,
+    ReplicatedMode,
+    ServiceMode,
+    ServiceSpec,
+    UpdateConfig,
+)
+
+__all__ = ["accept_node_spec", "accept_service", "accept_update", "placement_only", "template_changed"]
+
+_NAME = re.compile(r"[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*")
+_LONGEST_NAME = 63
+_FAILURE_ACTIONS = ("pause", "continue", "rollback")
+_ORDERS = ("stop-first", "start-first")
+_PROTOCOLS = ("tcp", "udp", "sctp")
+
+
+def accept_service(spec: ServiceSpec) -> ServiceSpec:
+    """The spec to store. Raises InvalidSpec, or Unimplemented for what is not built.
+
+    A service without a name is given one before (it takes randomness).
+    """
+    mode = _accept_mode(spec.mode)
+    # Networks beside the task template are of before API 1.25.
+    networks = spec.task_template.networks or spec.networks
+    _check_name(spec.name)
+    check_labels(spec.labels)
+    task = accept_task(replace(spec.task_template, networks=networks), spec.name, spec.labels)
+    if mode.global_ is not None and task.placement is not None and task.placement.max_replicas:
+        raise InvalidSpec("replicas-max-per-node can only be used with replicated or replicated-job mode")
+    return replace(
+        spec,
+        task_template=task,
+        networks=(),
+        mode=mode,
+        update_config=_accept_update_config(spec.update_config, "update"),
+        rollback_config=_accept_update_config(spec.rollback_config, "rollback"),
+        endpoint_spec=_accept_endpoint(spec.endpoint_spec),
+    )
+
+
+def accept_update(stored: Service, spec: ServiceSpec) -> ServiceSpec:
+    """The spec to store in place of `stored.spec`. Raises as `accept_service`; an empty name stays as it was."""
+    accepted = accept_service(spec if spec.name else replace(spec, name=stored.spec.name))
+    if _kind(accepted.mode) != _kind(stored.spec.mode):
+        raise Unimplemented("service mode change is not allowed", hint="Remove the service and create it anew")
+    if accepted.name != stored.spec.name:
+        raise Unimplemented("renaming services is not supported", hint="Create a service of the new name")
+    return accepted
+
+
+def accept_node_spec(spec: NodeSpec, stored: NodeSpec | None = None) -> NodeSpec:
+    """The spec to store for a node; roles and availabilities were checked when it was read. Raises InvalidSpec.
+
+    The name is the inventory's: empty in an update it stays, and it cannot be changed.
+    """
+    for key in spec.labels:
+        if not key or key != key.strip():
+            raise InvalidSpec(f"label key '{key}' is invalid", hint="Use a key without outer spaces")
+    if stored is None or spec.name == stored.name:
+        return spec
+    if spec.name:
+        raise Unimplemented("renaming nodes is not supported", hint="Change its name in the inventory")
+    return replace(spec, name=stored.name)
+
+
+def _check_name(name: str) -> None:
+    if not name:
+        raise InvalidSpec("meta: name must be provided")
+    if not _NAME.fullmatch(name):
+        raise InvalidSpec("name must be valid as a DNS name component")
+    if len(name) > _LONGEST_NAME:
+        raise InvalidSpec(f"name must be {_LONGEST_NAME} characters or fewer")
+
+
+def _accept_mode(mode: ServiceMode) -> ServiceMode:
+    if len(_kinds(mode)) > 1:
+        raise InvalidSpec("must specify only one service mode")
+    if mode.replicated_job is not None or mode.global_job is not None:
+        raise Unimplemented(
+            "jobs are not supported yet", hint="Use mode replicated or global with restart condition none"
+        )
+    if mode.global_ is not None:
+        return mode
+    replicas = mode.replicated.replicas if mode.replicated is not None else None
+    if replicas is not None and replicas < 0:
+        raise InvalidSpec("Number of replicas must be non-negative")
+    return ServiceMode(replicated=ReplicatedMode(replicas=1 if replicas is None else replicas))
+
+
+def _kinds(mode: ServiceMode) -> list[str]:
+    return [name for name in mode.__struct_fields__ if getattr(mode, name) is not None]
+
+
+def _kind(mode: ServiceMode) -> str:
+    return next(iter(_kinds(mode)), "replicated")
+
+
+def _accept_update_config(config: UpdateConfig | None, which: str) -> UpdateConfig | None:
+    """`which` is update or rollback, for messages. swarmkit checks no numbers of a rollback; Docker's CLI does."""
+    if config is None:
+        return None
+    if config.failure_action not in ("", *_FAILURE_ACTIONS):
+        raise InvalidSpec(f"unrecognized update failure action {config.failure_action}")
+    if config.order not in ("", *_ORDERS):
+        raise InvalidSpec(f"unrecognized update order {config.order}")
+    for name, value in (("parallelism", config.parallelism), ("delay", config.delay), ("monitor", config.monitor)):
+        if value < 0:
+            raise InvalidSpec(f"TaskSpec: {which}-{name} cannot be negative")
+    if not 0 <= config.max_failure_ratio <= 1:
+        raise InvalidSpec(f"TaskSpec: {which}-maxfailureratio cannot be less than 0 or bigger than 1")
+    return replace(config, failure_action=config.failure_action or "pause", order=config.order or "stop-first")
+
+
+def _accept_endpoint(endpoint: EndpointSpec | None) -> EndpointSpec | None:
+    if endpoint is None:
+        return None
+    if endpoint.mode not in ("", "vip", "dnsrr"):
+        raise InvalidSpec(f'invalid resolution mode: "{endpoint.mode}"')
+    ports = tuple(_accept_port(port) for port in endpoint.ports)
+    if endpoint.mode == "dnsrr" and any(port.publish_mode == "ingress" for port in ports):
+        raise InvalidSpec("EndpointSpec: port published with ingress mode can't be used with dnsrr mode")
+    _check_unique(ports)
+    for port in ports:
+        if port.publish_mode == "ingress":
+            raise Unimplemented(
+                f"publishing port {port.published_port or port.target_port} in ingress mode is not supported yet",
+                hint=f"Publish it on the nodes that run tasks: mode=host,target={port.target_port}"
+                + (f",published={port.published_port}" if port.published_port else ""),
+            )
+    return replace(endpoint, mode=endpoint.mode or "vip", ports=ports)
+
+
+def _accept_port(port: PortConfig) -> PortConfig:
+    protocol, mode = port.protocol.lower() or "tcp", port.publish_mode.lower() or "ingress"
+    if protocol not in _PROTOCOLS:
+        raise InvalidSpec(f"invalid protocol '{port.protocol}'", hint=f"Use {', '.join(_PROTOCOLS)}")
+    if mode not in ("ingress", "host"):
+        raise InvalidSpec(f"invalid publish mode '{port.publish_mode}'", hint="Use ingress or host")
+    if not 1 <= port.target_port <= 65535:
+        raise InvalidSpec(f"invalid target port {port.target_port}", hint="Ports are 1 to 65535")
+    if not 0 <= port.published_port <= 65535:
+        raise InvalidSpec(f"invalid published port {port.published_port}", hint="Ports are 1 to 65535, 0 is any")
+    return replace(port, protocol=protocol, publish_mode=mode)
+
+
+def _check_unique(ports: Iterable[PortConfig]) -> None:
+    seen: set[tuple[str, int]] = set()
+    for port in ports:
+        key = (port.protocol, port.published_port)
+        if port.published_port and key in seen:
+            raise InvalidSpec("EndpointSpec: duplicate published ports provided")
+        seen.add(key)
