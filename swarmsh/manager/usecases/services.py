@@ -1,0 +1,164 @@
+"""Services: created, updated, rolled back, removed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import msgspec
+from msgspec.structs import replace
+
+from swarmsh.core.accept import accept_service, accept_update, template_changed
+from swarmsh.core.orchestrate import plan_removed_service
+from swarmsh.errors import InvalidSpec, NameConflict, OutOfSequence
+from swarmsh.manager.ports import Clock, IdSource, Store
+from swarmsh.manager.usecases import credentials
+from swarmsh.manager.usecases.happenings import service_event
+from swarmsh.manager.usecases.lookup import find_service, require_cluster
+from swarmsh.manager.usecases.names import random_name
+from swarmsh.model.objects import Service, UpdateStatus
+from swarmsh.model.snapshot import Changes, ClusterSnapshot
+from swarmsh.model.specs import ServiceSpec
+from swarmsh.model.states import TaskState
+
+
+async def create_service(
+    store: Store, ids: IdSource, clock: Clock, spec: ServiceSpec, *, auth: str = ""
+) -> Service:
+    """Store a new service; one without a name gets one. Raises InvalidSpec, NameConflict, Unavailable."""
+    require_cluster(store.snapshot)
+    service_id = ids.new_id()
+    spec = accept_service(spec if spec.name else replace(spec, name=_free_name(store.snapshot, service_id)))
+
+    def decide(snapshot: ClusterSnapshot) -> Changes:
+        require_cluster(snapshot)
+        _refuse_taken_name(snapshot, spec.name)
+        now = clock.now()
+        service = Service(id=service_id, version=0, created_at=now, updated_at=now, spec=spec)
+        return Changes(put_services=(service,), events=(service_event("create", service, now),))
+
+    _refuse_taken_name(store.snapshot, spec.name)  # before a secret is stored for nothing
+    await credentials.store_first(store, service_id, auth)
+    try:
+        after = await store.commit(decide)
+    except BaseException:
+        await credentials.forget(store, service_id)
+        raise
+    return after.services[service_id]
+
+
+def _free_name(snapshot: ClusterSnapshot, seed: str) -> str:
+    return next(n for n in random_name(seed) if n not in snapshot.service_ids)
+
+
+def _refuse_taken_name(snapshot: ClusterSnapshot, name: str) -> None:
+    if name in snapshot.service_ids:
+        raise NameConflict(
+            "rpc error: code = AlreadyExists desc = name conflicts with an existing object: "
+            f"service {name} already exists"
+        )
+
+
+async def update_service(
+    store: Store,
+    clock: Clock,
+    ref: str,
+    version: int,
+    spec: ServiceSpec,
+    *,
+    auth: str = "",
+    auth_from: str = "spec",
+    rollback: str = "",
+) -> Service:
+    """Replace a service's spec, or with `rollback="previous"` exchange it for the previous one.
+
+    `version` is the index that the client read. Raises OutOfSequence, InvalidSpec, Unimplemented, NotFound.
+    """
+    if rollback not in ("", "none", "previous"):
+        raise InvalidSpec(f"unrecognized rollback option {rollback}")
+    back = rollback == "previous"
+    require_cluster(store.snapshot)
+    service_id = find_service(store.snapshot, ref).id
+
+    def decide(snapshot: ClusterSnapshot) -> Changes:
+        require_cluster(snapshot)
+        stored = find_service(snapshot, service_id)
+        _check_version(stored.version, version)
+        now = clock.now()
+        updated = _rolled_back(stored, now) if back else _respecified(stored, accept_update(stored, spec))
+        return Changes(put_services=(updated,), events=(service_event("update", updated, now, stored),))
+
+    decide(store.snapshot)  # refused before its credentials are written
+    if not auth and auth_from == "previous-spec" and store.snapshot.services[service_id].previous_spec is None:
+        raise InvalidSpec(f"service {ref} does not have a previous spec")
+    async with credentials.changing(store, service_id, given=auth, source=auth_from, rollback=back):
+        after = await store.commit(decide)
+    return after.services[service_id]
+
+
+def _check_version(stored: int, sent: int) -> None:
+    if stored != sent:
+        raise OutOfSequence("rpc error: code = Unknown desc = update out of sequence")
+
+
+def _respecified(stored: Service, spec: ServiceSpec) -> Service:
+    step = 1 if template_changed(stored.spec, spec) else 0
+    return replace(
+        stored,
+        spec=spec,
+        previous_spec=stored.spec,
+        spec_version=stored.spec_version + step,
+        update_status=None,
+    )
+
+
+def _rolled_back(stored: Service, now: float) -> Service:
+    if stored.previous_spec is None:
+        raise InvalidSpec(f"service {stored.spec.name} does not have a previous spec")
+    status = UpdateStatus(state="rollback_started", started_at=now, message="manually requested rollback")
+    return replace(_respecified(stored, stored.previous_spec), update_status=status)
+
+
+async def remove_service(store: Store, clock: Clock, ref: str) -> None:
+    """Delete a service at once; its tasks are told to stop in the same write, and go when they have."""
+
+    def decide(snapshot: ClusterSnapshot) -> Changes:
+        require_cluster(snapshot)
+        return _removal(snapshot, (find_service(snapshot, ref),), clock.now())
+
+    service_id = find_service(store.snapshot, ref).id if store.snapshot.cluster else ""
+    await store.commit(decide)
+    await credentials.forget(store, service_id)
+
+
+def _removal(snapshot: ClusterSnapshot, services: Iterable[Service], now: float) -> Changes:
+    plans = [(s, plan_removed_service(snapshot.tasks_of_service(s.id), snapshot.nodes)) for s in services]
+    return Changes(
+        delete_services=tuple(s.id for s, _ in plans),
+        put_tasks=tuple(t for _, plan in plans for t in plan.put_tasks),
+        delete_tasks=tuple(t for _, plan in plans for t in plan.delete_tasks),
+        events=tuple(service_event("remove", s, now) for s, _ in plans),
+    )
+
+
+def removal_of_all(snapshot: ClusterSnapshot, now: float) -> Changes:
+    return _removal(snapshot, snapshot.services.values(), now)
+
+
+# --- what clients are told ------------------------------------------------------------------------------------
+class ServiceStatus(msgspec.Struct, frozen=True):
+    running: int
+    desired: int
+    completed: int
+
+
+def service_status(snapshot: ClusterSnapshot, service: Service) -> ServiceStatus:
+    """Counts of `docker service ls` (swarmkit's ListServiceStatuses)."""
+    tasks = list(snapshot.tasks_of_service(service.id))
+    states = Counter(t.status.state for t in tasks)
+    mode = service.spec.mode.replicated
+    if mode is not None:
+        desired = 1 if mode.replicas is None else mode.replicas
+    else:
+        desired = sum(t.desired in (TaskState.RUNNING, TaskState.COMPLETE) for t in tasks)
+    return ServiceStatus(states[TaskState.RUNNING], desired, states[TaskState.COMPLETE])
