@@ -1,0 +1,79 @@
+"""What several commands share: the manager, filters, names of nodes and services."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from swarmsh.client import ManagerClient
+from swarmsh.errors import SwarmshError
+
+Json = dict[str, Any]
+_Command = TypeVar("_Command", bound=Any)
+
+
+def connect() -> ManagerClient:
+    """A client of the manager that the environment names; nothing is sent yet."""
+    return ManagerClient()
+
+
+def filter_option(keys: str) -> Callable[[_Command], _Command]:
+    """`--filter KEY=VALUE`, repeated; the server knows the keys, `keys` is for the help."""
+
+    def parse(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for value in values:
+            key, equals, wanted = value.partition("=")
+            if not equals:
+                raise click.BadParameter(f"{value!r} is not of the form KEY=VALUE", ctx, param)
+            found.setdefault(key.strip().lower(), []).append(wanted.strip())
+        return found
+
+    return click.option(
+        "-f",
+        "--filter",
+        "filters",
+        multiple=True,
+        callback=parse,
+        help=f"KEY=VALUE; keys: {keys}. May be repeated.",
+    )
+
+
+class Failures:
+    """For commands that take several names: each is tried, each failure is printed, the end is exit code 1."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> Failures:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is None and self.count:
+            raise click.exceptions.Exit(1)
+
+    def add(self, error: SwarmshError) -> None:
+        self.count += 1
+        click.echo(f"Error: {error}", err=True)
+
+
+def node_name(node: Json) -> str:
+    """The inventory's name, or the node's own where there is none."""
+    return str(node.get("Spec", {}).get("Name") or node.get("Description", {}).get("Hostname") or node["ID"])
+
+
+def node_names(manager: ManagerClient) -> dict[str, str]:
+    """Node id -> name."""
+    return {node["ID"]: node_name(node) for node in manager.nodes()}
+
+
+def service_names(manager: ManagerClient) -> dict[str, str]:
+    """Service id -> name."""
+    return {service["ID"]: service["Spec"]["Name"] for service in manager.services()}
+
+
+def task_place(task: Json, service: str, node: str = "") -> str:
+    """`web.2`; a global service's task has its node's name (or id) in the slot's place."""
+    return f"{service}.{task.get('Slot') or node or task.get('NodeID', '')}"

@@ -1,0 +1,75 @@
+"""The root command, and what becomes of errors: one line and an exit code, never a traceback for a known one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from swarmsh.cli.lazy import LazyGroup
+from swarmsh.errors import SwarmshError
+
+EXIT_INTERRUPTED = 130
+
+ROOT = LazyGroup(
+    name="swarmsh",
+    help="""Docker Swarm Mode over ordinary SSH, without agents.
+
+    Commands speak to a manager on its unix socket, named by SWARMSH_HOST=unix://PATH or found in its default
+    place. The docker CLI speaks to the same socket: `export DOCKER_HOST=unix://PATH`.""",
+    lazy={
+        "up": ("swarmsh.cli.up:up", "From an inventory of hosts to a working cluster."),
+        "manager": ("swarmsh.cli.manager:GROUP", "Run, start and stop the manager."),
+        "node": ("swarmsh.cli.node:GROUP", "Add, look at and change nodes."),
+        "service": ("swarmsh.cli.service:GROUP", "Create, look at and change services."),
+        "events": ("swarmsh.cli.system:events", "Follow what happens in the cluster."),
+        "info": ("swarmsh.cli.system:info", "Show the cluster and its manager."),
+        "version": ("swarmsh.cli.system:version", "Show the versions of this client and the manager."),
+        "completion": ("swarmsh.cli.completion:completion", "Print the completion script of a shell."),
+    },
+)
+
+
+def run(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and end the process with its exit code."""
+    code = invoke(args)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_stdout()
+    sys.exit(code)
+
+
+def invoke(args: Sequence[str] | None = None) -> int:
+    """Run a command line (`sys.argv` by default); its exit code, with errors printed on standard error."""
+    try:
+        result = ROOT.main(list(args) if args is not None else None, prog_name="swarmsh", standalone_mode=False)
+        return result if isinstance(result, int) and not isinstance(result, bool) else 0
+    except click.ClickException as error:
+        # Also click's own usage errors (exit code 2).
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted", err=True)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output (head, grep -q) has what it wanted.
+        _drop_stdout()
+        return 0
+    except SwarmshError as error:
+        click.echo(f"Error: {_one_line(str(error))}", err=True)
+        return 1
+    except OSError as error:
+        click.echo(f"Error: {error}", err=True)
+        return 1
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split("\n")).strip()
+
+
+def _drop_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,146 @@
+"""Hosts become nodes: pinned, added, waited for, checked. What `up` and `node add` share."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import click
+import msgspec
+
+from swarmsh.cli.common import node_name
+from swarmsh.cli.node_show import check_node
+from swarmsh.cli.output import note
+from swarmsh.cli.progress import Display
+from swarmsh.cli.trust import pin_targets
+from swarmsh.client import ApiError, ManagerClient
+from swarmsh.errors import Kind, SwarmshError
+from swarmsh.model.objects import SshTarget
+
+Json = dict[str, Any]
+
+READY_S = 90.0
+POLL_S = 0.2
+_FINAL = ("untrusted",)
+
+
+class NewHost(NamedTuple):
+    name: str
+    target: SshTarget
+    labels: dict[str, str]
+    role: str
+    availability: str
+
+
+def initialise(manager: ManagerClient) -> None:
+    """Make a cluster if the manager has none."""
+    if (manager.get("/info").get("Swarm") or {}).get("LocalNodeState") == "active":
+        return
+    manager.post("/swarm/init", {"ListenAddr": "0.0.0.0:2377"})
+    note("Cluster initialised")
+
+
+def current_nodes(manager: ManagerClient) -> dict[str, Json]:
+    """Nodes by name; none where there is no cluster yet."""
+    try:
+        return {node_name(node): node for node in manager.nodes()}
+    except ApiError as error:
+        if error.kind is Kind.UNAVAILABLE:
+            return {}
+        raise
+
+
+class Joining:
+    """Adding hosts; `failures` counts what did not work and was told."""
+
+    def __init__(self, *, accept_new: bool, never_ask: bool) -> None:
+        self._accept_new = accept_new
+        self._never_ask = never_ask
+        self.failures = 0
+
+    def pin(self, hosts: list[NewHost]) -> list[NewHost]:
+        """Hosts with pinned keys; those that cannot be reached are told and left out."""
+        pinned = pin_targets(
+            {host.name: host.target for host in hosts}, accept_new=self._accept_new, never_ask=self._never_ask
+        )
+        for name, error in pinned.failures.items():
+            self._tell(f"{name}: {error}")
+        return [host._replace(target=pinned.targets[host.name]) for host in hosts if host.name in pinned.targets]
+
+    def add(self, manager: ManagerClient, hosts: list[NewHost]) -> None:
+        """Tell the manager of pinned hosts."""
+        for host in hosts:
+            body = {
+                "Name": host.name,
+                "Target": target_json(host.target),
+                "Labels": host.labels,
+                "Role": host.role,
+                "Availability": host.availability,
+            }
+            try:
+                manager.post("/swarmsh/nodes", body)
+            except ApiError as error:
+                self._tell(f"{host.name}: {error}")
+
+    def await_ready(self, manager: ManagerClient, names: list[str]) -> list[str]:
+        """Wait for nodes; the names of those that are ready. Others are told with the reason."""
+        display = Display()
+        deadline = time.monotonic() + READY_S
+        while True:
+            nodes = current_nodes(manager)
+            states = {name: nodes[name].get("Status", {}) for name in names if name in nodes}
+            for name, status in states.items():
+                display.set(name, " ".join(filter(None, (status.get("State", ""), status.get("Message", "")))))
+            waiting = [name for name, status in states.items() if status.get("State") not in ("ready", *_FINAL)]
+            if not waiting or time.monotonic() > deadline:
+                break
+            time.sleep(POLL_S)
+        for name, status in states.items():
+            if status.get("State") != "ready":
+                self._tell(f"{name} is {status.get('State')}: {status.get('Message') or 'no reason given'}")
+        return [name for name in names if states.get(name, {}).get("State") == "ready"]
+
+    def check(self, manager: ManagerClient, names: list[str]) -> None:
+        """Print what is missing on nodes, with the way out."""
+        for name in names:
+            for item in check_node(manager, name):
+                if not item["OK"]:
+                    fix = f"\n    fix: {item['Fix']}" if item["Fix"] else ""
+                    self._tell(f"{name}: {item['Name']}: {item['Detail']}{fix}")
+
+    def _tell(self, message: str) -> None:
+        self.failures += 1
+        click.echo(message, err=True)
+
+
+def target_json(target: SshTarget) -> Json:
+    """A target as POST /swarmsh/nodes takes it."""
+    return {
+        "Address": target.address,
+        "Port": target.port,
+        "User": target.user,
+        "IdentityFiles": list(target.identity_files),
+        "HostKeys": list(target.host_keys),
+        "Become": target.become,
+        "Python": target.python,
+        "Jump": [target_json(hop) for hop in target.jump],
+    }
+
+
+def parse_target(text: str) -> SshTarget:
+    """`[user@]address[:port]`, as in ssh's ProxyJump."""
+    user, at, place = text.rpartition("@")
+    address, colon, port = place.rpartition(":")
+    if (
+        colon
+        and port.isdecimal()
+        and not address.endswith(":")
+        and (":" not in address or address.startswith("["))
+    ):
+        place, number = address, int(port)
+    else:
+        number = 22
+    if not place or number > 65535:
+        raise SwarmshError(f"{text!r} is not of the form [USER@]ADDRESS[:PORT]")
+    target = SshTarget(address=place.removeprefix("[").removesuffix("]"), port=number)
+    return msgspec.structs.replace(target, user=user) if at else target

@@ -1,0 +1,203 @@
+"""`swarmsh manager …`: the process that keeps the cluster, in the foreground, in the background, as a unit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from swarmsh.cli.output import format_option, note, print_json
+from swarmsh.client import ManagerClient, NoManager
+from swarmsh.errors import SwarmshError
+from swarmsh.paths import default_state_dir, manager_socket
+
+LOG_NAME = "manager.log"
+LOG_TAIL = 20
+START_S = 30.0
+STOP_S = 30.0
+POLL_S = 0.05
+PATH = click.Path(path_type=Path)
+
+
+@click.group("manager")
+def GROUP() -> None:
+    """Run, start and stop the manager: the process that keeps the cluster."""
+
+
+_state = click.option("--state", type=PATH, help="Directory of its state (XDG state directory by default).")
+_socket = click.option("--socket", type=PATH, help="Its socket (SWARMSH_HOST or the XDG default otherwise).")
+
+
+def _places(state: Path | None, socket: Path | None) -> tuple[Path, Path]:
+    directory = (state or default_state_dir()).absolute()
+    return directory, (socket or manager_socket(directory)).absolute()
+
+
+@GROUP.command("run")
+@_state
+@_socket
+@click.option("--inventory", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Hosts to add.")
+def run(state: Path | None, socket: Path | None, inventory: Path | None) -> None:
+    """Run the manager in the foreground until it is told to stop; it prints its socket when it is ready.
+
+    Cluster and hosts of --inventory are set up if they are not there yet; their host keys must be pinned in it.
+    """
+    from swarmsh import daemon
+
+    directory, path = _places(state, socket)
+    daemon.run(directory, path, inventory)
+
+
+@GROUP.command("start")
+@_state
+@_socket
+def start(state: Path | None, socket: Path | None) -> None:
+    """Start the manager in the background, and return when it answers."""
+    directory, path = _places(state, socket)
+    if ManagerClient(path).ping():
+        note(f"A manager is running already at {path}")
+    else:
+        start_manager(directory, path)
+        note(f"The manager runs; its log is {directory / LOG_NAME}")
+    if path != manager_socket():
+        note("Other commands find it with:")
+        note(f"    export SWARMSH_HOST=unix://{path}")
+    click.echo(f"unix://{path}")
+
+
+def start_manager(state: Path, socket: Path) -> None:
+    """Run `manager run` detached from us. Raises SwarmshError with the log's end if it does not come to answer."""
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log_path = state / LOG_NAME
+    command = [sys.executable, "-m", "swarmsh", "manager", "run", "--state", str(state), "--socket", str(socket)]
+    with log_path.open("ab") as log:
+        begin = log.tell()
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
+        )
+    client = ManagerClient(socket, timeout=START_S)
+    deadline = time.monotonic() + START_S
+    while not client.ping():
+        if process.poll() is not None:
+            raise SwarmshError(f"the manager ended with status {process.returncode}{_tail(log_path, begin)}")
+        if time.monotonic() > deadline:
+            process.terminate()
+            raise SwarmshError(f"the manager did not answer within {START_S:g} s{_tail(log_path, begin)}")
+        time.sleep(POLL_S)
+
+
+def _tail(path: Path, begin: int) -> str:
+    """Show what the log got since `begin`; where the rest of it is."""
+    with path.open("rb") as log:
+        log.seek(begin)
+        lines = log.read().decode(errors="replace").splitlines()
+    for line in lines[-LOG_TAIL:]:
+        note(f"    {line}")
+    return f"; its log is {path}"
+
+
+@GROUP.command("stop")
+def stop() -> None:
+    """Stop the manager. What runs on the nodes goes on."""
+    manager = ManagerClient(timeout=STOP_S)
+    pid = int(_status(manager)["Pid"])
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return
+    except PermissionError:
+        raise SwarmshError(f"no permission to stop the manager (pid {pid}): it belongs to another user") from None
+    deadline = time.monotonic() + STOP_S
+    while _alive(pid):
+        if time.monotonic() > deadline:
+            raise SwarmshError(f"the manager (pid {pid}) did not stop within {STOP_S:g} s", hint=f"kill -9 {pid}")
+        time.sleep(POLL_S)
+    note("The manager has stopped; what runs on the nodes goes on")
+
+
+def _alive(pid: int) -> bool:
+    """A zombie counts as gone: its parent only has not asked for it yet."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        return not Path("/proc/self/stat").exists()
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+@GROUP.command("status")
+@format_option
+def status(form: str) -> None:
+    """Whether a manager runs, and where; exit code 1 if none does."""
+    manager = ManagerClient(timeout=STOP_S)
+    try:
+        found = _status(manager)
+    except NoManager as error:
+        if form == "json":
+            print_json({"Running": False, "Socket": str(manager.path)})
+        else:
+            click.echo(str(error))
+        raise click.exceptions.Exit(1) from None
+    if form == "json":
+        print_json({"Running": True, "Socket": str(manager.path), **found})
+        return
+    click.echo(f"{'Running:':<14} yes")
+    click.echo(f"{'Socket:':<14} {manager.path}")
+    for key, value in found.items():
+        if not isinstance(value, dict | list):
+            click.echo(f"{key + ':':<14} {value}")
+
+
+def _status(manager: ManagerClient) -> dict[str, Any]:
+    return dict(manager.get("/swarmsh/status"))
+
+
+@GROUP.command("systemd-unit")
+@_state
+@_socket
+def systemd_unit(state: Path | None, socket: Path | None) -> None:
+    """Print a systemd user unit that runs the manager.
+
+    \b
+    swarmsh manager systemd-unit > ~/.config/systemd/user/swarmsh.service
+    systemctl --user enable --now swarmsh
+    loginctl enable-linger    # also while you are not logged in
+    """
+    directory, path = _places(state, socket)
+    words = [sys.executable, "-m", "swarmsh", "manager", "run", "--state", str(directory), "--socket", str(path)]
+    click.echo(UNIT.format(command=" ".join(_quoted(word) for word in words)), nl=False)
+
+
+UNIT = """\
+[Unit]
+Description=swarmsh manager
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+ExecStart={command}
+# Keys that only an agent holds need its socket here:
+#Environment=SSH_AUTH_SOCK=%t/ssh-agent.socket
+Restart=always
+RestartSec=1
+# Containers run on the nodes: nothing of theirs ends with this process.
+KillSignal=SIGTERM
+TimeoutStopSec=30
+
+[Install]
+WantedBy=default.target
+"""
+
+
+def _quoted(word: str) -> str:
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return f'"{escaped}"' if any(letter in word for letter in " \t\"'\\") else escaped

@@ -1,0 +1,129 @@
+"""`node ps`, `inspect`, `check`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from swarmsh.cli import complete
+from swarmsh.cli.common import Failures, connect, filter_option, node_name, node_names, service_names
+from swarmsh.cli.output import format_option, list_options, print_json, print_table, size_words
+from swarmsh.cli.task_list import print_tasks
+from swarmsh.client import ApiError, ManagerClient, segment
+from swarmsh.errors import SwarmshError
+
+Json = dict[str, Any]
+
+
+@click.command("ps")
+@click.argument("names", nargs=-1, metavar="[NODE…]", shell_complete=complete.node_names)
+@filter_option("id, name, desired-state")
+@click.option("--no-resolve", is_flag=True, help="Do not map ids to names.")
+@list_options
+def ps(
+    names: tuple[str, ...],
+    filters: dict[str, list[str]],
+    no_resolve: bool,
+    form: str,
+    quiet: bool,
+    no_trunc: bool,
+) -> None:
+    """List the tasks on nodes; on all of them if none is named."""
+    manager = connect()
+    with Failures() as failures:
+        wanted = []
+        for name in names:
+            try:
+                wanted.append(manager.node(name)["ID"])
+            except ApiError as error:
+                failures.add(error)
+        if wanted or not names:
+            tasks = manager.tasks(filters | ({"node": wanted} if wanted else {}))
+            print_tasks(
+                tasks,
+                {} if quiet else service_names(manager),
+                {} if quiet else node_names(manager),
+                form=form,
+                quiet=quiet,
+                no_trunc=no_trunc,
+                no_resolve=no_resolve,
+            )
+
+
+@click.command("inspect")
+@click.argument("names", nargs=-1, required=True, metavar="NODE…", shell_complete=complete.node_names)
+@click.option("--pretty", is_flag=True, help="For people instead of programs.")
+def inspect(names: tuple[str, ...], pretty: bool) -> None:
+    """Show all there is about nodes: a JSON array, or with --pretty what people look for."""
+    manager = connect()
+    found = []
+    with Failures() as failures:
+        for name in names:
+            try:
+                found.append(manager.node(name))
+            except ApiError as error:
+                failures.add(error)
+        if pretty:
+            click.echo("\n\n".join("\n".join(_pretty(node)) for node in found))
+        else:
+            print_json(found)
+
+
+def _pretty(node: Json) -> list[str]:
+    spec, status, description = node.get("Spec", {}), node.get("Status", {}), node.get("Description", {})
+    platform, resources = description.get("Platform", {}), description.get("Resources", {})
+    fields = {
+        "ID": node["ID"],
+        "Name": node_name(node),
+        "Hostname": description.get("Hostname", ""),
+        "Labels": ", ".join(f"{key}={value}" for key, value in sorted((spec.get("Labels") or {}).items())),
+        "State": status.get("State", ""),
+        "Message": status.get("Message", ""),
+        "Availability": spec.get("Availability", ""),
+        "Role": spec.get("Role", ""),
+        "Address": status.get("Addr", ""),
+        "Platform": "/".join(filter(None, (platform.get("OS", ""), platform.get("Architecture", "")))),
+        "CPUs": f"{resources.get('NanoCPUs', 0) / 1e9:g}",
+        "Memory": size_words(resources.get("MemoryBytes", 0)),
+        "Engine": description.get("Engine", {}).get("EngineVersion", ""),
+    }
+    return [f"{key + ':':<14} {value}" for key, value in fields.items() if value]
+
+
+@click.command("check")
+@click.argument("names", nargs=-1, metavar="[NODE…]", shell_complete=complete.node_names)
+@format_option
+def check(names: tuple[str, ...], form: str) -> None:
+    """Prove what nodes offer (all nodes if none is named); exit code 1 if something is missing."""
+    manager = connect()
+    found = {name: check_node(manager, name) for name in names or [node_name(node) for node in manager.nodes()]}
+    if form == "json":
+        print_json([{"Node": node, **item} for node, items in found.items() for item in items])
+    else:
+        rows = [
+            (node, item["Name"], "ok" if item["OK"] else "FAULT", item["Detail"], item["Fix"])
+            for node, items in found.items()
+            for item in items
+        ]
+        print_table(rows, ("NODE", "CHECK", "RESULT", "DETAIL", "FIX"))
+    if not all(item["OK"] for items in found.values() for item in items):
+        raise click.exceptions.Exit(1)
+
+
+def check_node(manager: ManagerClient, name: str) -> list[Json]:
+    """Items with Name, OK, Detail, Fix; a node that cannot be asked is one item that is not OK."""
+    try:
+        answer = manager.get(f"/swarmsh/nodes/{segment(name)}/check")
+    except SwarmshError as error:
+        return [{"Name": "session", "OK": False, "Detail": str(error), "Fix": ""}]
+    items: list[Json] = answer if isinstance(answer, list) else answer.get("Items") or answer["items"]
+    return [
+        {
+            "Name": item.get("name", ""),
+            "OK": bool(item.get("ok")),
+            "Detail": item.get("detail", ""),
+            "Fix": item.get("fix", ""),
+        }
+        for item in ({key.lower(): value for key, value in item.items()} for item in items)
+    ]

@@ -1,0 +1,231 @@
+"""`service ls`, `ps`, `inspect`: what services are like."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from swarmsh.cli import complete
+from swarmsh.cli.common import Failures, connect, filter_option, node_names
+from swarmsh.cli.output import (
+    ago,
+    format_option,
+    list_options,
+    ports_words,
+    print_json,
+    print_list,
+    short,
+    size_words,
+)
+from swarmsh.cli.task_list import print_tasks
+from swarmsh.client import ApiError
+
+Json = dict[str, Any]
+
+
+@click.command("ls")
+@filter_option("id, name, label, mode")
+@list_options
+def ls(filters: dict[str, list[str]], form: str, quiet: bool, no_trunc: bool) -> None:
+    """List services."""
+    services = connect().services(filters, status=True)
+    rows = [_row(service, no_trunc) for service in sorted(services, key=lambda found: found["Spec"]["Name"])]
+    columns = {
+        "ID": "ID",
+        "Name": "NAME",
+        "Mode": "MODE",
+        "Replicas": "REPLICAS",
+        "Image": "IMAGE",
+        "Ports": "PORTS",
+    }
+    print_list(rows, columns, form=form, quiet=quiet)
+
+
+def _row(service: Json, no_trunc: bool) -> Json:
+    spec = service["Spec"]
+    status = service.get("ServiceStatus") or {}
+    mode = "global" if "Global" in (spec.get("Mode") or {}) else "replicated"
+    task = spec.get("TaskTemplate", {})
+    running, desired = status.get("RunningTasks", 0), status.get("DesiredTasks", 0)
+    most = (task.get("Placement") or {}).get("MaxReplicas")
+    image = (task.get("ContainerSpec") or {}).get("Image", "")
+    return {
+        "ID": service["ID"],
+        "ID_short": short(service["ID"], no_trunc=no_trunc),
+        "Name": spec["Name"],
+        "Mode": mode,
+        "Replicas": f"{running}/{desired}" + (f" (max {most} per node)" if most else ""),
+        "Running": running,
+        "Desired": desired,
+        "Image": image,
+        "Image_short": image if no_trunc else image.partition("@")[0],
+        "Ports": ports_words(
+            [
+                port
+                for port in (service.get("Endpoint") or {}).get("Ports")
+                or (spec.get("EndpointSpec") or {}).get("Ports")
+                or []
+                if port.get("PublishMode") != "host"
+            ]
+        ),
+        "UpdateState": (service.get("UpdateStatus") or {}).get("State", ""),
+    }
+
+
+@click.command("ps")
+@click.argument("names", nargs=-1, required=True, metavar="SERVICE…", shell_complete=complete.service_names)
+@filter_option("id, name, node, desired-state")
+@click.option("--no-resolve", is_flag=True, help="Do not map ids to names.")
+@list_options
+def ps(
+    names: tuple[str, ...],
+    filters: dict[str, list[str]],
+    no_resolve: bool,
+    form: str,
+    quiet: bool,
+    no_trunc: bool,
+) -> None:
+    """List the tasks of services."""
+    manager = connect()
+    services: dict[str, str] = {}
+    with Failures() as failures:
+        for name in names:
+            try:
+                found = manager.service(name)
+                services[found["ID"]] = found["Spec"]["Name"]
+            except ApiError as error:
+                failures.add(error)
+        if services:
+            if filters.get("node"):
+                filters["node"] = [manager.node(name)["ID"] for name in filters["node"]]
+            tasks = manager.tasks(filters | {"service": list(services)})
+            nodes = {} if quiet else node_names(manager)
+            print_tasks(tasks, services, nodes, form=form, quiet=quiet, no_trunc=no_trunc, no_resolve=no_resolve)
+
+
+@click.command("inspect")
+@click.argument("names", nargs=-1, required=True, metavar="SERVICE…", shell_complete=complete.service_names)
+@click.option("--pretty", is_flag=True, help="For people instead of programs; the same as --format table.")
+@format_option
+@click.pass_context
+def inspect(ctx: click.Context, names: tuple[str, ...], pretty: bool, form: str) -> None:
+    """Show all there is about services: a JSON array, or with --pretty what people look for.
+
+    JSON unless a format is asked for, as in Docker.
+    """
+    given = ctx.get_parameter_source("form") is click.core.ParameterSource.COMMANDLINE
+    manager = connect()
+    found = []
+    with Failures() as failures:
+        for name in names:
+            try:
+                found.append(manager.service(name, defaults=True))
+            except ApiError as error:
+                failures.add(error)
+        if pretty or (given and form == "table"):
+            click.echo("\n\n".join("\n".join(_pretty(service)) for service in found))
+        else:
+            print_json(found)
+
+
+def _pretty(service: Json) -> list[str]:
+    spec = service["Spec"]
+    task = spec.get("TaskTemplate", {})
+    lines = [*_field("ID", service["ID"]), *_field("Name", spec["Name"])]
+    lines += _mapping("Labels", spec.get("Labels"))
+    mode = spec.get("Mode") or {}
+    lines += _field("Service Mode", "Global" if "Global" in mode else "Replicated")
+    if "Replicated" in mode:
+        lines += _field(" Replicas", (mode["Replicated"] or {}).get("Replicas"))
+    status = service.get("UpdateStatus") or {}
+    if status.get("State"):
+        lines += ["UpdateStatus:", *_field(" State", status["State"])]
+        lines += _field(" Started", ago(status.get("StartedAt", "")))
+        lines += _field(" Completed", ago(status.get("CompletedAt", "")))
+        lines += _field(" Message", status.get("Message"))
+    lines += _placement(task.get("Placement") or {})
+    lines += _rollout("UpdateConfig", spec.get("UpdateConfig"))
+    lines += _rollout("RollbackConfig", spec.get("RollbackConfig"))
+    lines += _container(task.get("ContainerSpec") or {})
+    lines += _resources(task.get("Resources") or {})
+    driver = task.get("LogDriver") or {}
+    if driver:
+        lines += [
+            "Log Driver:",
+            *_field(" Name", driver.get("Name")),
+            *_mapping(" Options", driver.get("Options")),
+        ]
+    endpoint = spec.get("EndpointSpec") or {}
+    lines += _field("Endpoint Mode", endpoint.get("Mode") or "vip")
+    ports = (service.get("Endpoint") or {}).get("Ports") or endpoint.get("Ports") or []
+    if ports:
+        lines.append("Ports:")
+    for port in ports:
+        lines += _field(" PublishedPort", port.get("PublishedPort", "chosen by the node"))
+        for key in ("Protocol", "TargetPort", "PublishMode"):
+            lines += _field(f"  {key}", port.get(key))
+    return lines
+
+
+def _field(name: str, value: Any) -> list[str]:
+    return [] if value in (None, "", [], {}) else [f"{name + ':':<19} {value}"]
+
+
+def _mapping(name: str, values: dict[str, str] | None) -> list[str]:
+    if not values:
+        return []
+    indent = " " * (len(name) - len(name.lstrip()) + 1)
+    return [f"{name}:", *(f"{indent}{key}={value}" for key, value in values.items())]
+
+
+def _placement(placement: Json) -> list[str]:
+    lines = _field(" Constraints", ", ".join(placement.get("Constraints") or []))
+    spreads = [pref.get("Spread", {}).get("SpreadDescriptor") for pref in placement.get("Preferences") or []]
+    lines += _field(" Preferences", ", ".join(f"spread={descriptor}" for descriptor in spreads))
+    lines += _field(" Max per node", placement.get("MaxReplicas"))
+    return ["Placement:", *lines] if lines else []
+
+
+def _rollout(name: str, config: Json | None) -> list[str]:
+    if not config:
+        return []
+    return [
+        f"{name}:",
+        *_field(" Parallelism", config.get("Parallelism")),
+        *_field(" Delay", _seconds(config.get("Delay"))),
+        *_field(" On failure", config.get("FailureAction")),
+        *_field(" Monitoring", _seconds(config.get("Monitor"))),
+        *_field(" Max failure ratio", config.get("MaxFailureRatio")),
+        *_field(" Order", config.get("Order")),
+    ]
+
+
+def _container(container: Json) -> list[str]:
+    lines = ["ContainerSpec:", *_field(" Image", container.get("Image"))]
+    for name, key in (("Command", "Command"), ("Args", "Args"), ("Env", "Env"), ("Groups", "Groups")):
+        lines += _field(f" {name}", " ".join(container.get(key) or []))
+    lines += _field(" Dir", container.get("Dir")) + _field(" User", container.get("User"))
+    lines += _field(" Hostname", container.get("Hostname")) + _field(" Init", container.get("Init"))
+    lines += _mapping(" Labels", container.get("Labels")) + _mapping(" Sysctls", container.get("Sysctls"))
+    for mount in container.get("Mounts") or []:
+        mode = ", read only" if mount.get("ReadOnly") else ""
+        lines += _field(" Mount", f"{mount.get('Source', '')} -> {mount['Target']} ({mount['Type']}{mode})")
+    health = container.get("Healthcheck") or {}
+    lines += _field(" Healthcheck", " ".join(health.get("Test") or []))
+    return lines
+
+
+def _resources(resources: Json) -> list[str]:
+    lines = []
+    for side in ("Reservations", "Limits"):
+        values = resources.get(side) or {}
+        cpus, memory = values.get("NanoCPUs"), values.get("MemoryBytes")
+        found = _field("  CPU", f"{cpus / 1e9:g}" if cpus else "")
+        found += _field("  Memory", size_words(memory) if memory else "") + _field("  PIDs", values.get("Pids"))
+        lines += [f" {side}:", *found] if found else []
+    return ["Resources:", *lines] if lines else []
+
+
+def _seconds(nanoseconds: int | None) -> str:
+    return f"{nanoseconds / 1e9:g}s" if nanoseconds else ""

@@ -1,0 +1,80 @@
+"""Tables of tasks, for `service ps` and `node ps`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from swarmsh.cli.output import ago, parse_time, ports_words, print_list, short, truncated
+
+Json = dict[str, Any]
+
+COLUMNS = {
+    "ID": "ID",
+    "Name": "NAME",
+    "Image": "IMAGE",
+    "Node": "NODE",
+    "DesiredState": "DESIRED STATE",
+    "CurrentState": "CURRENT STATE",
+    "Error": "ERROR",
+    "Ports": "PORTS",
+}
+
+
+def print_tasks(
+    tasks: list[Json],
+    services: dict[str, str],
+    nodes: dict[str, str],
+    *,
+    form: str,
+    quiet: bool,
+    no_trunc: bool,
+    no_resolve: bool = False,
+) -> None:
+    """Tasks slot by slot, the newest of a slot first and those before it indented under it, as in Docker."""
+    if no_resolve:
+        services, nodes = {}, {}
+    named = [(_name(task, services), task) for task in tasks]
+    named.sort(key=lambda pair: pair[1].get("CreatedAt", ""), reverse=True)
+    named.sort(key=lambda pair: _natural(pair[0]))
+    rows, last = [], ""
+    for name, task in named:
+        rows.append(
+            _row(task, name, nodes, no_trunc=no_trunc) | {"Name_short": f" \\_ {name}" if name == last else name}
+        )
+        last = name
+    print_list(rows, COLUMNS, form=form, quiet=quiet)
+
+
+def _name(task: Json, services: dict[str, str]) -> str:
+    service = services.get(task["ServiceID"], task["ServiceID"])
+    return f"{service}.{task.get('Slot') or task.get('NodeID', '')}"
+
+
+def _row(task: Json, name: str, nodes: dict[str, str], *, no_trunc: bool) -> Json:
+    status = task.get("Status", {})
+    image = task.get("Spec", {}).get("ContainerSpec", {}).get("Image", "")
+    error = status.get("Err", "")
+    state = status.get("State", "").capitalize()
+    node = task.get("NodeID", "")
+    return {
+        "ID": task["ID"],
+        "ID_short": short(task["ID"], no_trunc=no_trunc),
+        "Name": name,
+        "Image": image,
+        "Image_short": image if no_trunc else image.partition("@")[0],
+        "Node": nodes.get(node, node),
+        "DesiredState": task.get("DesiredState", "").capitalize(),
+        "CurrentState": f"{state} {ago(status.get('Timestamp', '')).lower()}".rstrip(),
+        "State": status.get("State", ""),
+        "Since": status.get("Timestamp", "") if parse_time(status.get("Timestamp", "")) else "",
+        "Error": error,
+        "Error_short": f'"{truncated(error, 60, no_trunc=no_trunc)}"' if error else "",
+        "Ports": ports_words(status.get("PortStatus", {}).get("Ports") or []),
+    }
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """`web.2` before `web.10`."""
+    parts = re.split(r"(\d+)", name)
+    return [(1, 0, part) if index % 2 == 0 else (0, int(part), "") for index, part in enumerate(parts)]

@@ -1,0 +1,77 @@
+"""`up`: from an inventory to a working cluster. Repeating it adds what is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from swarmsh.cli.output import note
+from swarmsh.client import ManagerClient
+from swarmsh.paths import default_state_dir
+
+if TYPE_CHECKING:
+    from swarmsh.cli.join import NewHost
+
+
+@click.command("up")
+@click.option(
+    "-i",
+    "--inventory",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Inventory of hosts (YAML or INI, as Ansible's).",
+)
+@click.option("-y", "--yes", is_flag=True, help="Never ask; unknown host keys are an error then.")
+@click.option("--accept-new-host-keys", is_flag=True, help="Trust host keys that are not known yet.")
+def up(inventory: Path, yes: bool, accept_new_host_keys: bool) -> None:
+    """From an inventory of hosts to a working cluster.
+
+    Shows the host keys that are not known yet and asks, starts a manager if none runs, initialises the cluster,
+    adds the hosts, checks them, and prints what to do next. Repeating it adds what is missing.
+    """
+    from swarmsh.cli.join import Joining, current_nodes, initialise
+
+    hosts = _read(inventory)
+    manager = ManagerClient()
+    running = manager.ping()
+    there = current_nodes(manager) if running else {}
+    joining = Joining(accept_new=accept_new_host_keys, never_ask=yes)
+    new = joining.pin([host for host in hosts if host.name not in there])
+    if not running:
+        from swarmsh.cli.manager import start_manager
+
+        state = default_state_dir()
+        start_manager(state, manager.path)
+        note(f"Manager started at {manager.path}")
+    initialise(manager)
+    joining.add(manager, new)
+    ready = joining.await_ready(manager, [host.name for host in hosts])
+    joining.check(manager, ready)
+    note(f"{len(ready)} of {len(hosts)} nodes are ready")
+    if ready:
+        note(_next_steps(manager.path))
+    if joining.failures:
+        raise click.exceptions.Exit(1)
+
+
+def _read(path: Path) -> list[NewHost]:
+    from swarmsh.adapters.inventory import load_inventory
+    from swarmsh.cli.join import NewHost
+
+    inventory = load_inventory(path)
+    return [
+        NewHost(host.name, host.target, dict(host.labels), str(host.role), str(host.availability))
+        for host in getattr(inventory, "hosts", inventory)
+    ]
+
+
+def _next_steps(socket: Path) -> str:
+    return f"""\
+
+Next:
+    swarmsh node ls
+    export DOCKER_HOST=unix://{socket}
+    docker service create --name web --replicas 3 --publish mode=host,target=80,published=8080 nginx
+    docker service ps web"""
