@@ -84,6 +84,9 @@ def _judge_engine(signs: Signs, before: NodeStatus, moment: Moment) -> Verdict:
 def _judge_silence(signs: Signs, before: NodeStatus, moment: Moment) -> Verdict:
     now, wall = moment.now, moment.wall
     why = signs.reason or "no heartbeat"
+    if before.state is NodeState.UNKNOWN and now - signs.heard_at < moment.down_after_s:
+        # First contact takes its time: the helper may have to be brought there.
+        return Verdict(status=_status(before, wall, before.state, signs.reason))
     opinions = [o for o in (signs.peers_reach or {}).values() if now - o[0] <= OPINION_VALID_S]
     if any(reached for _, reached in opinions):
         message = f"the manager has no link to it ({why}), but other nodes reach it: its tasks stay"

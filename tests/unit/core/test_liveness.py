@@ -100,3 +100,9 @@ def test_a_hung_engine_is_waited_for_then_its_processes_end_and_only_then_the_no
     ended = judge(0.1, connected=True, engine_hung_for=10.1, processes_ended=True)
     assert ended.status.state is NodeState.DOWN
     assert judge(0.1, connected=True, before=ended.status).status.state is NodeState.READY
+
+
+def test_first_contact_is_given_the_time_of_the_second_clock() -> None:
+    unknown = NodeStatus(state=NodeState.UNKNOWN)
+    assert judge(9.9, before=unknown).status.state is NodeState.UNKNOWN
+    assert judge(10.1, before=unknown, opinions={"p": (1.0, False)}).status.state is NodeState.DOWN
