@@ -1,0 +1,331 @@
+"""The resident helper: its parts, its sessions, and the requests that a manager may make."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+from .check import run_checks
+from .engine import Engine, EngineError, EngineGone
+from .facts import describe, own_facts
+from .fence import Fence, Refused
+from .lease import Lease
+from .log import log
+from .peers import check_peers
+from .session import LINE_LIMIT, Session, split_reports, to_line
+from .state import StateFile
+from .tasks import BadAction, Tasks, check_action
+from .timing import Expired, deadline, wait_event
+from .watch import EngineWatch
+
+VERSION = 1
+HELLO_WAITS_S = 3.0
+ATTACH_WITHIN_S = 60.0
+REPORT_ROOM = LINE_LIMIT - 256 * 1024  # of a line, for reports: the rest is for the description
+EXIT_RELEASED = 64  # the unit does not start it again
+
+
+class Helper:
+    """One for each node. `hash` is the archive's; `root` the folder in tmpfs."""
+
+    def __init__(self, root: str, own_hash: str, engine_path: str) -> None:
+        self.root, self.hash = root, own_hash
+        self.engine = Engine(engine_path)
+        self.state = StateFile(root + "/state.json", self._collect)
+        self.fence = Fence()
+        self.lease = Lease(self._on_lease)
+        self.watch = EngineWatch(self.engine, self._on_connected, self._on_event, self._on_health)
+        self.tasks = Tasks(self.engine, self.watch.wait_ok, self._on_report, self.state.save_soon)
+        self.sessions: dict = {}
+        self.session = None  # the attached one
+        self.description = own_facts()
+        self.finished = asyncio.Event()
+        self.exit_code = 0
+        self._numbers = 0
+        self._running: set = set()  # background jobs, kept from the garbage collector
+        self._heart = None
+        self._heartbeat_s = 1.0
+        self._beats = 0
+        self._described = asyncio.Event()
+
+    def start(self) -> None:
+        """Resume from the saved state, and follow the Engine from now on."""
+        saved = self.state.load()
+        self.fence.restore(saved.get("fence") or {})
+        self.lease.restore(saved.get("lease") or {})
+        self.tasks.node.alone = self.lease.alone
+        self.tasks.restore(saved.get("tasks") or {})
+        log("helper_started", helper=self.hash[:12], pid=os.getpid(), tasks=len(self.tasks.by_id))
+        self._spawn(self.watch.run())
+
+    def _collect(self) -> dict:
+        return {
+            "fence": self.fence.to_state(),
+            "lease": self.lease.to_state(),
+            "tasks": self.tasks.to_state(),
+        }
+
+    def _spawn(self, coroutine) -> asyncio.Task:
+        job = asyncio.ensure_future(coroutine)
+        self._running.add(job)
+        job.add_done_callback(self._job_done)
+        return job
+
+    def _job_done(self, job) -> None:
+        self._running.discard(job)
+        if not job.cancelled() and job.exception() is not None:
+            log("job_failed", kind=type(job.exception()).__name__, cause=job.exception())
+
+    # --- sessions ---------------------------------------------------------------------------------------------
+    def open_session(self, fd_in: int, fd_out: int, link, leftover: bytes) -> None:
+        """A stub handed over its standard input and output."""
+        self._numbers += 1
+        session = Session(self._numbers, fd_in, fd_out, link, self._on_message, self._on_closed)
+        self.sessions[session.number] = session
+        log("session_opened", session=session.number)
+        self._spawn(self._greet(session, leftover))
+
+    async def _greet(self, session: Session, leftover: bytes) -> None:
+        until = time.monotonic() + HELLO_WAITS_S
+        for event in (self.watch.synced, self._described):
+            await wait_event(event, until - time.monotonic())
+        for task in list(self.tasks.by_id.values()):
+            await wait_event(task.looked, until - time.monotonic())
+        if not session.open:
+            return
+        reports = self.tasks.reports()
+        first, rest = split_reports(reports, REPORT_ROOM)
+        session.sent = {report["task_id"]: report for report in reports}
+        hello = {
+            "v": VERSION,
+            "helper": self.hash,
+            "pid": os.getpid(),
+            "description": self.description,
+            "cluster_id": self._cluster_id(),
+            "epoch": self.fence.epoch,
+            "index": self.fence.index,
+            "tasks": first,
+            "engine_ok": self.watch.ok,
+            "engine_message": self.watch.message,
+            "mono": round(time.monotonic(), 3),
+        }
+        if rest:
+            hello["more"] = True
+        session.event("hello", hello)
+        for report in rest:
+            session.event("task", report)
+        if rest:
+            session.event("synced", {})
+        session.start(leftover)
+        asyncio.get_running_loop().call_later(ATTACH_WITHIN_S, self._attach_due, session)
+
+    def _cluster_id(self) -> str:
+        """The cluster that holds this node; after a reboot its containers tell."""
+        clusters = self.tasks.clusters()
+        return self.fence.cluster_id or (clusters.pop() if len(clusters) == 1 and not self.fence.released else "")
+
+    def _attach_due(self, session: Session) -> None:
+        if session.open and not session.attached:
+            session.end(f"no attach within {ATTACH_WITHIN_S:g} s")
+
+    def _on_closed(self, session: Session) -> None:
+        self.sessions.pop(session.number, None)
+        if self.session is session:
+            self.session = None
+            self._stop_heart()
+        if self.fence.released and not self.fence.cluster_id and not self.sessions and not self.tasks.by_id:
+            log("helper_released")
+            self.finish(EXIT_RELEASED)
+
+    def finish(self, code: int = 0) -> None:
+        """End the process soon."""
+        self.exit_code = code
+        self.finished.set()
+
+    # --- what goes out by itself ------------------------------------------------------------------------------
+    def _on_report(self, task) -> None:
+        session = self.session
+        if session is not None and session.open:
+            report = task.report()
+            if session.sent.get(task.id) != report:
+                session.sent[task.id] = report
+                session.event("task", report)
+                if report["state"] == "gone":
+                    session.sent.pop(task.id, None)
+
+    def _on_lease(self, alone: bool) -> None:
+        self.tasks.set_alone(alone)
+        self.state.save_soon()
+
+    def _on_connected(self, containers: list) -> None:
+        self.tasks.on_connected(containers)
+        self._spawn(self._describe())
+
+    def _on_event(self, event) -> None:
+        if isinstance(event, dict):
+            self.tasks.on_event(event)
+
+    def _on_health(self) -> None:
+        if self.session is not None:
+            self.session.event("engine", {"ok": self.watch.ok, "message": self.watch.message})
+
+    async def _describe(self) -> None:
+        try:
+            found = await describe(self.engine)
+        except (EngineGone, EngineError) as e:
+            log("not_described", cause=e)  # the stream of events breaks as well, and this runs again
+            return
+        changed, self.description = found != self.description, found
+        self._described.set()
+        for session in self.sessions.values():
+            if changed and session.attached:
+                session.event("description", found)
+
+    def _beat(self) -> None:
+        session = self.session
+        if session is None or not session.open:
+            return
+        self._beats += 1
+        self._heart = asyncio.get_running_loop().call_later(self._heartbeat_s, self._beat)
+        down_s = round(self.watch.down_s, 1)
+        data = {"seq": self._beats, "engine_ok": self.watch.ok, "engine_down_s": down_s, "busy": self.tasks.busy}
+        session.event("heartbeat", data)
+
+    def _stop_heart(self) -> None:
+        if self._heart is not None:
+            self._heart.cancel()
+            self._heart = None
+
+    # --- requests ---------------------------------------------------------------------------------------------
+    def _on_message(self, session: Session, message: dict) -> None:
+        if session.attached and session is self.session:
+            self.lease.renew()
+        if "op" not in message:
+            return  # an event of a newer manager: nothing that we know
+        self._spawn(self._answer(session, message))
+
+    async def _answer(self, session: Session, message: dict) -> None:
+        reply = {"id": message.get("id")}
+        try:
+            seconds = message.get("deadline_s") or 3600.0
+            async with deadline(float(seconds)):
+                result = await self._carry_out(session, str(message["op"]), message.get("args") or {})
+            reply.update(ok=True, result=result)
+        except Refused as e:
+            reply.update(ok=False, error={"code": e.code, "message": e.message, "hint": e.hint})
+        except Expired:
+            words = f"op {message['op']} took longer than its deadline of {seconds:g} s"
+            reply.update(ok=False, error={"code": "deadline", "message": words, "hint": ""})
+        except EngineGone as e:
+            reply.update(ok=False, error={"code": "engine_gone", "message": str(e), "hint": ""})
+        except EngineError as e:
+            reply.update(
+                ok=False, error={"code": "engine_error", "message": e.message, "hint": "", "status": e.status}
+            )
+        except Exception as e:  # a bug here must not leave the manager without an answer
+            log("op_failed", op=message.get("op"), kind=type(e).__name__, cause=e)
+            reply.update(ok=False, error={"code": "internal", "message": f"{type(e).__name__}: {e}", "hint": ""})
+        self._send_reply(session, reply)
+
+    def _send_reply(self, session: Session, reply: dict) -> None:
+        try:
+            to_line(reply)
+        except ValueError as e:
+            reply = {"id": reply["id"], "ok": False, "error": {"code": "too_long", "message": str(e), "hint": ""}}
+        session.send(reply)
+
+    async def _carry_out(self, session: Session, op: str, args: dict):
+        if not isinstance(args, dict):
+            raise Refused("bad_request", "args must be an object")
+        known = getattr(self, "_op_" + op, None) if op.isidentifier() else None
+        if known is None:
+            raise Refused(
+                "unknown_op", f"op {op!r} is not known to this helper", "Use a manager of the same version"
+            )
+        if op != "attach" and not session.attached:
+            raise Refused("not_attached", f"op {op} before attach")
+        return await known(session, args)
+
+    async def _op_attach(self, session: Session, args: dict) -> dict:
+        self.fence.attach(args, self.tasks.clusters(), self.lease.living)
+        older, self.session = self.session, session
+        session.attached = True
+        self._heartbeat_s = max(0.1, float(args.get("heartbeat_s") or 1.0))
+        self.lease.grant(max(0.5, float(args.get("lease_s") or 10.0)))
+        self.state.save()
+        if older is not None and older is not session:
+            older.end(f"a session with epoch {self.fence.epoch} took over", kind="superseded")
+        log("attached", cluster=self.fence.cluster_id, epoch=self.fence.epoch, session=session.number)
+        self._stop_heart()
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._beat)
+        for task in list(self.tasks.by_id.values()):
+            loop.call_soon(self._on_report, task)
+        for task_id in set(session.sent) - set(self.tasks.by_id):
+            session.sent.pop(task_id)
+            loop.call_soon(session.event, "task", {"task_id": task_id, "state": "gone"})
+        return {}
+
+    async def _op_lease(self, session: Session, args: dict) -> dict:
+        return {}
+
+    async def _op_apply(self, session: Session, args: dict) -> dict:
+        self._only_newest(session)
+        actions = args.get("actions")
+        if not isinstance(actions, list):
+            raise Refused("bad_request", "field actions is missing or no list")
+        for action in actions:
+            try:
+                check_action(action)
+            except BadAction as e:
+                raise Refused("bad_request", str(e)) from e
+        self.fence.batch(args)
+        self.tasks.apply(actions, self.fence.cluster_id)
+        self.state.save()
+        return {"accepted": len(actions)}
+
+    def _only_newest(self, session: Session) -> None:
+        if session is not self.session:
+            raise Refused("stale_epoch", "another session holds this node by now")
+
+    async def _op_check_peers(self, session: Session, args: dict) -> dict:
+        return {"reached": await check_peers(args.get("peers") or [], float(args.get("timeout_s") or 2.0))}
+
+    async def _op_report(self, session: Session, args: dict) -> dict:
+        self.tasks.on_connected(await self.engine.list("swarmsh.cluster"))
+        await self._describe()
+        for task in list(self.tasks.by_id.values()):
+            await task.looked.wait()
+        reports = self.tasks.reports()
+        first, rest = split_reports(reports, REPORT_ROOM)
+        for report in rest:
+            session.event("task", report)
+        return {"tasks": first, "description": self.description}
+
+    async def _op_check(self, session: Session, args: dict) -> dict:
+        return {"items": await run_checks(self.engine, args.get("now"), self.root)}
+
+    async def _op_end_processes(self, session: Session, args: dict) -> dict:
+        self._only_newest(session)
+        wanted = [self.tasks.by_id[one] for one in args.get("task_ids") or [] if one in self.tasks.by_id]
+        ended = await asyncio.gather(*(task.end_processes() for task in wanted))
+        return {"ended": [task.id for task, done in zip(wanted, ended) if done]}
+
+    async def _op_resolve_image(self, session: Session, args: dict) -> dict:
+        headers = {"X-Registry-Auth": args["auth"]} if args.get("auth") else {}
+        found = await self.engine.call(
+            "GET",
+            f"/distribution/{args.get('image', '')}/json",
+            headers=headers,
+            timeout_s=float(args.get("timeout_s") or 10.0),
+        )
+        platforms = [[one.get("os", ""), one.get("architecture", "")] for one in found.get("Platforms") or ()]
+        return {"digest": (found.get("Descriptor") or {}).get("digest", ""), "platforms": platforms}
+
+    async def _op_release(self, session: Session, args: dict) -> dict:
+        self.fence.release()
+        self.lease.drop()
+        self.state.save()
+        log("released")
+        return {}

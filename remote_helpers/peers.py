@@ -1,0 +1,26 @@
+"""A second opinion on other nodes: does their sshd still speak (RFC 4253, section 4.2)."""
+
+from __future__ import annotations
+
+import asyncio
+
+from .timing import Expired, deadline
+
+
+async def check_peers(peers: list, timeout_s: float) -> dict:
+    """Node id to whether a banner of SSH was read from it in time; all at once."""
+    answers = await asyncio.gather(*(_reached(peer, timeout_s) for peer in peers))
+    return {peer["node"]: reached for peer, reached in zip(peers, answers)}
+
+
+async def _reached(peer: dict, timeout_s: float) -> bool:
+    writer = None
+    try:
+        async with deadline(timeout_s):
+            reader, writer = await asyncio.open_connection(peer["address"], int(peer.get("port", 22)))
+            return (await reader.readexactly(4)) == b"SSH-"
+    except (OSError, EOFError, Expired):
+        return False
+    finally:
+        if writer is not None:
+            writer.transport.abort()

@@ -1,0 +1,564 @@
+"""One task on this node: a worker that brings its container, step by step, to what was last asked for.
+
+Level-triggered: each step looks at the container as it is and does one thing, so that a step which was cut
+off (by the death of this process, or of the Engine) is simply taken again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from . import ready
+from .cgroups import cgroup_of, end_cgroup
+from .container import (
+    GOALS,
+    POLICIES,
+    RANK,
+    TERMINAL,
+    UNHEALTHY,
+    View,
+    index_of,
+    judge_end,
+    labels_of,
+    may_restart,
+)
+from .engine import LABEL_CLUSTER, LABEL_SERVICE, LABEL_TASK, Engine, EngineError, EngineGone
+from .log import log
+from .timing import wait_event
+
+ERR_LIMIT = 4000
+LOOK_AGAIN_S = 10.0  # while the end of a container is awaited: should its event have been lost
+
+
+class Node:
+    """What a task needs of the helper around it."""
+
+    def __init__(self, engine: Engine, wait_engine, on_report, on_gone, save_soon) -> None:
+        self.engine = engine
+        self.wait_engine = wait_engine  # returns when the Engine answers
+        self.on_report = on_report  # (task): its report changed
+        self.on_gone = on_gone  # (task): it may be forgotten
+        self.save_soon = save_soon
+        self.alone = False  # the lease is lost: the Engine's restart policies are in charge
+        self.cluster_id = ""
+        self.slots = asyncio.Semaphore(8)  # creates and starts at once; more only slow each other down
+
+
+class Task:
+    """State of one task, and its worker. Other modules call `ensure`, `stop`, `remove`, `kick`."""
+
+    def __init__(self, node: Node, task_id: str) -> None:
+        self.node = node
+        self.id = task_id
+        self.cluster_id = ""
+        self.service_id = ""
+        self.index = 0
+        self.action: dict = {}  # the last ensure_task, without `auth`; empty for what labels alone told
+        self.goal = ""
+        self.grace_s = 10.0
+        self.state = "accepted"
+        self.since = time.time()
+        self.message = "accepted"
+        self.err = ""
+        self.container_id = ""
+        self.pid = 0
+        self.exit_code = None
+        self.ports: list = []
+        self.ready = False
+        self.restarts = 0
+        self.busy = False
+        self.looked = asyncio.Event()  # the container was looked at since the last `renew`
+        self._auth = ""
+        self._auth_lost = False
+        self._pulled = False
+        self._started_at = ""
+        self._starts_seen = 0
+        self._running_since = 0.0  # monotonic
+        self._signalled_at = None  # monotonic: when the stop signal was sent
+        self._unhealthy = ""  # why it is being stopped although it is wanted
+        self._cgroup = ""
+        self._view = None
+        self._dirty = True
+        self._search = False  # a container may exist whose id is not known
+        self._watch = None
+        self._ended_seen = 0.0
+        self._kick = asyncio.Event()
+        self._goal_changed = asyncio.Event()
+        self._worker = None
+
+    # --- from outside ---------------------------------------------------------------------------------------
+    def ensure(self, action: dict, cluster_id: str) -> None:
+        """Bring it to `action["desired"]`; nothing if it already goes further than that."""
+        self._auth = action.pop("auth", "") or self._auth
+        self._auth_lost = False
+        self.cluster_id = cluster_id
+        self.service_id, self.index = action["service_id"], action["index"]
+        self.action = action
+        self._set_goal(action["desired"])
+
+    def stop(self, grace_s: float) -> None:
+        self.grace_s = grace_s
+        if not self.container_id:
+            self._search = self._dirty = True
+        self._set_goal("stop")
+
+    def remove(self) -> None:
+        self._search = self._dirty = True
+        self._set_goal("remove")
+
+    def adopt(self, labels: dict, container_id: str) -> None:
+        """A container with this task's labels was seen."""
+        if not self.container_id:
+            self.container_id = container_id
+        if not self.action:
+            self.cluster_id = labels.get(LABEL_CLUSTER, "")
+            self.service_id = labels.get(LABEL_SERVICE, "")
+            self.index = index_of(labels)
+
+    def saw_start(self) -> None:
+        self._starts_seen += 1
+
+    def kick(self, *, dirty: bool = True) -> None:
+        """Something may have changed: take a step."""
+        self._dirty = self._dirty or dirty
+        self._kick.set()
+
+    def renew(self) -> None:
+        """Read everything afresh; `looked` is set when that is done."""
+        self.looked.clear()
+        self.kick()
+
+    def run(self) -> None:
+        """Start the worker (once)."""
+        if self._worker is None:
+            self._worker = asyncio.ensure_future(self._work())
+
+    def _set_goal(self, goal: str) -> None:
+        if GOALS[goal] > GOALS[self.goal]:
+            self.goal = goal
+        self._goal_changed.set()
+        self.node.on_report(self)
+        self.kick(dirty=False)
+
+    @property
+    def terminal(self) -> bool:
+        return self.state in TERMINAL
+
+    def report(self) -> dict:
+        """The TaskReport; what has its empty default is left out."""
+        full = {
+            "task_id": self.id,
+            "service_id": self.service_id,
+            "index": self.index,
+            "state": self.state,
+            "wanted": "" if self._auth_lost else self.goal,
+            "since": round(self.since, 3),
+            "message": self.message,
+            "err": self.err[:ERR_LIMIT],
+            "container_id": self.container_id,
+            "pid": self.pid,
+            "exit_code": self.exit_code,
+            "ports": self.ports,
+            "ready": self.ready,
+            "restarts": self.restarts,
+        }
+        empty = {"exit_code": (None,)}  # 0 is no default there
+        return {key: value for key, value in full.items() if value not in empty.get(key, ("", 0, [], False))}
+
+    # --- what outlives the process ----------------------------------------------------------------------------
+    def to_state(self) -> dict:
+        return {
+            "action": self.action, "goal": self.goal, "grace_s": self.grace_s, "cluster_id": self.cluster_id,
+            "service_id": self.service_id, "index": self.index, "state": self.state, "since": self.since,
+            "message": self.message, "err": self.err, "container_id": self.container_id, "pid": self.pid,
+            "exit_code": self.exit_code, "ports": self.ports, "ready": self.ready, "restarts": self.restarts,
+            "auth": bool(self._auth) or self._auth_lost, "started_at": self._started_at,
+            "signalled_at": self._signalled_at, "unhealthy": self._unhealthy, "cgroup": self._cgroup,
+        }  # fmt: skip
+
+    @classmethod
+    def from_state(cls, node: Node, task_id: str, state: dict) -> Task:
+        """A task as a former process of this helper left it; its container may exist without a known id."""
+        task = cls(node, task_id)
+        for key in ("action", "goal", "grace_s", "cluster_id", "service_id", "index", "state", "since", "message",
+                    "err", "container_id", "pid", "exit_code", "ports", "ready", "restarts"):  # fmt: skip
+            if key in state:
+                setattr(task, key, state[key])
+        task._started_at = state.get("started_at", "")
+        task._signalled_at = state.get("signalled_at")
+        task._unhealthy = state.get("unhealthy", "")
+        task._cgroup = state.get("cgroup", "")
+        task._search = not task.container_id
+        task._auth_lost = bool(state.get("auth")) and RANK[task.state] < RANK["ready"]
+        return task
+
+    # --- the worker -------------------------------------------------------------------------------------------
+    async def _work(self) -> None:
+        delay = 0.0
+        pause = 0.2
+        while self.state != "gone":
+            if delay is None or delay > 0:
+                self.busy = delay is not None
+                if not await wait_event(self._kick, delay):
+                    self._dirty = True
+            self._kick.clear()
+            self.busy = True
+            try:
+                delay = await self._step()
+                pause = 0.2
+            except EngineGone as e:
+                log("task_waits_for_engine", task=self.id, cause=e)
+                self._dirty = True
+                await self.node.wait_engine()
+                delay, pause = pause, min(5.0, pause * 2)
+            except EngineError as e:
+                # Not part of a create or start: the Engine is in trouble, and the next try may pass.
+                log("engine_refused", task=self.id, cause=e)
+                self._set(err=e.message)
+                self._dirty = True
+                delay, pause = pause, min(5.0, pause * 2)
+            except Exception as e:  # a bug must not end the worker silently
+                log("task_step_failed", task=self.id, kind=type(e).__name__, cause=e)
+                self._dirty = True
+                delay, pause = pause, min(30.0, pause * 2)
+
+    async def _step(self):
+        """Do one thing. Returns 0 to be called again, seconds to wait, or None to wait for an event."""
+        if self.goal == "remove":
+            return await self._remove()
+        view = await self._look()
+        self.looked.set()
+        if view is not None:
+            wanted = self._policy_for(view)
+            if wanted != view.policy and (view.running or view.restarting or view.ended):
+                await self.node.engine.set_restart_policy(view.id, wanted)
+                log("restart_policy_set", task=self.id, policy=wanted)
+                view.policy = wanted
+                self._dirty = self._dirty or view.restarting
+        if self.terminal:
+            return await self._stay_ended(view)
+        if self.goal == "stop":
+            return await self._stop(view)
+        if view is None:
+            return await self._prepare()
+        if not view.started_at and not view.restarting:
+            return await self._start(view)
+        if view.restarting:
+            self._set(ready=False, pid=0)
+            return 2.0
+        if view.running:
+            return await self._judge(view)
+        return await self._ended(view)
+
+    def _policy_for(self, view: View) -> str:
+        if not self.action and not self.terminal:
+            return view.policy  # only seen, never given to us: leave it as it is
+        if not self.node.alone or self.goal != "running" or self.terminal or self._unhealthy:
+            return "no"
+        return POLICIES.get(self.action.get("restart", "any"), "no")
+
+    # --- looking ----------------------------------------------------------------------------------------------
+    async def _look(self):
+        """The container as it is (read only if something may have changed), or None."""
+        if not self._dirty:
+            return self._view
+        self._dirty = False  # before the await: an event during it makes it dirty again
+        try:
+            inspected = await self.node.engine.inspect(self.container_id) if self.container_id else None
+            if inspected is None and self._search:
+                inspected = await self._find()
+                self._search = False
+        except BaseException:
+            self._dirty = True
+            raise
+        self._view = View(inspected) if inspected else None
+        self._note(self._view)
+        return self._view
+
+    async def _find(self):
+        for found in await self.node.engine.list(f"{LABEL_TASK}={self.id}"):
+            inspected = await self.node.engine.inspect(found["Id"])
+            if inspected:
+                return inspected
+        return None
+
+    def _note(self, view) -> None:
+        """Take over what an inspection says."""
+        if view is None:
+            self._set(pid=0, ready=False)
+            self._stop_watch()
+            return
+        self.container_id = view.id
+        if view.started_at and view.started_at != self._started_at:
+            if self._started_at:
+                self.restarts += max(1, self._starts_seen)
+                log("container_restarted", task=self.id, restarts=self.restarts)
+            self._started_at = view.started_at
+            self._running_since = time.monotonic()
+            self._stop_watch()
+        self._starts_seen = 0
+        if view.running and view.pid != self.pid:
+            self._cgroup = cgroup_of(view.pid, view.id)
+        if view.running:
+            self._ended_seen = 0.0
+            self._set(pid=view.pid, ports=view.ports, container_id=view.id)
+        else:
+            self._stop_watch()
+            self._signalled_at = None
+            self._set(pid=0, ready=False, container_id=view.id)
+
+    def _set(self, **fields) -> None:
+        """Change what is reported; a state never falls."""
+        state = fields.get("state", self.state)
+        if RANK[state] < RANK[self.state]:
+            fields.pop("state")
+        changed = {k: v for k, v in fields.items() if getattr(self, k) != v}
+        if not changed:
+            return
+        for key, value in changed.items():
+            setattr(self, key, value)
+        if "state" in changed:
+            self.since = time.time()
+            log("task_" + self.state, task=self.id, container=self.container_id[:12], err=self.err)
+        self.node.on_report(self)
+
+    def _end(self, state: str, message: str, err: str, exit_code=None) -> None:
+        self._stop_watch()
+        self._set(state=state, message=message, err=err, exit_code=exit_code, ready=False, pid=0)
+
+    def _stop_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
+
+    # --- to created -------------------------------------------------------------------------------------------
+    async def _prepare(self):
+        if not self.action:
+            return self._forget()
+        if RANK[self.state] >= RANK["ready"]:
+            self._end("failed", self.message, f"No such container: {self.container_id}")
+            return None
+        if self._auth_lost and not await self.node.engine.has_image(self.action["image"]):
+            return None  # the manager is told by an empty `wanted`, and gives the task again
+        self._set(state="preparing", message="preparing")
+        pull_error = await self._ensure_image()
+        if self.goal not in ("ready", "running"):
+            return 0.0
+        try:
+            async with self.node.slots:
+                await self._create()
+        except EngineError as e:
+            err = e.message
+            if e.status == 404 and pull_error:
+                err += f" ({pull_error})"
+            self._end("rejected", "preparing", err)
+            return None
+        self._auth = ""
+        self._dirty = True
+        return 0.0
+
+    async def _ensure_image(self) -> str:
+        """Have the image, if it can be had. Returns why the pull failed; a new goal ends it early."""
+        reference = self.action["image"]
+        if self._pulled or (self.action.get("pull") != "always" and await self.node.engine.has_image(reference)):
+            return ""
+        pull = asyncio.ensure_future(self.node.engine.pull(reference, self._auth))
+        try:
+            while not pull.done():
+                self._goal_changed.clear()
+                changed = asyncio.ensure_future(self._goal_changed.wait())
+                await asyncio.wait({pull, changed}, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+                if self.goal not in ("ready", "running"):
+                    log("pull_cancelled", task=self.id, image=reference)
+                    return ""
+            pull.result()
+            self._pulled = True
+            return ""
+        except EngineError as e:
+            # As Docker does: a local image of that name is good enough, and without one the create says so.
+            log("pull_failed", task=self.id, image=reference, cause=e)
+            return e.message
+        finally:
+            pull.cancel()
+
+    async def _create(self) -> None:
+        body = dict(self.action["config"])
+        body["Image"] = self.action["image"]
+        body["Labels"] = dict(body.get("Labels") or {}, **labels_of(self.action, self.cluster_id))
+        name = self.action["name"]
+        engine = self.node.engine
+        try:
+            made = await engine.call(
+                "POST", "/containers/create", query={"name": name}, body=body, timeout_s=300.0
+            )
+            self.container_id = made["Id"]
+        except EngineError as e:
+            if e.status != 409:
+                raise
+            there = await engine.inspect(name)
+            labels = ((there or {}).get("Config") or {}).get("Labels") or {}
+            if there is None or labels.get(LABEL_TASK) != self.id:
+                raise
+            self.container_id = there["Id"]  # made before a crash, ours or the Engine's
+        self.node.save_soon()
+
+    # --- to running -------------------------------------------------------------------------------------------
+    async def _start(self, view: View):
+        self._set(state="ready", message="prepared")
+        if self.goal != "running":
+            return None
+        self._set(state="starting", message="starting")
+        try:
+            async with self.node.slots:
+                if self.goal != "running":
+                    return 0.0
+                await self.node.engine.call("POST", f"/containers/{view.id}/start", timeout_s=300.0)
+        except EngineError as e:
+            self._end("failed", "starting", f"starting container failed: {e.message}")
+            return None
+        self._dirty = True
+        return 0.0
+
+    async def _judge(self, view: View):
+        """It runs: which state that is, and whether it is ready."""
+        if RANK[self.state] < RANK["starting"]:
+            self._set(state="starting", message="starting")
+        if self._unhealthy:
+            return await self._wind_down(view, float(self.action.get("stop_grace_s", 10.0)))
+        by_ports = bool(self.action.get("tcp_ports")) and not view.health
+        if self._watch is None and (self.action.get("probe") or by_ports):
+            self._watch = ready.Watch(view.pid, view.address, self.action, self._on_watch)
+        watch = self._watch
+        if view.health == "unhealthy" or (watch is not None and watch.failed):
+            return await self._on_unhealthy(view, UNHEALTHY if view.health == "unhealthy" else watch.why)
+        healthy = view.health in ("", "healthy")
+        probed = not self.action.get("probe") or (watch is not None and watch.passed_once)
+        is_ready = healthy and (watch is None or watch.passing)
+        if is_ready:
+            self._set(state="running", message="started", ready=True, err="")
+            return None
+        message = self.message
+        left = self._running_since + ready.LATE_S - time.monotonic()
+        if left <= 0:
+            why = watch.why if watch is not None and watch.why else f"health: {view.health}"
+            message = f"started, but not ready after {ready.LATE_S:g} s: {why}"
+        elif healthy and probed:
+            message = "started"
+        self._set(state="running" if healthy and probed else "starting", message=message, ready=False)
+        return left if left > 0 else None
+
+    def _on_watch(self) -> None:
+        self.kick(dirty=False)
+
+    async def _on_unhealthy(self, view: View, cause: str):
+        log("task_unhealthy", task=self.id, cause=cause)
+        self._set(ready=False)
+        if not self.action:
+            return None  # only seen, never given to us
+        if self.node.alone and may_restart(self.action.get("restart", "any"), 1):
+            grace = float(self.action.get("stop_grace_s", 10.0))
+            self._stop_watch()
+            query = {"t": str(int(grace + 0.999))}
+            self._dirty = True
+            path = f"/containers/{view.id}/restart"
+            await self.node.engine.call("POST", path, query=query, timeout_s=grace + 120.0)
+            return 0.0
+        self._unhealthy = cause
+        self.node.save_soon()
+        return 0.0
+
+    async def _ended(self, view: View):
+        """The container ended although it was wanted."""
+        restart = self.action.get("restart", "any")
+        if (
+            self.node.alone
+            and self.goal == "running"
+            and not self._unhealthy
+            and may_restart(restart, view.exit_code)
+        ):
+            # It died before the Engine's policy was set, or the Engine gave up on it.
+            now = time.monotonic()
+            if not self._ended_seen:
+                self._ended_seen = now
+            left = self._ended_seen + max(1.0, float(self.action.get("restart_delay_s", 5.0))) - now
+            if left > 0:
+                return left
+            self._ended_seen = 0.0
+            self._dirty = True
+            try:
+                await self.node.engine.call("POST", f"/containers/{view.id}/start", timeout_s=300.0)
+            except EngineError as e:
+                log("restart_failed", task=self.id, cause=e)
+                return 5.0
+            return 0.0
+        self._end(*judge_end(view, self._unhealthy), exit_code=view.exit_code)
+        return None
+
+    # --- to stopped and gone ------------------------------------------------------------------------------------
+    async def _stop(self, view):
+        if view is None and not self.action:
+            return self._forget()
+        if view is None or (not view.running and not view.restarting):
+            code = view.exit_code if view is not None and view.started_at else None
+            self._end("shutdown", "shutdown", "", exit_code=code)
+            return None
+        return await self._wind_down(view, self.grace_s)
+
+    async def _wind_down(self, view: View, grace_s: float):
+        """Stop signal, the whole grace period, SIGKILL; the end comes as an event."""
+        engine = self.node.engine
+        self._set(ready=False)
+        if view.restarting:
+            self._dirty = True
+            await engine.call("POST", f"/containers/{view.id}/stop", query={"t": "0"}, timeout_s=60.0)
+            return 0.5
+        now = time.monotonic()
+        if self._signalled_at is None:
+            await engine.signal(view.id, view.stop_signal)
+            self._signalled_at = now
+            self.node.save_soon()
+        left = self._signalled_at + grace_s - now
+        if left <= 0:
+            log("task_killed", task=self.id, grace_s=grace_s)
+            await engine.signal(view.id, "SIGKILL")
+            return 5.0
+        return min(left, LOOK_AGAIN_S)
+
+    async def _stay_ended(self, view):
+        """What has ended stays so: the Engine may have started it again before its policy was taken back."""
+        if view is not None and (view.running or view.restarting) and self.action:
+            return await self._wind_down(view, self.grace_s)
+        return None
+
+    async def _remove(self):
+        engine = self.node.engine
+        self._stop_watch()
+        found = {one["Id"] for one in await engine.list(f"{LABEL_TASK}={self.id}")}
+        for container in sorted(found):
+            try:
+                query = {"force": "1", "v": "1"}
+                await engine.call("DELETE", f"/containers/{container}", query=query, timeout_s=120.0)
+            except EngineError as e:
+                if e.status == 409:
+                    return 0.5  # already being removed
+                if e.status != 404:
+                    raise
+        return self._forget()
+
+    def _forget(self) -> None:
+        """Nothing of it is left here."""
+        self._end("gone", "removed", self.err, exit_code=self.exit_code)
+        self.looked.set()
+        self.node.on_gone(self)
+
+    async def end_processes(self) -> bool:
+        """Kill its processes without the Engine; whether none is left."""
+        if not self.pid or not self._cgroup:
+            return self.terminal or not self.pid
+        if not await end_cgroup(self._cgroup):
+            return False
+        if not self.terminal:
+            self._end("failed", "started", "task: non-zero exit (137): ended by its cgroup", exit_code=137)
+        return True

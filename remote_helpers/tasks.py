@@ -1,0 +1,141 @@
+"""All tasks of this node: actions and Engine events to their workers, their reports to whoever listens."""
+
+from __future__ import annotations
+
+from .container import RANK
+from .engine import LABEL_CLUSTER, LABEL_TASK, Engine
+from .log import log
+from .task import Node, Task
+
+NEEDED = {
+    "task_id": str,
+    "service_id": str,
+    "index": int,
+    "name": str,
+    "desired": str,
+    "image": str,
+    "config": dict,
+}
+
+
+class BadAction(Exception):
+    """An action of a batch cannot be understood; the message names the field."""
+
+
+def check_action(action) -> None:
+    """Raises BadAction unless the helper can carry it out."""
+    if not isinstance(action, dict):
+        raise BadAction("an action must be an object")
+    kind = action.get("do")
+    if kind not in ("ensure_task", "stop_task", "remove_task"):
+        raise BadAction(f"unknown action {kind!r}")
+    needed = NEEDED if kind == "ensure_task" else {"task_id": str}
+    for key, kinds in needed.items():
+        if not isinstance(action.get(key), kinds) or action[key] == "":
+            raise BadAction(f"{kind}: field {key} is missing or of the wrong type")
+    if kind == "ensure_task" and action["desired"] not in ("ready", "running"):
+        raise BadAction(f"ensure_task: desired must be ready or running, not {action['desired']!r}")
+    if kind == "stop_task" and not isinstance(action.get("grace_s", 10.0), (int, float)):
+        raise BadAction("stop_task: field grace_s is no number")
+
+
+class Tasks:
+    """The tasks by id. `on_report(task)` is called whenever what a task reports has changed."""
+
+    def __init__(self, engine: Engine, wait_engine, on_report, save_soon) -> None:
+        self._on_report = on_report
+        self._save_soon = save_soon
+        self.by_id: dict = {}
+        self.node = Node(engine, wait_engine, self._reported, self._gone, save_soon)
+
+    # --- orders -----------------------------------------------------------------------------------------------
+    def apply(self, actions: list, cluster_id: str) -> None:
+        """Take on checked actions, in order; returns before any of them is carried out."""
+        for action in actions:
+            task = self._get(action["task_id"])
+            if action["do"] == "ensure_task":
+                task.ensure({key: value for key, value in action.items() if key != "do"}, cluster_id)
+            elif action["do"] == "stop_task":
+                task.stop(float(action.get("grace_s", 10.0)))
+            else:
+                task.remove()
+            task.run()
+
+    def set_alone(self, alone: bool) -> None:
+        """The lease was lost, or is back: the Engine's restart policies follow."""
+        if self.node.alone != alone:
+            self.node.alone = alone
+            for task in self.by_id.values():
+                task.kick()
+
+    def _get(self, task_id: str) -> Task:
+        task = self.by_id.get(task_id)
+        if task is None:
+            task = self.by_id[task_id] = Task(self.node, task_id)
+        return task
+
+    # --- what the Engine says ---------------------------------------------------------------------------------
+    def on_connected(self, containers: list) -> None:
+        """A new event stream stands; `containers` is what the Engine lists after it began."""
+        for container in containers:
+            self._adopt(container.get("Labels") or {}, container["Id"])
+        for task in list(self.by_id.values()):
+            task.renew()
+            task.run()
+
+    def on_event(self, event: dict) -> None:
+        """An Engine event of a container with our label."""
+        actor = event.get("Actor") or {}
+        labels, kind = actor.get("Attributes") or {}, str(event.get("Action") or event.get("status") or "")
+        task = self.by_id.get(labels.get(LABEL_TASK, ""))
+        if task is None:
+            if kind != "destroy":
+                self._adopt(labels, actor.get("ID", ""))
+            return
+        if kind == "start":
+            task.saw_start()
+        if kind != "create":  # its own worker made it
+            task.kick()
+
+    def _adopt(self, labels: dict, container_id: str) -> None:
+        task_id = labels.get(LABEL_TASK, "")
+        if not task_id or not labels.get(LABEL_CLUSTER) or not container_id:
+            return
+        known = task_id in self.by_id
+        task = self._get(task_id)
+        task.adopt(labels, container_id)
+        if not known:
+            log("task_found", task=task_id, container=container_id[:12])
+            task.run()
+
+    # --- what is told -----------------------------------------------------------------------------------------
+    def _reported(self, task: Task) -> None:
+        self._save_soon()
+        self._on_report(task)
+
+    def _gone(self, task: Task) -> None:
+        self.by_id.pop(task.id, None)
+        self._save_soon()
+
+    def reports(self) -> list:
+        """All reports, in order of task ids."""
+        return [task.report() for _, task in sorted(self.by_id.items())]
+
+    @property
+    def busy(self) -> int:
+        """Tasks that are on their way to what was asked for."""
+        return sum(1 for task in self.by_id.values() if task.busy)
+
+    def clusters(self) -> set:
+        """Ids of the clusters whose tasks are here."""
+        return {task.cluster_id for task in self.by_id.values() if task.cluster_id}
+
+    # --- what outlives the process ----------------------------------------------------------------------------
+    def to_state(self) -> dict:
+        return {task.id: task.to_state() for task in self.by_id.values()}
+
+    def restore(self, state: dict) -> None:
+        """Tasks as a former process left them; their workers start with the first list of the Engine."""
+        for task_id, one in state.items():
+            if one.get("state") in RANK and one["state"] != "gone":
+                self.by_id[task_id] = Task.from_state(self.node, task_id, one)
