@@ -6,12 +6,14 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
+from swarmsh.errors import SwarmshError
 from swarmsh.manager.dirt import Dirt, dirt_of
 from swarmsh.manager.node_worker import NodeWorker
 from swarmsh.manager.orchestrator import Orchestrator
 from swarmsh.manager.ports import Clock, IdSource, NodeClient, Store
 from swarmsh.manager.settings import Settings
 from swarmsh.manager.watch import NodeWatch
+from swarmsh.model.actions import Batch, RemoveTask
 from swarmsh.model.objects import Node
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 
@@ -31,6 +33,8 @@ class Manager:
     _orchestrator: Orchestrator = field(init=False)
     _workers: dict[str, tuple[NodeWorker, asyncio.Task[None]]] = field(init=False, default_factory=dict)
 
+    _leaving: dict[str, asyncio.Event] = field(init=False, default_factory=dict)
+
     def __post_init__(self) -> None:
         self._orchestrator = Orchestrator(self.store, self.clock, self.ids)
 
@@ -39,7 +43,9 @@ class Manager:
             before = self.store.snapshot
             for node in before.nodes.values():
                 self._keep(node, tasks)
-            watch = NodeWatch(self.store, self.nodes, self.clock, self.settings, self._session_started)
+            watch = NodeWatch(
+                self.store, self.nodes, self.clock, self.settings, self._session_started, self._node_spoke
+            )
             await watch.run(tasks)
             self._orchestrator.touch_all()
             tasks.create_task(self._orchestrator.run())
@@ -55,7 +61,7 @@ class Manager:
             if known is None or known.target != node.target:
                 self._keep(node, tasks)
         for node_id in change.delete_nodes:
-            await self._forget(node_id)
+            tasks.create_task(self._leave(node_id))
         self._orchestrator.note_failures(before, change.put_tasks)
         dirt = dirt_of(before, change)
         self._orchestrator.touch(dirt)
@@ -72,11 +78,37 @@ class Manager:
             worker = NodeWorker(node.id, self.store, self.nodes, self.epoch, self.settings)
             self._workers[node.id] = (worker, tasks.create_task(worker.run()))
 
-    async def _forget(self, node_id: str) -> None:
+    async def _leave(self, node_id: str) -> None:
+        """Leave a removed node as it was found, if it answers: without our containers, free for others."""
         worker = self._workers.pop(node_id, None)
         if worker is not None:
             worker[1].cancel()
-        await self.nodes.drop(node_id, release=True)
+        cluster, report = self.store.snapshot.cluster, self.nodes.report(node_id)
+        reported = self._leaving[node_id] = asyncio.Event()
+        try:
+            if cluster is not None and report is not None:
+                actions = tuple(RemoveTask(task_id=i) for i, t in report.tasks.items() if t.state != "gone")
+                batch = Batch(
+                    cluster_id=cluster.id, epoch=self.epoch, index=self.store.snapshot.index, actions=actions
+                )
+                async with asyncio.timeout(self.settings.leave_deadline_s):
+                    await self.nodes.apply(node_id, batch)
+                    while self._holds_tasks(node_id):
+                        await reported.wait()
+                        reported.clear()
+        except (SwarmshError, TimeoutError) as e:
+            log.warning("node_left_with_containers node=%s error=%s", node_id, e or "deadline")
+        finally:
+            del self._leaving[node_id]
+            await self.nodes.drop(node_id, release=True)
+
+    def _holds_tasks(self, node_id: str) -> bool:
+        report = self.nodes.report(node_id)
+        return report is not None and any(t.state != "gone" for t in report.tasks.values())
+
+    def _node_spoke(self, node_id: str) -> None:
+        if node_id in self._leaving:
+            self._leaving[node_id].set()
 
     def _session_started(self, node_id: str) -> None:
         if node_id in self._workers:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from swarmsh.core.orchestrate import plan_removed_service, plan_service
 from swarmsh.core.scheduler import SchedulingView, schedule
+from swarmsh.errors import SwarmshError
 from swarmsh.manager.dirt import Dirt
 from swarmsh.manager.ports import Clock, IdSource, Store
 from swarmsh.model.objects import Service, Task
@@ -20,6 +21,7 @@ from swarmsh.model.states import TaskState
 log = logging.getLogger(__name__)
 
 FAILURES_COUNT_FOR_S = 300.0
+RETRY_S = 1.0
 
 
 @dataclass(slots=True)
@@ -32,6 +34,7 @@ class Orchestrator:
     _services: set[str] = field(default_factory=set)
     _pending: bool = True
     _wake_at: dict[str, float] = field(default_factory=dict)
+    _retry_at: float | None = None
     _due: asyncio.Event = field(default_factory=asyncio.Event)
     # (node, service, spec version) -> when its tasks failed there, for the scheduler's ranking.
     _failures: dict[tuple[str, str, int], list[float]] = field(default_factory=dict)
@@ -62,7 +65,12 @@ class Orchestrator:
     async def run(self) -> None:
         while True:
             await self._wait()
-            await self.one_pass()
+            try:
+                await self.one_pass()
+            except SwarmshError as e:
+                # A full disk, most likely: nothing was written, so all of it is looked at again.
+                log.error("pass_failed error=%s", e)
+                self._retry_at = self.clock.now() + RETRY_S
 
     async def one_pass(self) -> None:
         """Plan what is dirty now. Public for tests and for a manager that stops cleanly."""
@@ -71,6 +79,10 @@ class Orchestrator:
         self._due.clear()
         now = self.clock.now()
         services |= {s for s, at in self._wake_at.items() if at <= now}
+        if self._retry_at is not None:
+            self._retry_at = None
+            services |= {*self.store.snapshot.services, *self.store.snapshot.task_ids_by_service}
+            pending = True
         progressed: list[Service] = []
 
         def decide(snapshot: ClusterSnapshot) -> Changes:
@@ -160,12 +172,13 @@ class Orchestrator:
 
     async def _wait(self) -> None:
         """Until something is dirty or due."""
-        while not self._due.is_set():
-            soonest = min(self._wake_at.values(), default=None)
+        while self._retry_at is not None or not self._due.is_set():
+            times = [*self._wake_at.values(), *([] if self._retry_at is None else [self._retry_at])]
+            soonest = min(times, default=None)
             timeout = None if soonest is None else max(0.0, soonest - self.clock.now())
             try:
                 async with asyncio.timeout(timeout):
-                    await self._due.wait()
+                    await (self._due.wait() if self._retry_at is None else asyncio.Event().wait())
             except TimeoutError:
                 return
 

@@ -15,5 +15,6 @@ class Settings:
     apply_deadline_s: float = 20.0
     # Actions in one message; far below the 1 MiB that a line may have.
     batch_actions: int = 64
+    leave_deadline_s: float = 60.0
     peers_asked: int = 3
     full_pass_s: float = 300.0

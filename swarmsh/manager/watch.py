@@ -48,13 +48,17 @@ class _Link:
 
 @dataclass(slots=True)
 class NodeWatch:
-    """Takes over what nodes report, and judges who is there. `on_session` is called for each new session."""
+    """Takes over what nodes report, and judges who is there.
+
+    `on_session` is called for each new session, `on_report` whenever a node said something of its tasks.
+    """
 
     store: Store
     nodes: NodeClient
     clock: Clock
     settings: Settings
     on_session: Callable[[str], None]
+    on_report: Callable[[str], None]
     _links: dict[str, _Link] = field(default_factory=dict)
     # Silence counts from here at the earliest: the manager's start, or the end of a gap of its own.
     _since: float = 0.0
@@ -80,6 +84,7 @@ class NodeWatch:
                 log.info("node_connected node=%s tasks=%d", event.node_id, len(event.report.tasks))
             case TasksReported():
                 self.store.observe(lambda s: self._reported(s, event))
+                self.on_report(event.node_id)
             case Described():
                 if event.report.engine_ok:
                     link.processes_ended = False
@@ -189,7 +194,8 @@ class NodeWatch:
         )
 
     def _judged(self, snapshot: ClusterSnapshot, verdicts: dict[str, NodeStatus]) -> Changes:
-        put, events = [], []
+        put: list[Node] = []
+        events: list[Event] = []
         now = self.clock.now()
         for node_id, status in verdicts.items():
             node = snapshot.nodes.get(node_id)
