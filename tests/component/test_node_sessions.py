@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from swarmsh.errors import HelperRefused, NodeDeadline, NodeRequestFailed, NodeUnreachable
-from swarmsh.manager.ports import Connected, Described, Disconnected, Refused, TasksReported, Untrusted
+from swarmsh.manager.ports import Connected, Described, Disconnected, TasksReported
 from swarmsh.model.actions import Batch, EnsureTask, RemoveTask, StopTask
 from tests.component.conftest import TinyHelper, eventually
-from tests.component.scripted_helper import HELLO, ScriptedHelper
+from tests.component.scripted_helper import HELLO
 
 
 def batch(*actions: EnsureTask | StopTask | RemoveTask) -> Batch:
@@ -189,7 +189,7 @@ async def test_a_refused_batch_says_so(serve, make_sessions, helper, key_file: P
     sessions = make_sessions()
     sessions.keep("node1", "n1", server.target(key_file))
     await sessions.until(Connected)
-    with pytest.raises(HelperRefused, match="have seen 7. restore") as e:
+    with pytest.raises(HelperRefused, match=r"have seen 7\. restore") as e:
         await sessions.apply("node1", batch())
     assert e.value.fields["code"] == code
 
