@@ -102,7 +102,7 @@ def _confirm(unknown: Sequence[Shown], *, accept_new: bool, never_ask: bool) -> 
         why = "-y does not trust new keys" if never_ask else "there is no terminal to ask on"
         raise SwarmshError(
             f"{len(unknown)} host keys are unknown, and {why}",
-            hint="Compare them (`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the host), then put them into "
+            hint="Compare them (`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the host), then put them in "
             f"the inventory, or give {ACCEPT_FLAG}",
         )
     if not click.confirm(f"Trust {'this key' if len(unknown) == 1 else f'these {len(unknown)} keys'}?", err=True):

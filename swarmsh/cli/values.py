@@ -377,7 +377,8 @@ def _set_mount_key(mount: Json, key: str, value: str, part: str) -> None:
         case "image-subpath":
             mount.setdefault("ImageOptions", {})["Subpath"] = value
         case _ if key.startswith("bind-"):
-            _set_bind_key(mount.setdefault("BindOptions", {}), key, value, part)
+            if (key, value) != ("bind-recursive", "enabled"):  # the default, and no option to send
+                _set_bind_key(mount.setdefault("BindOptions", {}), key, value, part)
         case _ if key.startswith("volume-"):
             _set_volume_key(mount.setdefault("VolumeOptions", {"DriverConfig": {}}), key, value, part)
         case _ if key.startswith("tmpfs-"):
@@ -387,8 +388,11 @@ def _set_mount_key(mount: Json, key: str, value: str, part: str) -> None:
 
 
 def _set_bind_key(options: Json, key: str, value: str, part: str) -> None:
-    recursive = {"enabled": "", "disabled": "NonRecursive", "writable": "ReadOnlyNonRecursive"}
-    recursive["readonly"] = "ReadOnlyForceRecursive"
+    recursive = {
+        "disabled": "NonRecursive",
+        "writable": "ReadOnlyNonRecursive",
+        "readonly": "ReadOnlyForceRecursive",
+    }
     if key == "bind-propagation":
         options["Propagation"] = value.lower()
     elif key == "bind-nonrecursive":
@@ -400,7 +404,7 @@ def _set_bind_key(options: Json, key: str, value: str, part: str) -> None:
             raise ValueError(
                 f'invalid value for {key}: {value} (must be "enabled", "disabled", "writable", or "readonly")'
             )
-        _set_true(options, recursive[value], value != "enabled")
+        options[recursive[value]] = True
     else:
         raise ValueError(f"unexpected key '{key}' in '{part}'")
 
