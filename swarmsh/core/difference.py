@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from msgspec.structs import fields, replace
 
+from swarmsh.model.objects import Task
 from swarmsh.model.specs import (
     ContainerSpec,
     EndpointSpec,
@@ -28,7 +29,7 @@ _ANY_AFTER_5_S = RestartPolicy(condition="any", delay=5_000_000_000, max_attempt
 
 def template_changed(a: ServiceSpec, b: ServiceSpec) -> bool:
     """Whether tasks made after `a` must be replaced to be as `b` says (order of arguments does not matter)."""
-    return _task(a.task_template) != _task(b.task_template) or _endpoint(a) != _endpoint(b)
+    return _differ((a.task_template, a.endpoint_spec), (b.task_template, b.endpoint_spec))
 
 
 def placement_only(a: ServiceSpec, b: ServiceSpec) -> bool:
@@ -40,8 +41,21 @@ def placement_only(a: ServiceSpec, b: ServiceSpec) -> bool:
     return template_changed(a, b) and not template_changed(moved, b)
 
 
-def _endpoint(spec: ServiceSpec) -> EndpointSpec:
-    endpoint = spec.endpoint_spec or EndpointSpec()
+def task_outdated(task: Task, spec: ServiceSpec) -> bool:
+    """Whether the task is not what its service's spec says now; what `template_changed` is for specs."""
+    return _differ((task.spec, task.endpoint), (spec.task_template, spec.endpoint_spec))
+
+
+_Made = tuple[TaskSpec, EndpointSpec | None]
+
+
+def _differ(a: _Made, b: _Made) -> bool:
+    # Mostly nothing changed, and plain equality is many times cheaper.
+    return a != b and (_task(a[0]) != _task(b[0]) or _endpoint(a[1]) != _endpoint(b[1]))
+
+
+def _endpoint(endpoint: EndpointSpec | None) -> EndpointSpec:
+    endpoint = endpoint or EndpointSpec()
     ports = (
         replace(port, protocol=port.protocol or "tcp", publish_mode=port.publish_mode or "ingress")
         for port in endpoint.ports

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from swarmsh.core.labels import LABELS, check_labels, probe_of
+from swarmsh.errors import InvalidSpec
+from swarmsh.model.actions import Probe
+
+PAGE = Path(__file__).parents[3] / "docs" / "labels.md"
+
+
+def test_the_page_for_users_has_the_same_table() -> None:
+    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| `swarmsh.")]
+    assert rows == [f"| `{x.key}` | {x.form} | {x.default} | {x.meaning} |" for x in LABELS]
+
+
+@pytest.mark.parametrize(
+    ("labels", "probe"),
+    [
+        ({}, None),
+        ({"team": "x"}, None),
+        ({"swarmsh.probe": "http:80"}, Probe(kind="http", port=80, path="/")),
+        ({"swarmsh.probe": "http:8080/health?x=1"}, Probe(kind="http", port=8080, path="/health?x=1")),
+        ({"swarmsh.probe": "tcp:5432"}, Probe(kind="tcp", port=5432)),
+        (
+            {
+                "swarmsh.probe": "tcp:1",
+                "swarmsh.probe.interval": "1m30s",
+                "swarmsh.probe.timeout": "500ms",
+                "swarmsh.probe.retries": "7",
+            },
+            Probe(kind="tcp", port=1, interval_s=90.0, timeout_s=0.5, retries=7),
+        ),
+    ],
+)
+def test_a_probe_is_read_from_labels(labels: dict[str, str], probe: Probe | None) -> None:
+    check_labels(labels)
+    assert probe_of(labels) == probe
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ({"swarmsh.prob": "tcp:1"}, "Did you mean swarmsh.probe?"),
+        ({"swarmsh.probe.intervall": "1s", "swarmsh.probe": "tcp:1"}, "Did you mean swarmsh.probe.interval?"),
+        ({"swarmsh.": ""}, "is not known"),
+        ({"swarmsh.probe": ""}, "neither http:PORT"),
+        ({"swarmsh.probe": "http"}, "neither http:PORT"),
+        ({"swarmsh.probe": "http:80 /x"}, "neither http:PORT"),
+        ({"swarmsh.probe": "http:0"}, "neither http:PORT"),
+        ({"swarmsh.probe": "tcp:70000"}, "neither http:PORT"),
+        ({"swarmsh.probe": "tcp:80/x"}, "neither http:PORT"),
+        ({"swarmsh.probe": "tcp:1", "swarmsh.probe.interval": "5"}, "not a duration"),
+        ({"swarmsh.probe": "tcp:1", "swarmsh.probe.interval": "1ms"}, "not a duration from 0.1s"),
+        ({"swarmsh.probe": "tcp:1", "swarmsh.probe.timeout": "2h"}, "not a duration"),
+        ({"swarmsh.probe": "tcp:1", "swarmsh.probe.retries": "0"}, "not a number from 1 to 100"),
+        ({"swarmsh.probe": "tcp:1", "swarmsh.probe.retries": "-1"}, "not a number from 1 to 100"),
+        ({"swarmsh.probe.retries": "3"}, "needs label swarmsh.probe"),
+    ],
+)
+def test_a_label_that_makes_no_sense_is_refused(labels: dict[str, str], words: str) -> None:
+    with pytest.raises(InvalidSpec) as refusal:
+        check_labels(labels)
+    assert words in str(refusal.value)
