@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import faults, host, image, network, testimages
+from . import faults, host, image, machine, network, testimages
 from .errors import LabError
 from .lab import DEFAULT_MEMORY_MB, MIXED, Lab, Plan
+from .machine import Power
 from .paths import lab_paths
 
 EPILOG = "See docs/lab.md. Run as root; nothing of a lab reaches beyond its own network namespace."
@@ -30,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lab: {err}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("lab: interrupted; `down` removes what is there, `up` goes on", file=sys.stderr)
-        return 130
+        print("lab: interrupted; `down` removes what is there, `up` goes on", file=sys.stderr, flush=True)
+        os._exit(130)  # threads that wait for machines would keep us
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
@@ -69,10 +70,11 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("tag")
     load.add_argument("tar", type=Path)
     load.add_argument("nodes", nargs="*", metavar="NODE", help="default: all")
-    fault = command("fault", _fault, "NODE FAULT, or cut-pair|heal-pair A B, or cut-manager|heal-manager NODE")
-    fault.add_argument("words", nargs="+", metavar="WORD", help="faults: " + ", ".join((*faults.ONE_NODE, *faults.TWO_NODES)))
+    fault = command("fault", _fault, "do NODE FAULT, or cut-pair|heal-pair A B")
+    fault.add_argument("words", nargs="+", metavar="WORD",
+                       help="faults: " + ", ".join((*faults.ONE_NODE, *faults.TWO_NODES)))
     fault.add_argument("--wait", action="store_true", help="power-on, reboot: until sshd and Engine answer")
-    cli = command("docker-cli", _docker_cli, "print the path of a docker client of a suite, made to run on this host")
+    cli = command("docker-cli", _docker_cli, "print the path of a suite's docker client that runs here")
     cli.add_argument("suite", choices=image.SUITES)
     return parser
 
@@ -107,6 +109,10 @@ def _status(arguments: argparse.Namespace) -> None:
 
 def _ssh(arguments: argparse.Namespace) -> None:
     node = Lab(lab_paths(arguments.name)).node(arguments.node)
+    state = machine.power(node.machine)
+    if state is not Power.RUNNING:
+        raise LabError(f"machine {node.name} is {state.value}",
+                       f"`fault {node.name} {'thaw' if state is Power.FROZEN else 'power-on'}` brings it back.")
     node.shell.become(_command(arguments.command))
 
 
@@ -146,8 +152,8 @@ def _fault(arguments: argparse.Namespace) -> None:
             if arguments.wait:
                 lab.wait_ready(node, quiet=True)
             return
-    raise LabError(f"`fault {' '.join(words)}` is none",
-                   f"NODE and one of {', '.join(faults.ONE_NODE)}; or {', '.join(faults.TWO_NODES)} and two machines.")
+    raise LabError(f"`fault {' '.join(words)}` is none", f"NODE and one of {', '.join(faults.ONE_NODE)}; "
+                   f"or {', '.join(faults.TWO_NODES)} and two machines.")
 
 
 def _docker_cli(arguments: argparse.Namespace) -> None:

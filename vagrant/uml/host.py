@@ -87,8 +87,8 @@ def find_mirror(apt_dir: Path = Path("/etc/apt")) -> Mirror:
     own = os.environ.get("SWARMSH_LAB_MIRROR")
     if own:
         return Mirror(own, "")
-    files = sorted((apt_dir / "sources.list.d").glob("*.sources")) + [
-        apt_dir / "sources.list", *sorted((apt_dir / "sources.list.d").glob("*.list"))]
+    parts = apt_dir / "sources.list.d"
+    files = [*sorted(parts.glob("*.sources")), apt_dir / "sources.list", *sorted(parts.glob("*.list"))]
     for file in files:
         if file.is_file():
             parse = _parse_deb822 if file.suffix == ".sources" else _parse_one_line

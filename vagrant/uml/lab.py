@@ -7,8 +7,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,14 +75,15 @@ class Lab:
         """The plan, or an error that says how to make the lab."""
         plan = self.plan()
         if plan is None:
-            raise LabError(f"there is no lab {self.paths.name}", f"`vagrant/lab up --name {self.paths.name}` makes it.")
+            raise LabError(f"there is no lab {self.paths.name}",
+                           f"`vagrant/lab up --name {self.paths.name}` makes it.")
         return plan
 
     def nodes(self) -> list[Node]:
         """All machines, first one first."""
         state = self.existing_plan()
-        images = json.loads(self.paths.state.read_text()).get("images", {})
-        return [self._node(i, suite, Path(images.get(suite, "/nonexistent")), state.memory_mb)
+        images = self._images()
+        return [self._node(i, suite, images.get(suite, Path("/nonexistent")), state.memory_mb)
                 for i, suite in enumerate(state.suites(), 1)]
 
     def node(self, name: str) -> Node:
@@ -90,7 +92,8 @@ class Lab:
         for node in nodes:
             if node.name == name:
                 return node
-        raise LabError(f"lab {self.paths.name} has no machine {name}", f"It has {', '.join(n.name for n in nodes)}.")
+        raise LabError(f"lab {self.paths.name} has no machine {name}",
+                       f"It has {', '.join(n.name for n in nodes)}.")
 
     def up(self, plan: Plan, *, quiet: bool = False) -> None:
         """Make it so: every machine runs, its sshd and Engine answer, the test images are loaded."""
@@ -105,6 +108,8 @@ class Lab:
             self._prepare(plan, quiet=quiet)
             nodes = self.nodes()
             for node in nodes:
+                if machine.power(node.machine) is Power.FROZEN:
+                    machine.thaw(node.machine)
                 machine.power_on(node.machine)
             progress = Progress([node.name for node in nodes], quiet=quiet)
             archive = testimages.ensure_web_images()
@@ -115,12 +120,11 @@ class Lab:
     def down(self) -> None:
         """Remove the lab: processes, networks, files. Works on what is left of one, too."""
         with host.locked(self.paths.run.parent / f"{self.paths.tag}.lock"):
-            for folder in sorted(self.paths.root.glob("n*")) if self.paths.root.is_dir() else []:
-                number = folder.name[1:]
-                if number.isdigit():
-                    node = self._node(int(number), "", Path(), 0)
-                    node.shell.hang_up()
-                    machine.power_off(node.machine)
+            # What runs is recorded in the run folder, so it is found even if the lab's own folder is gone.
+            for record in [*self.paths.run.glob("n*.process"), *self.paths.run.glob("n*.ssh")]:
+                node = self._node(int(record.stem[1:]), "", Path(), 0)
+                node.shell.hang_up()
+                machine.power_off(node.machine)
             registry.stop(self.paths)
             if shutil.which("ip"):
                 network.remove_network(self.paths)
@@ -145,8 +149,12 @@ class Lab:
 
     def on_each(self, nodes: Iterable[Node], act: Callable[[Node], T]) -> list[T]:
         """Do something on all machines at once; results in order, the first failure is raised at the end."""
-        with ThreadPoolExecutor(max_workers=MAX_NODES) as pool:
-            futures = [pool.submit(act, node) for node in nodes]
+        pool = ThreadPoolExecutor(max_workers=MAX_NODES)
+        futures = [pool.submit(act, node) for node in nodes]
+        try:
+            wait(futures)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # an interrupt does not wait for them
         return [future.result() for future in futures]
 
     def wait_ready(self, node: Node, *, quiet: bool = False) -> None:
@@ -162,11 +170,12 @@ class Lab:
         if host.missing_packages():
             progress.show("host", f"installing {', '.join(host.missing_packages())}")
             host.ensure_packages()
-        old_images = json.loads(self.paths.state.read_text()).get("images", {}) if self.paths.state.exists() else {}
+        old_images = self._images()
         images = {}
         for suite in suites:
-            kept = Path(old_images.get(suite, ""))  # its disks stand on it: a newer recipe is for new labs
-            images[suite] = kept if kept.is_file() else image.ensure_image(suite, lambda s, n=suite: progress.show(n, s))
+            kept = old_images.get(suite)  # its disks stand on it: a newer recipe is for new labs
+            images[suite] = kept if kept and kept.is_file() else image.ensure_image(
+                suite, partial(progress.show, suite))
         _write_whole(self.paths.state, json.dumps(
             {"plan": asdict(plan), "images": {k: str(v) for k, v in images.items()}}, indent=2))
         self.paths.run.mkdir(parents=True, exist_ok=True)
@@ -182,6 +191,12 @@ class Lab:
                            keys.fingerprint(node.machine.folder / "host_key.pub")) for node in nodes],
             self.paths.key)
 
+    def _images(self) -> dict[str, Path]:
+        """The disk image of each suite, as chosen when the lab was made."""
+        if not self.paths.state.exists():
+            return {}
+        return {k: Path(v) for k, v in json.loads(self.paths.state.read_text()).get("images", {}).items()}
+
     def _node(self, index: int, suite: str, base: Path, memory_mb: int) -> Node:
         name, address = f"n{index}", network.node_address(index)
         return Node(name, suite, address, Machine(self.paths, name, index, base, memory_mb),
@@ -194,9 +209,10 @@ def _prepare_node(node: Node, login: keys.KeyPair, hosts: dict[str, str]) -> Non
     seed = folder / "seed.tar"
     if not seed.exists():
         host_key = keys.ensure_key(folder / "host_key", f"root@{node.name}")
-        partial = folder / "seed.tmp"
-        keys.write_seed(partial, name=node.name, address=node.address, host_key=host_key, login_key=login, hosts=hosts)
-        partial.rename(seed)
+        unfinished = folder / "seed.tmp"
+        keys.write_seed(unfinished, name=node.name, address=node.address, host_key=host_key, login_key=login,
+                        hosts=hosts)
+        unfinished.rename(seed)
 
 
 def _finish_boot(node: Node, archive: Path, progress: Progress) -> None:
@@ -243,18 +259,30 @@ def load_images(node: Node, archive: Path) -> None:
 
 
 def _node_status(node: Node, cuts: dict[str, set[str]]) -> dict[str, Any]:
-    tap = f"tap{node.machine.index}"
     state = machine.power(node.machine)
     supervisor = machine.supervisor_process(node.machine)
-    sshd = state is Power.RUNNING and network.port_answers(node.shell.paths.admin_namespace, node.address, 22)
-    engine = None
-    if sshd:
-        with contextlib.suppress(LabError):
-            engine = node.shell.run("timeout 5 docker version --format '{{.Server.Version}}'", timeout_s=15).strip()
-    faults = sorted(name.replace("_", "-") for name, taps in cuts.items() if tap in taps)
-    faults += sorted(f"cut-pair {pair}" for pair in cuts.get("cut_pair", ()) if pair.startswith(f"{tap} "))
+    sshd, engine, slow = _ask(node) if state is Power.RUNNING else (False, None, False)
     return {"name": node.name, "address": node.address, "suite": node.suite, "state": state.value,
-            "pid": supervisor.pid if supervisor else None, "sshd": sshd, "engine": engine, "faults": faults}
+            "pid": supervisor.pid if supervisor else None, "sshd": sshd, "engine": engine,
+            "faults": _cuts_of(node, cuts) + (["slow"] if slow else [])}
+
+
+def _ask(node: Node) -> tuple[bool, str | None, bool]:
+    """Whether an SSH session can be had, the Engine's version (None: no answer), whether the link is slow."""
+    # By a session rather than a bare connection: newer sshd keep away those who connect and say nothing.
+    try:
+        answer = node.shell.run("timeout 5 docker version --format '{{.Server.Version}}' 2>/dev/null || echo; "
+                                "tc qdisc show dev vec0 | grep -c netem; true", timeout_s=15).splitlines()
+    except LabError:
+        return False, None, False
+    return True, answer[0].strip() or None, answer[-1] == "1"
+
+
+def _cuts_of(node: Node, cuts: dict[str, set[str]]) -> list[str]:
+    tap = f"tap{node.machine.index}"
+    named = [name.replace("_", "-") for name in ("cut", "cut_manager") if tap in cuts.get(name, ())]
+    others = [pair.split(" . ")[1] for pair in cuts.get("cut_pair", ()) if pair.split(" . ")[0] == tap]
+    return named + [f"cut-pair {other.replace('tap', 'n')}" for other in sorted(others)]
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -161,7 +161,7 @@ def _await_power(machine: Machine, wanted: Power) -> None:
 
 
 def _record_file(machine: Machine) -> Path:
-    return machine.folder / "process.json"
+    return machine.paths.run / f"{machine.name}.process"  # of this boot of the host, as the process is
 
 
 def _recorded(machine: Machine) -> ProcessId | None:
@@ -186,7 +186,7 @@ def _launch(machine: Machine, supervisor: str, read_end: int, write_end: int) ->
         os.close(go_read)
         process = identify(first)
         assert process is not None  # it waits for our word
-        temporary = _record_file(machine).with_suffix(".tmp")
+        temporary = _record_file(machine).with_suffix(".partial")
         temporary.write_text(json.dumps(asdict(process)))
         temporary.rename(_record_file(machine))
         os.write(go_write, b"go")

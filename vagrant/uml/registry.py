@@ -52,7 +52,8 @@ def ensure(paths: LabPaths, auth: str, shell: Shell) -> None:
                       f"docker rmi {base}/{tag} >/dev/null; exit $s", timeout_s=240)
     finally:
         # The machine that pushed must have no more than the others: they are to pull.
-        shell.run(f"docker logout {base} >/dev/null 2>&1; docker rmi nginx:latest >/dev/null 2>&1; true", timeout_s=60)
+        shell.run(f"docker logout {base} >/dev/null 2>&1; docker rmi nginx:latest >/dev/null 2>&1; true",
+                  timeout_s=60)
 
 
 def stop(paths: LabPaths) -> None:
@@ -76,12 +77,13 @@ def _start(paths: LabPaths, auth: str) -> None:
     known = identify(process.pid)
     if known is None:
         raise LabError("the registry ended at once", f"See {folder / 'log'}")
-    (folder / "process.json").write_text(json.dumps(asdict(known)))
+    (paths.run / "registry.process").write_text(json.dumps(asdict(known)))
 
 
 def _config(folder: Path, auth: str) -> str:
+    data = json.dumps(str(folder / "data"))
     lines = ["version: 0.1", "log: {level: info, accesslog: {disabled: true}}",
-             f"storage: {{filesystem: {{rootdirectory: {json.dumps(str(folder / 'data'))}}}, delete: {{enabled: true}}}}",
+             f"storage: {{filesystem: {{rootdirectory: {data}}}, delete: {{enabled: true}}}}",
              f"http: {{addr: '{network.HOST_ADDRESS}:{PORT}', secret: {secrets.token_hex(16)}}}"]
     if auth:
         passwords = folder / "htpasswd"
@@ -135,7 +137,7 @@ def _catalog(paths: LabPaths, auth: str) -> set[str]:
 
 def _recorded(paths: LabPaths) -> ProcessId | None:
     try:
-        return ProcessId(**json.loads((paths.root / "registry/process.json").read_text()))
+        return ProcessId(**json.loads((paths.run / "registry.process").read_text()))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 

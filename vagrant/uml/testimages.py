@@ -26,10 +26,13 @@ from .process import run
 from .shell import Shell
 
 APPLETS = (
-    "sh cat ls echo env grep sleep kill ps top id hostname ip ping wget nc nslookup httpd head tail wc sed awk "
-    "mkdir touch rm mv cp mount df du free date stat true false test seq tr sort uniq vi find xargs netstat "
-    "traceroute telnet sync dd md5sum sha256sum uname which whoami printf readlink ln chmod chown pidof timeout"
-).split()
+    "sh", "cat", "ls", "echo", "env", "grep", "sleep", "kill", "ps", "top", "id", "hostname", "ip",
+    "ping", "wget", "nc", "nslookup", "httpd", "head", "tail", "wc", "sed", "awk", "mkdir", "touch",
+    "rm", "mv", "cp", "mount", "df", "du", "free", "date", "stat", "true", "false", "test", "seq", "tr",
+    "sort", "uniq", "vi", "find", "xargs", "netstat", "traceroute", "telnet", "sync", "dd", "md5sum",
+    "sha256sum", "uname", "which", "whoami", "printf", "readlink", "ln", "chmod", "chown", "pidof",
+    "timeout",
+)
 PATH_ENV = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -52,7 +55,7 @@ def ensure_web_images() -> Path:
 def ensure_nginx_image() -> Path:
     """A tar for `docker load` with nginx:latest, made of Debian's packages of the host's suite."""
     root = unpack_package("nginx", *_dependencies("nginx"))
-    path = root.with_suffix(".tar")
+    path = cache_dir() / f"nginx-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]}.tar"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=cache_dir()) as work:
             tree = Path(work) / "tree"
@@ -133,7 +136,8 @@ def _nginx_tree(packages: Path, tree: Path) -> None:
         (tree / folder).mkdir(parents=True, exist_ok=True)
     (tree / "var/log/nginx/access.log").symlink_to("/dev/stdout")
     (tree / "var/log/nginx/error.log").symlink_to("/dev/stderr")
-    (tree / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/bin/false\n")
+    (tree / "etc/passwd").write_text(
+        "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/bin/false\n")
     (tree / "etc/group").write_text("root:x:0:\nadm:x:4:\nwww-data:x:33:\n")
     (tree / "etc/nginx/nginx.conf").write_text(
         "user www-data;\nworker_processes 1;\npid /run/nginx.pid;\nerror_log /dev/stderr notice;\n"
@@ -143,7 +147,10 @@ def _nginx_tree(packages: Path, tree: Path) -> None:
     (tree / "var/www/html").mkdir(parents=True, exist_ok=True)
     (tree / "var/www/html/index.html").write_text(
         "<!DOCTYPE html><title>Welcome to nginx!</title><h1>Welcome to nginx!</h1>\n")
-    run(["chroot", str(tree), "/sbin/ldconfig"])
+    for applet in APPLETS:
+        link = tree / "bin" / applet
+        if not link.exists():
+            link.symlink_to("busybox")
 
 
 def _dependencies(package: str) -> list[str]:
@@ -152,8 +159,8 @@ def _dependencies(package: str) -> list[str]:
                    "--no-breaks", "--no-replaces", "--no-enhances", package])
     names = {line for line in listing.splitlines() if line and not line.startswith((" ", "<", "|"))}
     wanted = ("lib", "nginx", "busybox-static", "zlib")
-    return sorted(name for name in names if name.startswith(wanted) and not name.startswith("libperl")
-                  and "-perl" not in name and name != package) + ["busybox-static"]
+    return sorted({"busybox-static"} | {name for name in names if name.startswith(wanted) and name != package
+                                        and not name.startswith("libperl") and "-perl" not in name})
 
 
 def _config(layer: bytes, command: Sequence[str], env: Sequence[str], ports: Sequence[str],
