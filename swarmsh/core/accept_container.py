@@ -150,7 +150,7 @@ def _check_health(health: HealthConfig | None) -> None:
 
 def _accept_isolation(isolation: str) -> str:
     if isolation.lower() not in ("", "default"):
-        raise InvalidSpec(f'Invalid isolation: "{isolation}" - linux only supports \'default\'')
+        raise InvalidSpec(f"Invalid isolation: \"{isolation}\" - linux only supports 'default'")
     return "default"
 
 

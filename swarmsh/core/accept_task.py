@@ -38,9 +38,7 @@ def accept_task(task: TaskSpec, service_name: str, labels: Mapping[str, str]) ->
     _check_networks(task.networks)
     if task.force_update < 0:
         raise InvalidSpec("TaskSpec: ForceUpdate cannot be negative")
-    return replace(
-        task, container_spec=container, restart_policy=policy, placement=placement, runtime="container"
-    )
+    return replace(task, container_spec=container, restart_policy=policy, placement=placement, runtime="container")
 
 
 def _check_runtime(task: TaskSpec) -> None:

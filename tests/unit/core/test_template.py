@@ -113,7 +113,7 @@ def test_a_global_services_task_has_its_nodes_id_for_slot() -> None:
     assert expand("{{.Task.Slot}} {{.Task.Name}}", context_of(task, node)) == "node4 web.node4.web-1"
 
 
-@given(st.text("{}. TaskSlotID\"`-/*", max_size=30))
+@given(st.text('{}. TaskSlotID"`-/*', max_size=30))
 def test_any_text_is_expanded_or_refused(text: str) -> None:
     try:
         result = expand(text, CONTEXT)
