@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -14,7 +14,23 @@ from swarmsh.errors import SwarmshError
 
 EXIT_INTERRUPTED = 130
 
-ROOT = LazyGroup(
+
+class RootGroup(LazyGroup):
+    """Ends quietly when its reader has gone, and with 130 when interrupted; click would say 1 to both."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # The reader of our output (head, grep -q) has what it wanted.
+            _drop_stdout()
+            raise click.exceptions.Exit(0) from None
+        except KeyboardInterrupt:
+            click.echo("Interrupted", err=True)
+            raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
+
+
+ROOT = RootGroup(
     name="swarmsh",
     help="""Docker Swarm Mode over ordinary SSH, without agents.
 
@@ -55,10 +71,6 @@ def invoke(args: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted", err=True)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output (head, grep -q) has what it wanted.
-        _drop_stdout()
-        return 0
     except SwarmshError as error:
         click.echo(f"Error: {_one_line(str(error))}", err=True)
         return 1

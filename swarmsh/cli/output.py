@@ -62,7 +62,11 @@ def print_table(rows: Sequence[Sequence[Any]], headings: Any) -> None:
         with_header_hide=None,
     )
     text = tabulate(
-        [[str(cell) for cell in row] for row in rows], list(headings), tablefmt=plain, disable_numparse=True
+        [[str(cell) for cell in row] for row in rows],
+        list(headings),
+        tablefmt=plain,
+        disable_numparse=True,
+        preserve_whitespace=True,  # of the tasks indented under their slot
     )
     for line in text.splitlines():
         click.echo(line.rstrip())

@@ -10,6 +10,7 @@ import socketserver
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,8 @@ def _handler(recorder: Recorder) -> type[http.server.BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(raw.body)))
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(raw.body)
+                with suppress(ConnectionError):
+                    self.wfile.write(raw.body)
 
         do_GET = do_POST = do_DELETE = do_HEAD = handle_any
 

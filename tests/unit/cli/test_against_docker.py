@@ -1,7 +1,7 @@
 """Our `service create` and `update` send what the docker CLI sends for the same command line.
 
-The docker CLI comes from SWARMSH_TEST_DOCKER_CLI, else from PATH. Written for 28.x; 20.10 and 26.1 lack some flags,
-and such a line is skipped there.
+The docker CLI is SWARMSH_TEST_DOCKER_CLI, else that on PATH. Written for 28.x; where an older one lacks a flag,
+the line is skipped.
 """
 
 from __future__ import annotations
@@ -283,8 +283,11 @@ def posted(manager: Recorder, pattern: str) -> tuple[Any, dict[str, str], Any]:
     manager.requests.clear()
     auth = request.headers.get("X-Registry-Auth")
     spec = request.body
-    for port_list in [spec.get("EndpointSpec", {}).get("Ports") or []]:
-        port_list.sort(key=lambda port: json.dumps(port, sort_keys=True))  # Docker's order is a Go map's
+    # The order of these is a Go map's, new each time.
+    reservations = (spec["TaskTemplate"].get("Resources") or {}).get("Reservations") or {}
+    ports = (spec.get("EndpointSpec") or {}).get("Ports") or []
+    for entries in (ports, reservations.get("GenericResources") or []):
+        entries.sort(key=lambda entry: json.dumps(entry, sort_keys=True))
     return spec, request.query, json.loads(base64.urlsafe_b64decode(auth)) if auth else None
 
 
@@ -319,8 +322,6 @@ def comparable(spec: Any) -> Any:
     cleaned = without_empty(spec)
     container = cleaned["TaskTemplate"]["ContainerSpec"]
     container["Env"] = sorted(container.get("Env", []))  # Docker's order is random
-    generic = cleaned["TaskTemplate"].get("Resources", {}).get("Reservations", {}).get("GenericResources", [])
-    generic.sort(key=json.dumps)
     return cleaned
 
 
