@@ -53,7 +53,7 @@ FIELDS: tuple[Field, ...] = (
     Field("VolumeOptions.Subpath", (1, 45), _mounts(lambda m: m.volume_options and m.volume_options.subpath)),
     Field("TmpfsOptions.Options", (1, 46), _mounts(lambda m: m.tmpfs_options and m.tmpfs_options.options)),
     Field("OomScoreAdj", (1, 46), lambda spec: spec.oom_score_adj != 0),
-    Field("Mounts of type image", (1, 48), _mounts(lambda mount: mount.type == "image")),
+    Field("Mount.Type image", (1, 48), _mounts(lambda mount: mount.type == "image")),
 )
 
 

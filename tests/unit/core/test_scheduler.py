@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from swarmsh.core.engine_api import newest_field
 from swarmsh.core.scheduler import Schedule, SchedulingView, eligible, fits, schedule, violated
 from swarmsh.model.objects import Node, Task
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
@@ -383,3 +384,22 @@ def test_equal_nodes_are_levelled(count: int, size: int) -> None:
     loads = [per_node(result).get(f"node{i}", 0) for i in range(1, size + 1)]
     assert sum(loads) == count
     assert max(loads) - min(loads) <= 1
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        {"capability_add": ("CAP_NET_ADMIN",)},
+        {"oom_score_adj": 1},
+        {"healthcheck": HealthConfig(start_interval=1)},
+        {"mounts": (Mount(type="image", source="web:1", target="/i"),)},
+    ],
+)
+def test_an_engine_is_new_enough_from_the_version_that_has_the_field(container: dict[str, object]) -> None:
+    spec = task_spec(**container)
+    needed = newest_field(spec)
+    assert needed is not None
+    major, minor = needed.since
+    assert fits(node(engine_api=f"{major}.{minor}"), spec) is None
+    assert fits(node(engine_api=f"{major}.{minor + 9}"), spec) is None
+    assert needed.name in (fits(node(engine_api=f"{major}.{minor - 1}"), spec) or "")
