@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from math import ceil
 from typing import Any, TextIO
 
 from swarmsh.cli.common import node_names
@@ -132,7 +133,7 @@ class _Watch:
             return False
         if self._since is None:
             self._since = now
-        left = int(monitor - (now - self._since)) + 1
+        left = max(1, ceil(monitor - (now - self._since)))
         if self._screen.live or self._since == now:
             self._screen.set("verify", f"Waiting {left} seconds to verify that tasks are stable...")
         return False
