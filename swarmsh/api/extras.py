@@ -1,0 +1,96 @@
+"""/swarmsh/…: what Docker has no word for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+from msgspec import field
+
+from swarmsh.api import execs
+from swarmsh.api.context import Deps, body_of, json_response, segment
+from swarmsh.api.render import rfc3339
+from swarmsh.errors import InvalidSpec
+from swarmsh.manager.usecases import lookup, nodes
+from swarmsh.model.objects import SshTarget
+from swarmsh.model.specs import NodeSpec
+from swarmsh.model.states import Availability, NodeState, Role
+from swarmsh.model.wire import Record
+
+
+class NodeRequest(Record):
+    """A host to take into the cluster."""
+
+    name: str = ""
+    target: SshTarget | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    role: Role = Role.WORKER
+    availability: Availability = Availability.ACTIVE
+
+
+async def status(request: web.Request, deps: Deps) -> web.Response:
+    snapshot, now = deps.snapshot, deps.clock.monotonic()
+    known = sorted(snapshot.nodes.values(), key=lambda n: n.number)
+    sessions: list[dict[str, Any]] = []
+    for node in known:
+        heard = deps.nodes.last_heard(node.id)
+        sessions.append(
+            {
+                "id": node.id,
+                "name": node.spec.name,
+                "address": node.target.address,
+                "state": node.status.state.value,
+                "message": node.status.message,
+                "connected": deps.nodes.connected(node.id),
+                "heard_s_ago": None if heard is None else round(max(0.0, now - heard), 3),
+            }
+        )
+    cluster = snapshot.cluster
+    return json_response(
+        {
+            "version": deps.version,
+            "pid": deps.pid,
+            "state_dir": str(deps.state_dir),
+            "socket": str(deps.socket_path),
+            "since": rfc3339(deps.started_at),
+            "index": snapshot.index,
+            "cluster": None
+            if cluster is None
+            else {"id": cluster.id, "created_at": rfc3339(cluster.created_at), "services": len(snapshot.services)},
+            "nodes": {
+                "total": len(known),
+                "ready": sum(n.status.state is NodeState.READY for n in known),
+            },
+            "sessions": sessions,
+        }
+    )
+
+
+async def add_node(request: web.Request, deps: Deps) -> web.Response:
+    body = await body_of(request, NodeRequest)
+    if body.target is None:
+        raise InvalidSpec('invalid NodeRequest: Target is missing: give at least {"Address": …}')
+    spec = NodeSpec(name=body.name, labels=body.labels, role=body.role, availability=body.availability)
+    node = await nodes.add_node(deps.store, deps.ids, deps.clock, spec, body.target)
+    return json_response({"ID": node.id}, 201)
+
+
+async def retarget_node(request: web.Request, deps: Deps) -> web.Response:
+    target = await body_of(request, SshTarget)
+    await nodes.retarget_node(deps.store, deps.clock, segment(request), target)
+    return json_response({})
+
+
+async def check_node(request: web.Request, deps: Deps) -> web.Response:
+    lookup.require_cluster(deps.snapshot)
+    node = lookup.find_node(deps.snapshot, segment(request))
+    return json_response({"items": list(await deps.nodes.check(node.id))})
+
+
+ROUTES = (
+    ("GET", "/swarmsh/status", status),
+    ("POST", "/swarmsh/nodes", add_node),
+    ("POST", "/swarmsh/nodes/{id}/target", retarget_node),
+    ("GET", "/swarmsh/nodes/{id}/check", check_node),
+    ("GET", "/swarmsh/tasks/{id}/exec", execs.run),
+)

@@ -1,0 +1,270 @@
+"""Objects as the Engine API writes them (moby `api/types/swarm`, `api/types/system`)."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from swarmsh.model.objects import Cluster, Event, Node, Service, Task
+from swarmsh.model.snapshot import ClusterSnapshot
+from swarmsh.model.specs import ServiceSpec
+from swarmsh.model.states import NodeState, Role
+from swarmsh.model.wire import to_wire
+
+Json = dict[str, Any]
+GO_ZERO_TIME = "0001-01-01T00:00:00Z"
+_LAST_SECOND = 253402300799  # 9999-12-31: Go writes no later year
+SECOND_NS = 1_000_000_000
+# The CLI prints them where Swarm has real ones.
+JOIN_TOKEN = "SWMTKN-none-use-swarmsh-node-add"
+
+
+def rfc3339(seconds: float) -> str:
+    """RFC 3339 in UTC with a fraction as Go writes it; Go's zero time for 0, which stands for never."""
+    if not 0 < seconds <= _LAST_SECOND:
+        return GO_ZERO_TIME
+    whole, micros = divmod(round(seconds * 1e6), 1_000_000)
+    fraction = f".{micros:06d}".rstrip("0") if micros else ""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + fraction + "Z"
+
+
+def _head(o: Service | Task | Node | Cluster) -> Json:
+    return {
+        "ID": o.id,
+        "Version": {"Index": o.version},
+        "CreatedAt": rfc3339(o.created_at),
+        "UpdatedAt": rfc3339(o.updated_at),
+    }
+
+
+# --- services -----------------------------------------------------------------------------------------------
+def service_json(service: Service) -> Json:
+    answer = {**_head(service), "Spec": spec_json(service.spec)}
+    if service.previous_spec is not None:
+        answer["PreviousSpec"] = spec_json(service.previous_spec)
+    answer["Endpoint"] = _endpoint(service.spec)
+    update = service.update_status
+    if update is not None:
+        status: Json = {"State": update.state}
+        if update.started_at is not None:
+            status["StartedAt"] = rfc3339(update.started_at)
+        if update.completed_at is not None:
+            status["CompletedAt"] = rfc3339(update.completed_at)
+        answer["UpdateStatus"] = {**status, "Message": update.message}
+    return answer
+
+
+def spec_json(spec: ServiceSpec) -> Json:
+    wire: Json = to_wire(spec)
+    # Clients index these without looking whether they are there.
+    wire.setdefault("Labels", {})
+    return wire
+
+
+def _endpoint(spec: ServiceSpec) -> Json:
+    if spec.endpoint_spec is None or not spec.endpoint_spec.ports:
+        return {"Spec": {}}
+    wire = to_wire(spec.endpoint_spec)
+    return {"Spec": wire, "Ports": wire["Ports"]}
+
+
+def with_defaults(service: Json) -> Json:
+    """What `insertDefaults` adds to a service (swarmkit `api/defaults`)."""
+    spec = dict(service["Spec"])
+    template = dict(spec["TaskTemplate"])
+    container = dict(template.get("ContainerSpec") or {})
+    container.setdefault("StopGracePeriod", 10 * SECOND_NS)
+    container.setdefault("DNSConfig", {})
+    restart = {"Condition": "any", "Delay": 5 * SECOND_NS, "MaxAttempts": 0}
+    restart |= template.get("RestartPolicy") or {}
+    resources = {"Limits": {}, "Reservations": {}} | (template.get("Resources") or {})
+    template |= {"ContainerSpec": container, "RestartPolicy": restart, "Resources": resources}
+    template.setdefault("Placement", {})
+    spec["TaskTemplate"] = template
+    for name in ("UpdateConfig", "RollbackConfig"):
+        default = {"Parallelism": 1} if not spec.get(name) else {}
+        config = {
+            "Parallelism": 0,
+            "FailureAction": "pause",
+            "Monitor": 5 * SECOND_NS,
+            "MaxFailureRatio": 0,
+            "Order": "stop-first",
+        }
+        spec[name] = config | default | {k: v for k, v in (spec.get(name) or {}).items() if v != ""}
+    return {**service, "Spec": spec}
+
+
+# --- tasks --------------------------------------------------------------------------------------------------
+def task_json(task: Task) -> Json:
+    answer = {
+        **_head(task),
+        "Labels": task.labels,
+        "Spec": to_wire(task.spec),
+        "ServiceID": task.service_id,
+        "Status": _task_status(task),
+        "DesiredState": task.desired.word,
+    }
+    if task.slot:
+        answer["Slot"] = task.slot
+    if task.node_id:
+        answer["NodeID"] = task.node_id
+    if task.generic_resources:
+        answer["GenericResources"] = to_wire(task.generic_resources)
+    answer["Volumes"] = None
+    return answer
+
+
+def _task_status(task: Task) -> Json:
+    seen = task.status
+    status: Json = {
+        "Timestamp": rfc3339(seen.since or task.created_at),
+        "State": seen.state.word,
+        "Message": seen.message,
+    }
+    if seen.err:
+        status["Err"] = seen.err
+    if seen.container_id or seen.exit_code is not None:
+        status["ContainerStatus"] = {
+            "ContainerID": seen.container_id,
+            "PID": seen.pid,
+            "ExitCode": seen.exit_code or 0,
+        }
+    status["PortStatus"] = {"Ports": to_wire(seen.ports)} if seen.ports else {}
+    return status
+
+
+# --- nodes --------------------------------------------------------------------------------------------------
+def node_json(node: Node, *, leader: bool) -> Json:
+    answer = {
+        **_head(node),
+        "Spec": {"Labels": {}} | to_wire(node.spec),
+        "Description": _description(node),
+        "Status": _node_status(node),
+    }
+    if node.spec.role is Role.MANAGER:
+        gone = node.status.state is NodeState.DOWN
+        answer["ManagerStatus"] = {
+            **({"Leader": True} if leader else {}),
+            "Reachability": "unreachable" if gone else "reachable",
+            "Addr": node_address(node),
+        }
+    return answer
+
+
+def node_address(node: Node) -> str:
+    address = node.target.address
+    return f"[{address}]:{node.target.port}" if ":" in address else f"{address}:{node.target.port}"
+
+
+def _description(node: Node) -> Json:
+    seen = node.description
+    resources: Json = {"NanoCPUs": seen.nano_cpus, "MemoryBytes": seen.memory_bytes}
+    if seen.generic_resources:
+        resources["GenericResources"] = to_wire(seen.generic_resources)
+    engine: Json = {"EngineVersion": seen.engine_version}
+    if seen.engine_labels:
+        engine["Labels"] = seen.engine_labels
+    engine["Plugins"] = [{"Type": kind, "Name": name} for kind, name in seen.plugins]
+    return {
+        "Hostname": node.hostname,
+        "Platform": {"Architecture": seen.platform.architecture, "OS": seen.platform.os},
+        "Resources": resources,
+        "Engine": engine,
+        "TLSInfo": {},
+    }
+
+
+def _node_status(node: Node) -> Json:
+    status: Json = {"State": node.status.state.value}
+    if node.status.message:
+        status["Message"] = node.status.message
+    status["Addr"] = node.target.address
+    return status
+
+
+def stand_in_node(cluster: Cluster) -> Json:
+    """What `docker swarm init` and `inspect self` get while there is no node of the role manager yet."""
+    return {
+        **_head(cluster),
+        "Spec": {"Labels": {}, "Role": "manager", "Availability": "drain"},
+        "Description": {
+            "Hostname": "(no node yet)",
+            "Platform": {"Architecture": "", "OS": ""},
+            "Resources": {},
+            "Engine": {"EngineVersion": "", "Plugins": []},
+            "TLSInfo": {},
+        },
+        "Status": {"State": "unknown", "Message": "add nodes with `swarmsh node add`", "Addr": ""},
+    }
+
+
+# --- the cluster --------------------------------------------------------------------------------------------
+def cluster_json(cluster: Cluster) -> Json:
+    """`ClusterInfo`: what /info and /swarm have in common."""
+    return {
+        **_head(cluster),
+        "Spec": {
+            "Name": "default",
+            "Labels": cluster.labels,
+            "Orchestration": {"TaskHistoryRetentionLimit": cluster.task_history},
+            "Raft": {
+                "SnapshotInterval": 10000,
+                "KeepOldSnapshots": 0,
+                "LogEntriesForSlowFollowers": 500,
+                "ElectionTick": 10,
+                "HeartbeatTick": 1,
+            },
+            "Dispatcher": {"HeartbeatPeriod": SECOND_NS},
+            "CAConfig": {"NodeCertExpiry": 7776000 * SECOND_NS},
+            "TaskDefaults": {},
+            "EncryptionConfig": {"AutoLockManagers": False},
+        },
+        "TLSInfo": {},
+        "RootRotationInProgress": False,
+        "DefaultAddrPool": ["10.0.0.0/8"],
+        "SubnetSize": 24,
+        "DataPathPort": 4789,
+    }
+
+
+def swarm_json(cluster: Cluster) -> Json:
+    return {**cluster_json(cluster), "JoinTokens": {"Worker": JOIN_TOKEN, "Manager": JOIN_TOKEN}}
+
+
+def swarm_block(snapshot: ClusterSnapshot, manager: Node | None) -> Json:
+    """`Swarm` of /info."""
+    cluster = snapshot.cluster
+    if cluster is None:
+        return {
+            "NodeID": "",
+            "NodeAddr": "",
+            "LocalNodeState": "inactive",
+            "ControlAvailable": False,
+            "Error": "",
+            "RemoteManagers": None,
+        }
+    managers = sorted((n for n in snapshot.nodes.values() if n.spec.role is Role.MANAGER), key=lambda n: n.number)
+    return {
+        "NodeID": manager.id if manager is not None else cluster.id,
+        "NodeAddr": manager.target.address if manager is not None else "",
+        "LocalNodeState": "active",
+        "ControlAvailable": True,
+        "Error": "",
+        "RemoteManagers": [{"NodeID": n.id, "Addr": node_address(n)} for n in managers],
+        "Nodes": len(snapshot.nodes),
+        "Managers": len(managers),
+        "Cluster": cluster_json(cluster),
+    }
+
+
+# --- events -------------------------------------------------------------------------------------------------
+def event_json(event: Event) -> Json:
+    nanoseconds = round(event.time * 1e6) * 1000
+    return {
+        "Type": event.type,
+        "Action": event.action,
+        "Actor": {"ID": event.id, "Attributes": event.attributes},
+        "scope": "swarm",
+        "time": nanoseconds // SECOND_NS,
+        "timeNano": nanoseconds,
+    }
