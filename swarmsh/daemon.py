@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 from swarmsh.adapters.inventory import Inventory, load_inventory
-from swarmsh.adapters.nodes import NodeEngines, NodeSessions
+from swarmsh.adapters.nodes.engine import NodeEngines
 from swarmsh.adapters.nodes.payload import load_helper, stub_command
+from swarmsh.adapters.nodes.sessions import NodeSessions
 from swarmsh.adapters.ssh import SshDialer
 from swarmsh.adapters.store import SqliteStore
 from swarmsh.adapters.system import RandomIds, SystemClock

@@ -1,7 +1,8 @@
 """Fields of a spec that are newer than the oldest Engine we speak to, and the Engine API version that has them.
 
 Design decision 1: such a field is no reason to refuse a service, it only rules out nodes with an older Engine.
-Versions are those of `moby/moby:api/docs/CHANGELOG.md` and `daemon/server/router/swarm/helpers.go`.
+Versions are those of `moby/moby:api/docs/CHANGELOG.md` for `POST /containers/create`, which is what a node is
+asked for: what services got late but containers had all along (OomScoreAdj, seccomp) rules out nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from swarmsh.model.specs import BindOptions, ContainerSpec, Mount, Privileges, TaskSpec
+from swarmsh.model.specs import BindOptions, ContainerSpec, Mount, TaskSpec
 
 Version = tuple[int, int]
 
@@ -31,10 +32,6 @@ def _binds(test: Callable[[BindOptions], bool]) -> Callable[[ContainerSpec], boo
     return _mounts(lambda mount: mount.bind_options is not None and test(mount.bind_options))
 
 
-def _privileges(test: Callable[[Privileges], object]) -> Callable[[ContainerSpec], bool]:
-    return lambda spec: spec.privileges is not None and bool(test(spec.privileges))
-
-
 FIELDS: tuple[Field, ...] = (
     Field("CapabilityAdd", (1, 41), lambda spec: bool(spec.capability_add)),
     Field("CapabilityDrop", (1, 41), lambda spec: bool(spec.capability_drop)),
@@ -47,12 +44,8 @@ FIELDS: tuple[Field, ...] = (
         (1, 44),
         lambda spec: bool(spec.healthcheck and spec.healthcheck.start_interval),
     ),
-    Field("Privileges.Seccomp", (1, 44), _privileges(lambda p: p.seccomp)),
-    Field("Privileges.AppArmor", (1, 44), _privileges(lambda p: p.app_armor)),
-    Field("Privileges.NoNewPrivileges", (1, 44), _privileges(lambda p: p.no_new_privileges)),
     Field("VolumeOptions.Subpath", (1, 45), _mounts(lambda m: m.volume_options and m.volume_options.subpath)),
     Field("TmpfsOptions.Options", (1, 46), _mounts(lambda m: m.tmpfs_options and m.tmpfs_options.options)),
-    Field("OomScoreAdj", (1, 46), lambda spec: spec.oom_score_adj != 0),
     Field("Mount.Type image", (1, 48), _mounts(lambda mount: mount.type == "image")),
 )
 

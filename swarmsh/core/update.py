@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from swarmsh.core.difference import task_outdated
 from swarmsh.core.draft import Draft, Place
 from swarmsh.core.scheduler import violated
 from swarmsh.model.objects import Service, Task, UpdateStatus
@@ -64,9 +65,7 @@ def updating(service: Service) -> bool:
 
 def outdated(task: Task, service: Service) -> bool:
     """Whether the task runs something else than the service specifies now."""
-    if task.spec_version == service.spec_version:
-        return False
-    return (task.spec, task.endpoint) != (service.spec.task_template, service.spec.endpoint_spec)
+    return task.spec_version != service.spec_version and task_outdated(task, service.spec)
 
 
 def _adopt_unchanged(draft: Draft) -> None:
@@ -78,8 +77,7 @@ def _adopt_unchanged(draft: Draft) -> None:
             continue
         node = draft.nodes.get(task.node_id)
         moved = replace(task, spec=replace(task.spec, placement=template.placement))
-        same = (moved.spec, task.endpoint) == (template, service.spec.endpoint_spec)
-        if same and (node is None or not violated(moved, node)):
+        if not task_outdated(moved, service.spec) and (node is None or not violated(moved, node)):
             draft.put(replace(moved, spec_version=service.spec_version))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from .labctl import Lab, docker_cli
+from .labctl import Lab
 
 SWARMSH = str(Path(sys.executable).with_name("swarmsh"))
 # Containers start in 3 to 5 s on these machines, six at once in 20; much more when another job has the cores.
@@ -32,7 +32,7 @@ class Swarm:
         self.state = directory / "state"
         self.socket = directory / "swarmsh.sock"
         self.log = directory / "manager.log"
-        self.process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self.inventory: Path = lab.inventory
 
     # --- the process ---
@@ -43,11 +43,12 @@ class Swarm:
             self.process = self.lab.popen(
                 *(SWARMSH, "manager", "run", "--state", str(self.state), "--socket", str(self.socket)),
                 *("--inventory", str(self.inventory)),
-                stderr=log.fileno(),
+                stdout=subprocess.PIPE,
+                stderr=log,
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line.strip() == f"unix://{self.socket}", f"{line!r}; log:\n{self.log_tail()}"
+        assert line.strip() == f"unix://{self.socket}".encode(), f"{line!r}; log:\n{self.log_tail()}"
         if ready:
             self.wait(lambda: all(n["Status"]["State"] == "ready" for n in self.nodes()), "all nodes ready")
 
@@ -84,7 +85,7 @@ class Swarm:
 
     def docker(self, *argv: str, suite: str = "forky", check: bool = True, timeout: float = 300) -> str:
         """Standard output of the docker CLI of a suite (bookworm 20.10, trixie 26.1, forky 28.5)."""
-        return self._output(_cli(suite), *argv, check=check, timeout=timeout)
+        return self._output(_cli(self.lab, suite), *argv, check=check, timeout=timeout)
 
     def swarmsh(self, *argv: str, check: bool = True, timeout: float = 300) -> str:
         """Standard output of our own CLI."""
@@ -98,7 +99,7 @@ class Swarm:
 
     def ssh(self, node: str, *argv: str, check: bool = True) -> str:
         """Standard output of a command on a machine as root: one word is a shell line, several an argv."""
-        return self.lab.ssh(node, *argv, check=check).stdout
+        return self.lab.ssh(node, *argv, check=check)
 
     def _output(self, *argv: str, check: bool, timeout: float) -> str:
         done = self.run(*argv, timeout=timeout)
@@ -201,8 +202,8 @@ class Swarm:
 
 
 @cache
-def _cli(suite: str) -> str:
-    return str(docker_cli(suite))
+def _cli(lab: Lab, suite: str) -> str:
+    return lab.docker_cli(suite)
 
 
 class _UnixConnection(http.client.HTTPConnection):

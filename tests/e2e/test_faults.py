@@ -94,7 +94,7 @@ def test_a_node_without_power_is_replaced_and_welcome_after_its_return(swarm: Sw
         swarm.wait(lambda: swarm.node("n3")["Status"]["State"] == "down", "n3 down")
         swarm.wait(lambda: sum(swarm.spread("web")[n] for n in ("n1", "n2")) == 3, "all three run elsewhere")
     finally:
-        swarm.lab.fault("n3", "power-on", wait=True)
+        swarm.lab.fault("n3", "power-on", "--wait")
     swarm.wait(lambda: swarm.node("n3")["Status"]["State"] == "ready", "n3 ready again")
     swarm.wait(lambda: swarm.containers("n3") == {}, "no old task on n3")
     assert len(swarm.running("web")) == 3
@@ -154,7 +154,7 @@ def test_a_rebooted_node_runs_its_share_again_without_a_command(swarm: Swarm) ->
     create(swarm, "--mode", "global")
     swarm.wait_running("web", 3)
     kept = {**swarm.started_at("n1"), **swarm.started_at("n2")}
-    swarm.lab.fault("n3", "reboot", wait=True)
+    swarm.lab.fault("n3", "reboot", "--wait")
     swarm.wait(lambda: swarm.node("n3")["Status"]["State"] == "ready", "n3 ready again")
     swarm.wait_running("web", 3)
     assert [len(swarm.containers(n)) for n in ALL] == [1, 1, 1]
@@ -257,7 +257,7 @@ def test_host_ports_are_never_given_twice_on_one_node(swarm: Swarm) -> None:
         "the fourth says why it waits",
     )
     for address in ("10.98.0.11", "10.98.0.12", "10.98.0.13"):
-        answer = swarm.lab.run("curl", "-sf", "--max-time", "10", f"http://{address}:8090/").stdout
+        answer = swarm.lab.run("curl", "-sf", "--max-time", "10", f"http://{address}:8090/")
         assert "version=1" in answer
 
 

@@ -94,11 +94,10 @@ CREATING_MOUNT = Mount(type="bind", source="/s", target="/t", bind_options=BindO
         ),
         (
             task_spec(
-                oom_score_adj=5,
-                mounts=(CREATING_MOUNT,),
+                mounts=(CREATING_MOUNT, Mount(type="image", source="web:1", target="/i")),
             ),
             node(engine_api="1.43"),
-            "OomScoreAdj needs Engine API 1.46, newer than on 1 node",
+            "Mount.Type image needs Engine API 1.48, newer than on 1 node",
         ),
     ],
 )
@@ -120,8 +119,8 @@ def test_a_filter_refuses_and_says_why(spec: TaskSpec, refused: Node, phrase: st
         (task_spec(placement=SSD), node(labels={"disk": "SSD"})),
         (task_spec(placement=Placement(platforms=(Platform(architecture="amd64", os="linux"),))), node()),
         (task_spec(placement=Placement(platforms=(Platform(),))), node()),
-        (task_spec(oom_score_adj=5), node(engine_api="1.46")),
-        (task_spec(oom_score_adj=5), node(engine_api="")),
+        (task_spec(mounts=(Mount(type="image", source="web:1", target="/i"),)), node(engine_api="1.48")),
+        (task_spec(mounts=(Mount(type="image", source="web:1", target="/i"),)), node(engine_api="")),
     ],
 )
 def test_a_node_that_has_what_is_asked_for_is_taken(spec: TaskSpec, fitting: Node) -> None:
@@ -286,7 +285,9 @@ def test_a_global_service_belongs_where_the_node_is_fit_whatever_else_runs_there
     spec = replace(reserving(cpus=99), placement=SSD)
     assert eligible(node(labels={"disk": "ssd"}, availability=Availability.PAUSE), spec)
     assert not eligible(node(), spec)
-    assert not eligible(node(engine_api="1.41"), task_spec(oom_score_adj=1))
+    assert not eligible(
+        node(engine_api="1.41"), task_spec(mounts=(Mount(type="image", source="web:1", target="/i"),))
+    )
 
 
 def test_fits_counts_what_else_the_node_holds() -> None:
@@ -390,7 +391,6 @@ def test_equal_nodes_are_levelled(count: int, size: int) -> None:
     "container",
     [
         {"capability_add": ("CAP_NET_ADMIN",)},
-        {"oom_score_adj": 1},
         {"healthcheck": HealthConfig(start_interval=1)},
         {"mounts": (Mount(type="image", source="web:1", target="/i"),)},
     ],
