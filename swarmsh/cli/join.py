@@ -13,7 +13,7 @@ from swarmsh.cli.node_show import check_node
 from swarmsh.cli.output import note
 from swarmsh.cli.progress import Display
 from swarmsh.cli.trust import pin_targets
-from swarmsh.client import ApiError, ManagerClient
+from swarmsh.client import ApiError, ManagerClient, segment
 from swarmsh.errors import Kind, SwarmshError
 from swarmsh.model.objects import SshTarget
 
@@ -66,6 +66,14 @@ class Joining:
         for name, error in pinned.failures.items():
             self._tell(f"{name}: {error}")
         return [host._replace(target=pinned.targets[host.name]) for host in hosts if host.name in pinned.targets]
+
+    def move(self, manager: ManagerClient, hosts: list[NewHost]) -> None:
+        """Tell the manager where hosts of the cluster are now."""
+        for host in hosts:
+            try:
+                manager.post(f"/swarmsh/nodes/{segment(host.name)}/target", target_json(host.target))
+            except ApiError as error:
+                self._tell(f"{host.name}: {error}")
 
     def add(self, manager: ManagerClient, hosts: list[NewHost]) -> None:
         """Tell the manager of pinned hosts."""

@@ -106,7 +106,7 @@ def _tail(path: Path, begin: int) -> str:
 def stop() -> None:
     """Stop the manager. What runs on the nodes goes on."""
     manager = ManagerClient(timeout=STOP_S)
-    pid = int(_status(manager)["Pid"])
+    pid = int(_status(manager)["pid"])
     try:
         os.kill(pid, signal.SIGTERM)
     except ProcessLookupError:

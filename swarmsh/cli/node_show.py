@@ -117,7 +117,6 @@ def check_node(manager: ManagerClient, name: str) -> list[Json]:
         answer = manager.get(f"/swarmsh/nodes/{segment(name)}/check")
     except SwarmshError as error:
         return [{"Name": "session", "OK": False, "Detail": str(error), "Fix": ""}]
-    items: list[Json] = answer if isinstance(answer, list) else answer.get("Items") or answer["items"]
     return [
         {
             "Name": item.get("name", ""),
@@ -125,5 +124,5 @@ def check_node(manager: ManagerClient, name: str) -> list[Json]:
             "Detail": item.get("detail", ""),
             "Fix": item.get("fix", ""),
         }
-        for item in ({key.lower(): value for key, value in item.items()} for item in items)
+        for item in answer["items"]
     ]

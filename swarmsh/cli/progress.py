@@ -78,7 +78,6 @@ def _bar(done: int) -> str:
 def wait_for_service(
     manager: ManagerClient,
     service_id: str,
-    shown_as: str = "",
     *,
     quiet: bool = False,
     display: Display | None = None,
@@ -87,7 +86,7 @@ def wait_for_service(
 ) -> None:
     """Return once all tasks ran for the monitor period. Raises SwarmshError if the update or rollback paused."""
     screen = display or Display(quiet=quiet)
-    watch = _Watch(manager, service_id, shown_as or service_id, screen, quiet)
+    watch = _Watch(manager, service_id, screen, quiet)
     try:
         while not watch.step(clock()):
             sleep(POLL_S)
@@ -99,10 +98,8 @@ def wait_for_service(
 
 
 class _Watch:
-    def __init__(
-        self, manager: ManagerClient, service_id: str, shown_as: str, screen: Display, quiet: bool
-    ) -> None:
-        self.shown_as = shown_as
+    def __init__(self, manager: ManagerClient, service_id: str, screen: Display, quiet: bool) -> None:
+        self.shown_as = service_id
         self.converged = False
         self._manager = manager
         self._id = service_id
@@ -116,6 +113,7 @@ class _Watch:
     def step(self, now: float) -> bool:
         """Look once; whether there is nothing left to wait for."""
         service = self._manager.service(self._id)
+        self.shown_as = service["Spec"]["Name"]
         monitor = ((service["Spec"].get("UpdateConfig") or {}).get("Monitor") or 0) / 1e9 or MONITOR_S
         if self._read_update(service):
             return True

@@ -70,7 +70,7 @@ def scale(targets: tuple[str, ...], detach: bool, quiet: bool) -> None:
             from swarmsh.cli.progress import wait_for_service
 
             for service in scaled:
-                wait_for_service(manager, service["ID"], service["Spec"]["Name"], quiet=quiet)
+                wait_for_service(manager, service["ID"], quiet=quiet)
 
 
 def _parse_target(target: str) -> tuple[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import click
@@ -13,117 +12,6 @@ from swarmsh.cli.docker_command import DockerCommand
 from swarmsh.cli.images import familiar, registry_auth, resolve_image
 from swarmsh.cli.output import note
 from swarmsh.cli.spec_create import create_spec
-
-ADJECTIVES = [
-    "amber",
-    "bold",
-    "brisk",
-    "calm",
-    "clever",
-    "crisp",
-    "eager",
-    "fair",
-    "fleet",
-    "fond",
-    "gentle",
-    "glad",
-    "golden",
-    "happy",
-    "keen",
-    "kind",
-    "lively",
-    "lucid",
-    "mellow",
-    "merry",
-    "mighty",
-    "mild",
-    "neat",
-    "nimble",
-    "noble",
-    "patient",
-    "placid",
-    "plucky",
-    "proud",
-    "quick",
-    "quiet",
-    "ready",
-    "rosy",
-    "serene",
-    "sharp",
-    "silent",
-    "sleek",
-    "smart",
-    "snug",
-    "solid",
-    "spry",
-    "steady",
-    "sunny",
-    "swift",
-    "tidy",
-    "trusty",
-    "vivid",
-    "warm",
-    "wise",
-    "witty",
-]
-SURNAMES = [
-    "ampere",
-    "babbage",
-    "bell",
-    "bohr",
-    "boole",
-    "cerf",
-    "curie",
-    "darwin",
-    "dijkstra",
-    "engelbart",
-    "euler",
-    "faraday",
-    "fermi",
-    "franklin",
-    "galois",
-    "gauss",
-    "goodall",
-    "hamilton",
-    "hertz",
-    "hilbert",
-    "hopper",
-    "hypatia",
-    "jacobi",
-    "johnson",
-    "kepler",
-    "knuth",
-    "lamarr",
-    "lamport",
-    "leavitt",
-    "liskov",
-    "lovelace",
-    "maxwell",
-    "meitner",
-    "mendel",
-    "minsky",
-    "newton",
-    "noether",
-    "pascal",
-    "perlman",
-    "planck",
-    "poincare",
-    "ride",
-    "ritchie",
-    "shannon",
-    "swartz",
-    "tesla",
-    "thompson",
-    "torvalds",
-    "turing",
-    "wozniak",
-    "wright",
-]
-
-
-def random_name() -> str:
-    """`keen_hopper`: for a service that was given no name."""
-    return f"{random.choice(ADJECTIVES)}_{random.choice(SURNAMES)}"
 
 
 @click.command("create", cls=DockerCommand, context_settings={"allow_interspersed_args": False})
@@ -137,7 +25,6 @@ def create(image: str, args: tuple[str, ...], **flags: Any) -> None:
     Options come before IMAGE: what follows it belongs to the command.
     """
     spec = create_spec(flags, image, list(args))
-    spec.setdefault("Name", random_name())
     manager = connect()
     auth = registry_auth(image) if flags["with_registry_auth"] else ""
     container = spec["TaskTemplate"]["ContainerSpec"]
@@ -150,4 +37,4 @@ def create(image: str, args: tuple[str, ...], **flags: Any) -> None:
     if not flags["detach"]:
         from swarmsh.cli.progress import wait_for_service
 
-        wait_for_service(manager, answer["ID"], spec["Name"], quiet=bool(flags["quiet"]))
+        wait_for_service(manager, answer["ID"], quiet=bool(flags["quiet"]))

@@ -56,7 +56,7 @@ def update(name: str, **flags: Any) -> None:
     if not flags["detach"]:
         from swarmsh.cli.progress import wait_for_service
 
-        wait_for_service(manager, service["ID"], service["Spec"]["Name"], quiet=bool(flags["quiet"]))
+        wait_for_service(manager, service["ID"], quiet=bool(flags["quiet"]))
 
 
 def _image_of(spec: Json) -> str:

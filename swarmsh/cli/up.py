@@ -29,16 +29,19 @@ def up(inventory: Path, yes: bool, accept_new_host_keys: bool) -> None:
     """From an inventory of hosts to a working cluster.
 
     Shows the host keys that are not known yet and asks, starts a manager if none runs, initialises the cluster,
-    adds the hosts, checks them, and prints what to do next. Repeating it adds what is missing.
+    adds the hosts, checks them, and prints what to do next. Repeating it adds what is missing, and takes over
+    addresses that changed; it removes nothing.
     """
     from swarmsh.cli.join import Joining, current_nodes, initialise
 
     hosts = _read(inventory)
     manager = ManagerClient()
     running = manager.ping()
-    there = current_nodes(manager) if running else {}
+    there = (
+        {name: node["Status"].get("Addr", "") for name, node in current_nodes(manager).items()} if running else {}
+    )
     joining = Joining(accept_new=accept_new_host_keys, never_ask=yes)
-    new = joining.pin([host for host in hosts if host.name not in there])
+    pinned = joining.pin([host for host in hosts if there.get(host.name) != host.target.address])
     if not running:
         from swarmsh.cli.manager import start_manager
 
@@ -46,7 +49,8 @@ def up(inventory: Path, yes: bool, accept_new_host_keys: bool) -> None:
         start_manager(state, manager.path)
         note(f"Manager started at {manager.path}")
     initialise(manager)
-    joining.add(manager, new)
+    joining.move(manager, [host for host in pinned if host.name in there])
+    joining.add(manager, [host for host in pinned if host.name not in there])
     ready = joining.await_ready(manager, [host.name for host in hosts])
     joining.check(manager, ready)
     note(f"{len(ready)} of {len(hosts)} nodes are ready")

@@ -46,7 +46,7 @@ def play(manager: Recorder, service: dict[str, Any], passes: list[Tasks], output
     manager.on("GET", "/nodes", [make_node("n1"), make_node("n2", node_id="node2")])
     clock = Clock()
     client = ManagerClient(manager.path)
-    wait_for_service(client, service["ID"], "web", display=Display(output), clock=clock, sleep=clock.sleep)
+    wait_for_service(client, service["ID"], display=Display(output), clock=clock, sleep=clock.sleep)
     return clock
 
 
@@ -136,7 +136,7 @@ def test_tasks_on_a_node_that_is_down_do_not_count(manager: Recorder) -> None:
     manager.on("GET", "/tasks", [make_task(web, 1)])
     clock = Clock()
     client = ManagerClient(manager.path)
-    wait_for_service(client, web["ID"], "web", display=Display(output), clock=clock, sleep=clock.sleep)
+    wait_for_service(client, web["ID"], display=Display(output), clock=clock, sleep=clock.sleep)
     assert output.getvalue().splitlines()[0] == "overall progress: 0 out of 1 tasks"
 
 
