@@ -1,0 +1,131 @@
+"""Nodes and their Engines as the manager sees them, without any node."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from swarmsh.errors import NodeRequestFailed, NodeUnreachable
+from swarmsh.manager.ports import ExecRequest
+from swarmsh.model.objects import SshTarget
+
+DIGEST = "sha256:" + "ab" * 32
+
+
+class FakeNodes:
+    """`manager.ports.NodeClient`, as far as the use cases and the API need it."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, SshTarget] = {}
+        self.dropped: list[tuple[str, bool]] = []
+        self.away: set[str] = set()
+        self.registry: dict[str, str] = {}  # complete reference -> digest
+        self.asked: list[tuple[str, str, str]] = []
+
+    def keep(self, node_id, name, target):
+        self.kept[node_id] = target
+
+    async def drop(self, node_id, *, release=False):
+        self.kept.pop(node_id, None)
+        self.dropped.append((node_id, release))
+
+    def connected(self, node_id):
+        return node_id not in self.away
+
+    def last_heard(self, node_id):
+        return None if node_id in self.away else 0.0
+
+    async def resolve_image(self, node_id, image, auth):
+        self.asked.append((node_id, image, auth))
+        if image not in self.registry:
+            raise NodeRequestFailed(f"manifest for {image} not found: manifest unknown")
+        return self.registry[image], (("linux", "amd64"),)
+
+    async def check(self, node_id) -> Sequence[dict[str, object]]:
+        if node_id in self.away:
+            raise NodeUnreachable(node_id, "10.0.0.1", "no route to host")
+        return [{"name": "ip_vs", "ok": False, "detail": "module missing", "fix": "modprobe ip_vs"}]
+
+
+class FakeStreams:
+    """`manager.ports.EngineStreams`. Containers' logs are lists that may grow; commands echo their input."""
+
+    def __init__(self, nodes: FakeNodes) -> None:
+        self.nodes = nodes
+        self.lines: dict[str, list[tuple[int, bytes]]] = {}  # container id -> (stream, b"timestamp text\n")
+        self.ended: set[str] = set()  # a followed log ends here
+        self.hung: set[str] = set()  # nodes that take the request and never answer
+        self.queries: list[tuple[str, dict[str, str]]] = []
+        self.execs: list[ExecRequest] = []
+        self.resized: list[tuple[int, int]] = []
+        self._grown = asyncio.Event()
+
+    def say(self, container_id: str, text: str, *, at: int = 0, stream: int = 1) -> None:
+        line = f"2023-11-14T22:13:{at:02d}.000000000Z {text}\n".encode()
+        self.lines.setdefault(container_id, []).append((stream, line))
+        grown, self._grown = self._grown, asyncio.Event()
+        grown.set()
+
+    def end(self, container_id: str) -> None:
+        self.ended.add(container_id)
+        grown, self._grown = self._grown, asyncio.Event()
+        grown.set()
+
+    async def logs(self, node_id, container_id, query, *, tty) -> AsyncIterator[tuple[int, bytes]]:
+        self.queries.append((container_id, query))
+        if node_id in self.hung:
+            await asyncio.Event().wait()
+        if node_id in self.nodes.away:
+            raise NodeUnreachable(node_id, "10.0.0.1", "no route to host")
+        known = self.lines.get(container_id, [])
+        told = 0 if query["tail"] == "all" else max(0, len(known) - int(query["tail"]))
+        while True:
+            known = self.lines.get(container_id, [])
+            for stream, line in known[told:]:
+                yield stream, line
+                if node_id in self.nodes.away:
+                    raise NodeUnreachable(node_id, "10.0.0.1", "connection lost")
+            told = len(known)
+            if query["follow"] != "1" or container_id in self.ended:
+                return
+            await self._grown.wait()
+
+    @asynccontextmanager
+    async def exec(self, node_id, container_id, request) -> AsyncIterator[EchoSession]:
+        if node_id in self.nodes.away:
+            raise NodeUnreachable(node_id, "10.0.0.1", "no route to host")
+        self.execs.append(request)
+        session = EchoSession(self, request)
+        try:
+            yield session
+        finally:
+            session.closed = True
+
+
+class EchoSession:
+    """`cat`: standard input to standard output; what begins with `!` goes to standard error. Exit code 7."""
+
+    def __init__(self, streams: FakeStreams, request: ExecRequest) -> None:
+        self.closed = False
+        self._streams = streams
+        self._queue: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
+        if not request.stdin:
+            self._queue.put_nowait((1, " ".join(request.argv).encode()))
+            self._queue.put_nowait(None)
+
+    async def output(self):
+        while (item := await self._queue.get()) is not None:
+            yield item
+
+    async def write(self, data):
+        await self._queue.put((2 if data.startswith(b"!") else 1, data))
+
+    async def write_eof(self):
+        await self._queue.put(None)
+
+    async def resize(self, height, width):
+        self._streams.resized.append((height, width))
+
+    async def exit_code(self):
+        return 7
