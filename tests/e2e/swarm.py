@@ -85,7 +85,7 @@ class Swarm:
 
     def docker(self, *argv: str, suite: str = "forky", check: bool = True, timeout: float = 300) -> str:
         """Standard output of the docker CLI of a suite (bookworm 20.10, trixie 26.1, forky 28.5)."""
-        return self._output(_cli(self.lab, suite), *argv, check=check, timeout=timeout)
+        return self._output(cli(self.lab, suite), *argv, check=check, timeout=timeout)
 
     def swarmsh(self, *argv: str, check: bool = True, timeout: float = 300) -> str:
         """Standard output of our own CLI."""
@@ -202,7 +202,8 @@ class Swarm:
 
 
 @cache
-def _cli(lab: Lab, suite: str) -> str:
+def cli(lab: Lab, suite: str) -> str:
+    """Path of the docker client of a suite."""
     return lab.docker_cli(suite)
 
 
