@@ -55,7 +55,6 @@ def add(
     from swarmsh.cli.join import Joining, NewHost, current_nodes, initialise, parse_target
 
     manager = connect()
-    initialise(manager)
     if name in current_nodes(manager):
         raise NameConflict(f"there is a node {name} already", hint="Choose another name, or `swarmsh node rm` it")
     target = parse_target(address)
@@ -72,6 +71,7 @@ def add(
     joining = Joining(accept_new=accept_new_host_keys, never_ask=yes)
     hosts = joining.pin([NewHost(name, target, pairs(label), role, availability)])
     if hosts:
+        initialise(manager)
         joining.add(manager, hosts)
     if not joining.failures:
         joining.check(manager, joining.await_ready(manager, [name]))

@@ -1,0 +1,115 @@
+"""`manager …`: a real process in the background, its log, its end. The daemon in it is a small stand-in."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import Result
+
+Cli = Callable[..., Result]
+
+STAND_IN = """
+import http.server, json, os, socketserver, sys, types
+
+class Server(socketserver.UnixStreamServer):
+    pass
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = json.dumps({"pid": os.getpid(), "version": "0", "state_dir": os.getcwd()}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(body)
+    def address_string(self):
+        return ""
+
+def run(state_dir, socket, inventory):
+    print("state", state_dir, "inventory", inventory, flush=True)
+    if "broken" in str(state_dir):
+        sys.exit("the store is not ours")
+    Server(str(socket), Handler).serve_forever()
+
+daemon = types.ModuleType("swarmsh.daemon")
+daemon.run = run
+sys.modules["swarmsh.daemon"] = daemon
+import swarmsh
+swarmsh.daemon = daemon
+"""
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home of its own, in which processes run the stand-in."""
+    with tempfile.TemporaryDirectory(prefix="swarmsh-m-") as directory:
+        path = Path(directory)
+        (path / "site").mkdir()
+        (path / "site" / "sitecustomize.py").write_text(STAND_IN)
+        checkout = Path(__file__).parents[3]
+        monkeypatch.setenv("PYTHONPATH", f"{path / 'site'}:{checkout}")
+        monkeypatch.setenv("XDG_STATE_HOME", str(path / "state"))
+        monkeypatch.setenv("HOME", str(path))
+        monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+        monkeypatch.delenv("SWARMSH_HOST", raising=False)
+        yield path
+
+
+def test_start_status_stop(place: Path, cli: Cli) -> None:
+    socket = place / "state" / "swarmsh" / "swarmsh.sock"
+    assert cli("manager", "status").code == 1
+    started = cli("manager", "start")
+    try:
+        assert (started.code, started.out) == (0, f"unix://{socket}\n")
+        assert "SWARMSH_HOST" not in started.err
+        again = cli("manager", "start")
+        assert (again.code, again.out) == (0, f"unix://{socket}\n")
+        assert "running already" in again.err
+        status = json.loads(cli("manager", "status", "--format", "json").out)
+        assert (status["Running"], status["Socket"]) == (True, str(socket))
+        assert status["state_dir"] == "/"  # detached: it holds no directory of ours
+        assert os.getsid(status["pid"]) == status["pid"]
+        assert "yes" in cli("manager", "status").out
+    finally:
+        stopped = cli("manager", "stop")
+    assert (stopped.code, stopped.out) == (0, "")
+    assert cli("manager", "stop").code == 1
+    assert (place / "state" / "swarmsh").stat().st_mode & 0o777 == 0o700
+    assert "inventory None" in (place / "state" / "swarmsh" / "manager.log").read_text()
+
+
+def test_another_socket_is_named_to_the_user(place: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = cli("manager", "start", "--state", str(place / "other"), "--socket", str(place / "o.sock"))
+    monkeypatch.setenv("SWARMSH_HOST", f"unix://{place}/o.sock")
+    assert cli("manager", "stop").code == 0
+    assert f"export SWARMSH_HOST=unix://{place}/o.sock" in started.err
+
+
+def test_a_manager_that_does_not_start_shows_the_end_of_its_log(place: Path, cli: Cli) -> None:
+    result = cli("manager", "start", "--state", str(place / "broken"))
+    assert (result.code, result.out) == (1, "")
+    assert "    the store is not ours" in result.err
+    assert result.err.splitlines()[-1] == (
+        f"Error: the manager ended with status 1; its log is {place}/broken/manager.log"
+    )
+
+
+def test_the_unit_runs_this_installation(place: Path, cli: Cli) -> None:
+    unit = cli("manager", "systemd-unit", "--state", "/srv/my state").out
+    assert f'ExecStart={sys.executable} -m swarmsh manager run --state "/srv/my state" --socket' in unit
+    assert "WantedBy=default.target" in unit
+
+
+def test_the_socket_follows_the_xdg_directories(place: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place / "run"))
+    assert f"no manager is running at {place}/run/swarmsh/swarmsh.sock" in cli("node", "ls").err
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    assert f"no manager is running at {place}/state/swarmsh/swarmsh.sock" in cli("node", "ls").err
+    monkeypatch.delenv("XDG_STATE_HOME")
+    assert f"no manager is running at {place}/.local/state/swarmsh/swarmsh.sock" in cli("node", "ls").err
