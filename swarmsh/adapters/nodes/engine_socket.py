@@ -60,8 +60,7 @@ class EngineSocket:
         except ConnectionError:
             pass  # the client went away
         except asyncio.CancelledError:
-            if self._server is not None and self._server.is_serving():
-                raise
+            pass  # by `close`, or the loop's end; asyncio's streams would log it as an error
         finally:
             self._joins.discard(task)
             writer.close()

@@ -260,7 +260,9 @@ class NodeSessions:
     ) -> ByteChannel:
         session = self._session(kept.node_id)
         command = self._stub_command(kept.target.python, kept.target.become)
-        channel = await session.link.exec(command, on_data, on_end, on_eof)
+        # sshd passes on the end of standard output only once standard error has ended too: without this the
+        # end of an exec's output would not be seen.
+        channel = await session.link.exec(f"exec {command} 2>/dev/null", on_data, on_end, on_eof)
         channel.send(self._opening("engine"))
         return channel
 
