@@ -48,6 +48,7 @@ class Helper:
         self._heartbeat_s = 1.0
         self._beats = 0
         self._described = asyncio.Event()
+        self._changed: dict = {}  # tasks whose report goes out in this turn of the loop
 
     def start(self) -> None:
         """Resume from the saved state, and follow the Engine from now on."""
@@ -145,8 +146,17 @@ class Helper:
 
     # --- what goes out by itself ------------------------------------------------------------------------------
     def _on_report(self, task) -> None:
+        if not self._changed:
+            asyncio.get_running_loop().call_soon(self._send_reports)
+        self._changed[task.id] = task
+
+    def _send_reports(self) -> None:
+        """What changed step by step within one turn of the loop is told once."""
+        changed, self._changed = self._changed, {}
         session = self.session
-        if session is not None and session.open:
+        if session is None or not session.open:
+            return
+        for task in changed.values():
             report = task.report()
             if session.sent.get(task.id) != report:
                 session.sent[task.id] = report
@@ -261,7 +271,7 @@ class Helper:
         loop = asyncio.get_running_loop()
         loop.call_soon(self._beat)
         for task in list(self.tasks.by_id.values()):
-            loop.call_soon(self._on_report, task)
+            self._on_report(task)
         for task_id in set(session.sent) - set(self.tasks.by_id):
             session.sent.pop(task_id)
             loop.call_soon(session.event, "task", {"task_id": task_id, "state": "gone"})

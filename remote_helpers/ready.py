@@ -14,7 +14,7 @@ _CLONE_NEWNET = 0x40000000
 _LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp (linux: include/net/tcp_states.h)
 
 
-# --- ports that listen ----------------------------------------------------------------------------------------
+# --- ports that listen ----------------------------------------------------------------------------------
 def parse_listening(text: str) -> set:
     """Ports in /proc/net/tcp or tcp6 that listen on more than the loopback."""
     ports = set()
@@ -53,7 +53,7 @@ def listening_ports(pid: int) -> set:
     return found
 
 
-# --- probes ---------------------------------------------------------------------------------------------------
+# --- probes ---------------------------------------------------------------------------------------------
 def _setns(fd: int) -> None:
     if hasattr(os, "setns"):  # 3.12
         os.setns(fd, _CLONE_NEWNET)
@@ -124,7 +124,7 @@ async def _http_status(loop, sock, address: str, path: str) -> int:
     return int(words[1]) if len(words) > 1 and data.startswith(b"HTTP/") and words[1].isdigit() else 0
 
 
-# --- both, as one thing to ask --------------------------------------------------------------------------------
+# --- both, as one thing to ask --------------------------------------------------------------------------
 class Watch:
     """Follows one start of a container until it is stopped; `on_change` is called when an answer changes.
 
@@ -141,16 +141,21 @@ class Watch:
         self._probe = action.get("probe")
         self._ports = sorted(action.get("tcp_ports") or ())
         self._on_change = on_change
+        if not self._probe and not self._missing():
+            self.passing = self.passed_once = True
+            self._task = None
+            return
         self._task = asyncio.ensure_future(self._probing() if self._probe else self._listening())
 
     def stop(self) -> None:
         """No further answers are wanted."""
-        self._task.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
     async def _listening(self) -> None:
         began = time.monotonic()
         while True:
-            missing = [port for port in self._ports if port not in listening_ports(self._pid)]
+            missing = self._missing()
             if not missing:
                 self.passing = self.passed_once = True
                 self.why = ""
@@ -160,6 +165,10 @@ class Watch:
             # The kernel tells nobody of a new listener, so this is read again: often while it is young.
             waited = time.monotonic() - began
             await asyncio.sleep(min(5.0 if waited > LATE_S else 0.5, max(0.05, waited / 4)))
+
+    def _missing(self) -> list:
+        listening = listening_ports(self._pid)
+        return [port for port in self._ports if port not in listening]
 
     async def _probing(self) -> None:
         probe, misses = self._probe, 0

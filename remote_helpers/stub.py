@@ -53,7 +53,7 @@ def write_all(fd, data):
         view = view[os.write(fd, view) :]
 
 
-# --- verb engine ------------------------------------------------------------------------------------------------
+# --- verb engine ----------------------------------------------------------------------------------------
 def join_engine(path, first):
     """Copy both ways until the Engine has closed, or both sides have ended."""
     import _thread
@@ -97,7 +97,7 @@ def join_engine(path, first):
     os._exit(0)
 
 
-# --- verb session -----------------------------------------------------------------------------------------------
+# --- verb session ---------------------------------------------------------------------------------------
 def prepare_root(root):
     try:
         os.mkdir(root, 0o700)

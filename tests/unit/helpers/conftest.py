@@ -1,0 +1,188 @@
+"""A helper in this process, on a fake Engine, with sessions over socket pairs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from remote_helpers.helper import Helper
+from tests.unit.helpers.fake_engine import FakeEngine
+
+MESSAGES = Path(__file__).resolve().parents[2] / "messages"
+
+
+def sample(name: str) -> dict[str, Any]:
+    """A message of `tests/messages/`."""
+    return dict(json.loads((MESSAGES / f"{name}.json").read_text()))
+
+
+class Manager:
+    """The manager's end of a session."""
+
+    def __init__(self, helper: Helper) -> None:
+        ours, theirs = socket.socketpair()
+        self.sock = ours
+        fd = os.dup(theirs.fileno())
+        link, self.link = socket.socketpair()
+        helper.open_session(theirs.detach(), fd, link, b"")
+        self.tasks: dict[str, dict[str, Any]] = {}
+        self.events: list[dict[str, Any]] = []
+        self.replies: dict[int, dict[str, Any]] = {}
+        self.ended = False
+        self._number = 0
+        self._changed = asyncio.Condition()
+
+    async def open(self) -> dict[str, Any]:
+        """Read the hello."""
+        self.reader, self.writer = await asyncio.open_connection(sock=self.sock, limit=2**21)
+        self._job = asyncio.create_task(self._read())
+        hello = await self.event("hello")
+        self.tasks.update({one["task_id"]: one for one in hello["tasks"]})
+        return hello
+
+    async def _read(self) -> None:
+        while line := await self.reader.readline():
+            message = json.loads(line)
+            async with self._changed:
+                if "event" in message:
+                    self.events.append(message)
+                    if message["event"] == "task":
+                        self.tasks[message["data"]["task_id"]] = message["data"]
+                else:
+                    self.replies[message["id"]] = message
+                self._changed.notify_all()
+        self.ended = True
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def until(self, test: Callable[[], Any]) -> Any:
+        try:
+            async with asyncio.timeout(8), self._changed:
+                await self._changed.wait_for(test)
+        except TimeoutError:
+            raise AssertionError(f"not seen; tasks {self.tasks}") from None
+        return test()
+
+    async def event(self, name: str, **fields: Any) -> dict[str, Any]:
+        def seen() -> dict[str, Any] | None:
+            for one in self.events:
+                if one["event"] == name and fields.items() <= one["data"].items():
+                    return one
+            return None
+
+        return dict((await self.until(seen))["data"])
+
+    async def task(self, task_id: str, state: str, **fields: Any) -> dict[str, Any]:
+        def seen() -> dict[str, Any] | None:
+            one = self.tasks.get(task_id, {})
+            same = one.get("state") == state and all(one.get(k, False) == v for k, v in fields.items())
+            return one if same else None
+
+        return dict(await self.until(seen))
+
+    async def request(self, op: str, args: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The reply, refused or not."""
+        self._number += 1
+        number = self._number
+        self.send({"id": number, "op": op, "args": args or {}})
+        return dict(await self.until(lambda: self.replies.get(number)))
+
+    def send(self, message: dict[str, Any]) -> None:
+        self.writer.write(json.dumps(message).encode() + b"\n")
+
+    async def attach(self, epoch: int = 1, cluster: str = "clustera", **more: Any) -> dict[str, Any]:
+        args = {"cluster_id": cluster, "epoch": epoch, "index": 1, "node_id": "n", "lease_s": 60, "heartbeat_s": 5}
+        return await self.request("attach", {**args, **more})
+
+    async def apply(self, *actions: dict[str, Any], index: int = 1, epoch: int = 1) -> dict[str, Any]:
+        args = {"cluster_id": "clustera", "epoch": epoch, "index": index, "actions": list(actions)}
+        return await self.request("apply", args)
+
+    async def close(self) -> None:
+        self._job.cancel()
+        await asyncio.gather(self._job, return_exceptions=True)
+        self.writer.close()
+        self.link.close()
+
+
+class World:
+    """Helper and Engine; `crash` and `resume` are a `kill -9` and what the unit does then."""
+
+    def __init__(self, directory: Path) -> None:
+        self.root = str(directory)
+        self.engine = FakeEngine(f"{directory}/engine.sock")
+        self.managers: list[Manager] = []
+        self.helper: Helper | None = None
+
+    def resume(self) -> None:
+        self.helper = Helper(self.root, "0" * 64, self.engine.path)
+        self.helper.start()
+
+    async def manager(self, *, attach: bool = True, **options: Any) -> Manager:
+        assert self.helper is not None
+        manager = Manager(self.helper)
+        self.managers.append(manager)
+        await manager.open()
+        if attach:
+            assert (await manager.attach(**options))["ok"]
+        return manager
+
+    async def crash(self) -> None:
+        """End the process without a chance to write anything."""
+        helper, self.helper = self.helper, None
+        assert helper is not None
+        if helper.state._timer is not None:
+            helper.state._timer.cancel()
+            helper.state._timer = None
+        helper.state.save_soon = lambda: None  # type: ignore[method-assign]
+        helper.tasks._save_soon = lambda: None
+        helper.tasks.node.save_soon = lambda: None
+        jobs = [*helper._running, *(t._worker for t in helper.tasks.by_id.values() if t._worker)]
+        for task in helper.tasks.by_id.values():
+            task._stop_watch()
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+        for session in list(helper.sessions.values()):
+            session.close("killed")
+        helper._stop_heart()
+        helper.lease.seconds = 0
+        if helper.lease._timer is not None:
+            helper.lease._timer.cancel()
+
+    async def end(self) -> None:
+        for manager in self.managers:
+            await manager.close()
+        if self.helper is not None:
+            await self.crash()
+        await self.engine.stop()
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    world = World(tmp_path)
+    await world.engine.start()
+    world.resume()
+    yield world
+    await world.end()
+
+
+def ensure(task_id: str = "t1", **changes: Any) -> dict[str, Any]:
+    action = {
+        "do": "ensure_task",
+        "task_id": task_id,
+        "service_id": "s1",
+        "index": 1,
+        "name": f"web.1.{task_id}",
+        "desired": "running",
+        "image": "web:1",
+        "config": {"Env": ["A=1"]},
+    }
+    return {**action, **changes}

@@ -1,0 +1,239 @@
+"""An Engine on a unix socket that keeps containers in memory: what the helper asks of a real one, no more."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+NEVER = "0001-01-01T00:00:00Z"
+
+
+class FakeEngine:
+    """Containers by id. Tests turn its knobs and call `die`, `unhealthy` …, as the world would."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.containers: dict[str, dict[str, Any]] = {}
+        self.images = {"web:1"}
+        self.registry: set[str] = set()
+        self.calls: list[str] = []  # "POST /containers/c1/start", reads left out
+        self.auths: list[str] = []
+        self.hold_pulls: asyncio.Event | None = None
+        self.create_breaks_off = False
+        self.start_error = ""
+        self.ignores_term = False
+        self.exit_on_start: int | None = None
+        self.health_at_start = ""
+        self.clock = time.time
+        self._numbers = 0
+        self._streams: set[asyncio.StreamWriter] = set()
+        self._connections: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.AbstractServer | None = None
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_unix_server(self._serve, self.path)
+
+    async def stop(self) -> None:
+        """Refuse connections and break those that stand."""
+        if self._server is not None:
+            self._server.close()
+            for writer in list(self._connections):
+                writer.transport.abort()
+            self._server = None
+
+    # --- the world ---
+    def container_of(self, task_id: str) -> dict[str, Any]:
+        found = [
+            one
+            for one in self.containers.values()
+            if one["Config"]["Labels"]["com.docker.swarm.task.id"] == task_id
+        ]
+        assert len(found) == 1, found
+        return found[0]
+
+    def state_of(self, task_id: str) -> dict[str, Any]:
+        state: dict[str, Any] = self.container_of(task_id)["State"]
+        return state
+
+    def die(self, task_id: str, code: int, **state: Any) -> None:
+        one = self.container_of(task_id)
+        one["State"].update(Running=False, Status="exited", Pid=0, ExitCode=code, Restarting=False, **state)
+        self.event("die", one)
+
+    def run(self, task_id: str) -> None:
+        """The Engine's own restart of a container that died."""
+        self._begin(self.container_of(task_id))
+
+    def set_health(self, task_id: str, status: str) -> None:
+        one = self.container_of(task_id)
+        one["State"]["Health"] = {"Status": status}
+        self.event(f"health_status: {status}", one)
+
+    def add(self, body: dict[str, Any], name: str) -> dict[str, Any]:
+        self._numbers += 1
+        one = {
+            "Id": f"c{self._numbers}",
+            "Name": f"/{name}",
+            "Config": {
+                "Labels": body.get("Labels", {}),
+                "StopSignal": body.get("StopSignal", ""),
+                "Env": body.get("Env"),
+            },
+            "HostConfig": {"RestartPolicy": {"Name": "no"}},
+            "State": {"Status": "created", "Running": False, "Pid": 0, "ExitCode": 0, "StartedAt": NEVER},
+            "NetworkSettings": {"Ports": {}, "Networks": {}},
+        }
+        self.containers[one["Id"]] = one
+        self.event("create", one)
+        return one
+
+    def event(self, action: str, one: dict[str, Any]) -> None:
+        attributes = dict(one["Config"]["Labels"])
+        event = {"Type": "container", "Action": action, "Actor": {"ID": one["Id"], "Attributes": attributes}}
+        for writer in self._streams:
+            line = json.dumps(event).encode() + b"\n"
+            writer.write(b"%x\r\n%s\r\n" % (len(line), line))
+
+    def _begin(self, one: dict[str, Any]) -> None:
+        self._numbers += 1
+        state = {"Status": "running", "Running": True, "Restarting": False, "Pid": 10**8 + self._numbers}
+        one["State"].update(state, StartedAt=f"2026-11-22T15:00:{self._numbers:02d}Z", ExitCode=0)
+        if self.health_at_start:
+            one["State"]["Health"] = {"Status": self.health_at_start}
+        self.event("start", one)
+
+    # --- HTTP ---
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections.add(writer)
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            method, target, _ = head.split("\r\n")[0].split(" ")
+            headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in head.split("\r\n")[1:])}
+            body = await reader.readexactly(int(headers.get("content-length", 0)))
+            url = urlsplit(target)
+            path = unquote(url.path)
+            if path.startswith("/v1."):
+                path = "/" + path.split("/", 2)[2]
+            query = {key: values[0] for key, values in parse_qs(url.query).items()}
+            if method != "GET":
+                self.calls.append(f"{method} {path}")
+            if path == "/events":
+                await self._events(reader, writer)
+            elif path == "/images/create":
+                await self._pull(writer, query, headers)
+            else:
+                status, answer = await self._route(method, path, query, json.loads(body) if body else {})
+                data = b"" if answer is None else json.dumps(answer).encode()
+                writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s" % (status, len(data), data))
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._connections.discard(writer)
+            self._streams.discard(writer)
+            writer.close()
+
+    async def _events(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        self._streams.add(writer)
+        await reader.read(1)
+
+    async def _pull(self, writer: asyncio.StreamWriter, query: dict[str, str], headers: dict[str, str]) -> None:
+        writer.write(b'HTTP/1.1 200 OK\r\n\r\n{"status":"Pulling"}\r\n')
+        await writer.drain()
+        self.auths.append(headers.get("x-registry-auth", ""))
+        if self.hold_pulls is not None:
+            await self.hold_pulls.wait()
+        reference = f"{query['fromImage']}:{query['tag']}"
+        if reference in self.registry:
+            self.images.add(reference)
+        else:
+            writer.write(b'{"error":"pull access denied"}\r\n')
+
+    async def _route(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
+        words = path.strip("/").split("/")
+        if words[0] == "images":
+            image = "/".join(words[1:-1])
+            return (200, {}) if image in self.images else (404, {"message": f"No such image: {image}"})
+        if words[0] != "containers":
+            return 200, self._small(words[0])
+        if words[1] == "json":
+            return 200, self._list(query)
+        if words[1] == "create":
+            return self._create(query["name"], body)
+        one = next((c for c in self.containers.values() if words[1] in (c["Id"], c["Name"][1:])), None)
+        if one is None:
+            return 404, {"message": f"No such container: {words[1]}"}
+        handler: Callable[..., tuple[int, Any]] = getattr(
+            self, "_do_" + (words[2] if len(words) > 2 else "delete")
+        )
+        return handler(one, query, body)
+
+    def _small(self, word: str) -> Any:
+        return {
+            "_ping": "OK",
+            "version": {"Version": "26.1.5", "ApiVersion": "1.45", "MinAPIVersion": "1.24"},
+            "info": {"Name": "n2", "OSType": "linux", "Architecture": "x86_64", "NCPU": 1, "MemTotal": 10**9,
+                     "ServerVersion": "26.1.5", "Labels": ["disk=ssd"], "Plugins": {"Volume": ["local"]},
+                     "DockerRootDir": "/",
+                     "GenericResources": [{"NamedResourceSpec": {"Kind": "gpu", "Value": "UUID1"}},
+                                          {"DiscreteResourceSpec": {"Kind": "ssd", "Value": 3}}]},
+            "distribution": {"Descriptor": {"digest": "sha256:abc"},
+                             "Platforms": [{"architecture": "amd64", "os": "linux"}]},
+        }[word]  # fmt: skip
+
+    def _list(self, query: dict[str, str]) -> list[dict[str, Any]]:
+        key, _, value = json.loads(query["filters"])["label"][0].partition("=")
+        return [
+            {"Id": one["Id"], "Labels": one["Config"]["Labels"]}
+            for one in self.containers.values()
+            if key in one["Config"]["Labels"] and value in ("", one["Config"]["Labels"][key])
+        ]
+
+    def _create(self, name: str, body: Any) -> tuple[int, Any]:
+        if body["Image"] not in self.images:
+            return 404, {"message": f"No such image: {body['Image']}"}
+        if any(one["Name"] == f"/{name}" for one in self.containers.values()):
+            return 409, {"message": f'Conflict. The container name "/{name}" is already in use'}
+        one = self.add(body, name)
+        if self.create_breaks_off:
+            self.create_breaks_off = False
+            raise OSError
+        return 201, {"Id": one["Id"]}
+
+    def _do_json(self, one: dict[str, Any], query: Any, body: Any) -> tuple[int, Any]:
+        return 200, one
+
+    def _do_start(self, one: dict[str, Any], query: Any, body: Any) -> tuple[int, Any]:
+        if self.start_error:
+            return 500, {"message": self.start_error}
+        self._begin(one)
+        if self.exit_on_start is not None:
+            one["State"].update(Running=False, Status="exited", Pid=0, ExitCode=self.exit_on_start)
+            self.event("die", one)
+        return 204, None
+
+    def _do_restart(self, one: dict[str, Any], query: Any, body: Any) -> tuple[int, Any]:
+        self._begin(one)
+        return 204, None
+
+    def _do_kill(self, one: dict[str, Any], query: dict[str, str], body: Any) -> tuple[int, Any]:
+        if not one["State"]["Running"]:
+            return 409, {"message": "is not running"}
+        if query["signal"] == "SIGKILL" or not self.ignores_term:
+            code = 137 if query["signal"] == "SIGKILL" else 143
+            one["State"].update(Running=False, Status="exited", Pid=0, ExitCode=code)
+            self.event("die", one)
+        return 204, None
+
+    def _do_update(self, one: dict[str, Any], query: Any, body: Any) -> tuple[int, Any]:
+        one["HostConfig"]["RestartPolicy"] = body["RestartPolicy"]
+        return 200, {}
+
+    def _do_delete(self, one: dict[str, Any], query: Any, body: Any) -> tuple[int, Any]:
+        del self.containers[one["Id"]]
+        self.event("destroy", one)
+        return 204, None
