@@ -103,6 +103,8 @@ async def _guard(request: web.Request, handler: object) -> web.StreamResponse:
         raise
     except Exception:
         log.exception("request_failed method=%s path=%s", request.method, request.path)
+        if request.writer.output_size:
+            raise  # the answer is under way: all that is left is to cut it off
         return error_response(500, "internal error of swarmsh; its log has the details")
     if not response.prepared and (spent := time.perf_counter() - started) > _SLOW_S:
         await asyncio.sleep(min(spent, 0.1))  # at most half of the loop goes to one connection

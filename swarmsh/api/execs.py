@@ -33,6 +33,8 @@ async def run(request: web.Request, deps: Deps) -> web.StreamResponse:
         await _run(channel, deps, task, command)
     except SwarmshError as e:
         await _tell(channel, {"error": str(e)})
+    except ConnectionError:
+        return channel  # the client is gone
     await channel.close()
     return channel
 

@@ -18,7 +18,7 @@ from swarmsh.manager.ports import EngineStreams, Store
 from swarmsh.model.objects import Task
 
 PATIENCE_S = 2.0  # how long the merge waits for one node's next line
-GIVEN_UP_AFTER_S = 15.0  # ... and then, with all others told, for its end
+GIVEN_UP_AFTER_S = 5.0  # ... and then, with all others told, once more
 RETRY_S = 1.0
 _AHEAD = 256  # lines read ahead of the client, for each task
 
@@ -51,6 +51,7 @@ class _Source:
     queue: asyncio.Queue[Line | None] = field(default_factory=lambda: asyncio.Queue(_AHEAD))
     joined: bool = False  # came up while following: all its lines are new
     ended: bool = False
+    late: bool = False  # the merge goes on without it until it brings something
     reader: asyncio.Task[None] | None = None
 
 
@@ -153,12 +154,13 @@ class TaskLogs:
         """Read until the Engine ends the stream; the last line's time, and whether to read again from there."""
         task, container = source.task, source.task.spec.container_spec
         tty = container is not None and container.tty
+        told = last
         query = self._query("all" if last or source.joined else self._wanted.tail, last)
         try:
             async for stream, raw in self._streams.logs(task.node_id, task.status.container_id, query, tty=tty):
                 timestamp, _, text = raw.partition(b" ")
-                if last and timestamp <= last:
-                    continue  # told before the interruption
+                if told and timestamp <= told:
+                    continue  # before the interruption
                 last = timestamp
                 await source.queue.put(Line(task, stream, timestamp, text))
         except (NodeUnreachable, NodeDeadline):
@@ -204,28 +206,29 @@ class TaskLogs:
         return bool(self._task_id) or self._service_id not in self._store.snapshot.services
 
     async def _merged(self) -> AsyncIterator[Line]:
-        """All lines by time. A source that is late is passed over, and told when it comes."""
+        """All lines by time. A source that is late once is not waited for again until all others are told."""
         heads: list[tuple[bytes, int, Line, _Source]] = []
         waiting = list(self._sources.values())
         count = 0
         while waiting or heads:
-            patience = PATIENCE_S if heads else GIVEN_UP_AFTER_S
             late: list[_Source] = []
-            for source in waiting:
-                head = await self._head(source, 0.0 if late else patience)
-                if head is _LATE:
-                    late.append(source)
-                elif isinstance(head, Line):
+            for source in sorted(waiting, key=lambda s: s.late):
+                last_chance = source.late and not heads
+                patience = GIVEN_UP_AFTER_S if last_chance else 0.0 if source.late else PATIENCE_S
+                head = await self._head(source, patience)
+                source.late = head is _LATE
+                if isinstance(head, Line):
                     count += 1
                     heapq.heappush(heads, (head.timestamp, count, head, source))
+                elif source.late and last_chance:
+                    self.failures.append(f"node {source.task.node_id} is not available")
+                elif source.late:
+                    late.append(source)
             waiting = late
             if heads:
                 _, _, line, source = heapq.heappop(heads)
                 waiting.append(source)
                 yield line
-            elif late:
-                self.failures.extend(f"node {s.task.node_id} is not available" for s in late)
-                return
 
     async def _head(self, source: _Source, patience_s: float) -> Line | object | None:
         if not source.queue.empty():

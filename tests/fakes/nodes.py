@@ -44,7 +44,7 @@ class FakeNodes:
 
     async def check(self, node_id) -> Sequence[dict[str, object]]:
         if node_id in self.away:
-            raise NodeUnreachable(node_id, "10.0.0.1", "no route to host")
+            raise NodeUnreachable(f"node {node_id} cannot be reached: no route to host")
         return [{"name": "ip_vs", "ok": False, "detail": "module missing", "fix": "modprobe ip_vs"}]
 
 
@@ -77,7 +77,7 @@ class FakeStreams:
         if node_id in self.hung:
             await asyncio.Event().wait()
         if node_id in self.nodes.away:
-            raise NodeUnreachable(node_id, "10.0.0.1", "no route to host")
+            raise NodeUnreachable(f"node {node_id} cannot be reached: no route to host")
         known = self.lines.get(container_id, [])
         told = 0 if query["tail"] == "all" else max(0, len(known) - int(query["tail"]))
         while True:
@@ -85,7 +85,7 @@ class FakeStreams:
             for stream, line in known[told:]:
                 yield stream, line
                 if node_id in self.nodes.away:
-                    raise NodeUnreachable(node_id, "10.0.0.1", "connection lost")
+                    raise NodeUnreachable(f"node {node_id} cannot be reached: connection lost")
             told = len(known)
             if query["follow"] != "1" or container_id in self.ended:
                 return
@@ -94,7 +94,7 @@ class FakeStreams:
     @asynccontextmanager
     async def exec(self, node_id, container_id, request) -> AsyncIterator[EchoSession]:
         if node_id in self.nodes.away:
-            raise NodeUnreachable(node_id, "10.0.0.1", "no route to host")
+            raise NodeUnreachable(f"node {node_id} cannot be reached: no route to host")
         self.execs.append(request)
         session = EchoSession(self, request)
         try:
