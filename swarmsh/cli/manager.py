@@ -107,6 +107,8 @@ def stop() -> None:
     """Stop the manager. What runs on the nodes goes on."""
     manager = ManagerClient(timeout=STOP_S)
     pid = int(_status(manager)["pid"])
+    if pid <= 1:  # kill(2) takes these for groups of processes, ours first
+        raise SwarmshError(f"the manager at {manager.path} does not say which process it is")
     try:
         os.kill(pid, signal.SIGTERM)
     except ProcessLookupError:
@@ -153,7 +155,7 @@ def status(form: str) -> None:
     click.echo(f"{'Running:':<14} yes")
     click.echo(f"{'Socket:':<14} {manager.path}")
     for key, value in found.items():
-        if not isinstance(value, dict | list):
+        if key != "socket" and not isinstance(value, dict | list):
             click.echo(f"{key + ':':<14} {value}")
 
 

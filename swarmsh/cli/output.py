@@ -48,10 +48,12 @@ def print_list(rows: Sequence[Row], columns: dict[str, str], *, form: str, quiet
 
 def print_table(rows: Sequence[Sequence[Any]], headings: Any) -> None:
     """A table as Docker prints them: headings in capitals, columns three spaces apart, no lines."""
+    import tabulate as tables
     from tabulate import DataRow as Cells
-    from tabulate import TableFormat, tabulate
 
-    plain = TableFormat(
+    tables.MIN_PADDING = 0  # else headings are made two characters wider than they are
+
+    plain = tables.TableFormat(
         lineabove=None,
         linebelowheader=None,
         linebetweenrows=None,
@@ -61,7 +63,7 @@ def print_table(rows: Sequence[Sequence[Any]], headings: Any) -> None:
         padding=0,
         with_header_hide=None,
     )
-    text = tabulate(
+    text = tables.tabulate(
         [[str(cell) for cell in row] for row in rows],
         list(headings),
         tablefmt=plain,

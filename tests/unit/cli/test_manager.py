@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Result
+from .conftest import Recorder, Result
 
 Cli = Callable[..., Result]
 
@@ -113,3 +113,12 @@ def test_the_socket_follows_the_xdg_directories(place: Path, cli: Cli, monkeypat
     assert f"no manager is running at {place}/state/swarmsh/swarmsh.sock" in cli("node", "ls").err
     monkeypatch.delenv("XDG_STATE_HOME")
     assert f"no manager is running at {place}/.local/state/swarmsh/swarmsh.sock" in cli("node", "ls").err
+
+
+def test_a_manager_that_names_no_process_is_not_stopped(manager: Recorder, cli: Cli) -> None:
+    """Signals to the processes 0 and 1 would reach us, or all of the machine."""
+    for pid in (0, 1, -1):
+        manager.on("GET", "/swarmsh/status", {"pid": pid})
+        result = cli("manager", "stop")
+        assert (result.code, result.out) == (1, "")
+        assert "does not say which process it is" in result.err
