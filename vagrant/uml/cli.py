@@ -39,8 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vagrant/lab", epilog=EPILOG,
-                                     description="A cluster of real kernels on one Linux machine.")
+    parser = argparse.ArgumentParser(
+        prog="vagrant/lab", epilog=EPILOG, description="A cluster of real kernels on one Linux machine."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     named = argparse.ArgumentParser(add_help=False)
     named.add_argument("--name", default="default", help="which lab (default: default)")
@@ -62,8 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--format", choices=("table", "json"), default="table")
     ssh = command("ssh", _ssh, "a root shell, or one command, on a machine")
     ssh.add_argument("node")
-    ssh.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD",
-                     help="one word: a line for the shell there; several: an exact argument list")
+    ssh.add_argument(
+        "command",
+        nargs=argparse.REMAINDER,
+        metavar="CMD",
+        help="one word: a line for the shell there; several: an exact argument list",
+    )
     run = command("run", _run, "a command on this host inside the lab's network namespace")
     run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD")
     load = command("image", _image, "load a tar (of docker save, or of a root file system) on machines")
@@ -71,8 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("tar", type=Path)
     load.add_argument("nodes", nargs="*", metavar="NODE", help="default: all")
     fault = command("fault", _fault, "do NODE FAULT, or cut-pair|heal-pair A B")
-    fault.add_argument("words", nargs="+", metavar="WORD",
-                       help="faults: " + ", ".join((*faults.ONE_NODE, *faults.TWO_NODES)))
+    fault.add_argument(
+        "words", nargs="+", metavar="WORD", help="faults: " + ", ".join((*faults.ONE_NODE, *faults.TWO_NODES))
+    )
     fault.add_argument("--wait", action="store_true", help="power-on, reboot: until sshd and Engine answer")
     cli = command("docker-cli", _docker_cli, "print the path of a suite's docker client that runs here")
     cli.add_argument("suite", choices=image.SUITES)
@@ -83,9 +89,16 @@ def _up(arguments: argparse.Namespace) -> None:
     lab = Lab(lab_paths(arguments.name))
     old = lab.plan() or Plan()
     auth = old.registry_auth if arguments.registry_auth is None else arguments.registry_auth
-    lab.up(Plan(nodes=arguments.nodes or old.nodes, suite=arguments.suite or old.suite,
-                memory_mb=arguments.memory or old.memory_mb, registry_auth=auth,
-                registry=arguments.registry or old.registry or bool(auth)), quiet=arguments.quiet)
+    lab.up(
+        Plan(
+            nodes=arguments.nodes or old.nodes,
+            suite=arguments.suite or old.suite,
+            memory_mb=arguments.memory or old.memory_mb,
+            registry_auth=auth,
+            registry=arguments.registry or old.registry or bool(auth),
+        ),
+        quiet=arguments.quiet,
+    )
 
 
 def _down(arguments: argparse.Namespace) -> None:
@@ -97,11 +110,24 @@ def _status(arguments: argparse.Namespace) -> None:
     if arguments.format == "json":
         print(json.dumps(status, indent=2))
         return
-    print(f"lab {status['name']}: namespace {status['namespace']}, host address {status['host_address']}, "
-          f"registry {status['registry'] or '-'}\ninventory {status['inventory']}")
+    print(
+        f"lab {status['name']}: namespace {status['namespace']}, host address {status['host_address']}, "
+        f"registry {status['registry'] or '-'}\ninventory {status['inventory']}"
+    )
     rows = [("NODE", "ADDRESS", "SUITE", "STATE", "PID", "SSHD", "ENGINE", "FAULTS")]
-    rows += [(n["name"], n["address"], n["suite"], n["state"], str(n["pid"] or "-"), "yes" if n["sshd"] else "no",
-              n["engine"] or "-", ", ".join(n["faults"]) or "-") for n in status["nodes"]]
+    rows += [
+        (
+            n["name"],
+            n["address"],
+            n["suite"],
+            n["state"],
+            str(n["pid"] or "-"),
+            "yes" if n["sshd"] else "no",
+            n["engine"] or "-",
+            ", ".join(n["faults"]) or "-",
+        )
+        for n in status["nodes"]
+    ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -111,8 +137,10 @@ def _ssh(arguments: argparse.Namespace) -> None:
     node = Lab(lab_paths(arguments.name)).node(arguments.node)
     state = machine.power(node.machine)
     if state is not Power.RUNNING:
-        raise LabError(f"machine {node.name} is {state.value}",
-                       f"`fault {node.name} {'thaw' if state is Power.FROZEN else 'power-on'}` brings it back.")
+        raise LabError(
+            f"machine {node.name} is {state.value}",
+            f"`fault {node.name} {'thaw' if state is Power.FROZEN else 'power-on'}` brings it back.",
+        )
     node.shell.become(_command(arguments.command))
 
 
@@ -152,8 +180,10 @@ def _fault(arguments: argparse.Namespace) -> None:
             if arguments.wait:
                 lab.wait_ready(node, quiet=True)
             return
-    raise LabError(f"`fault {' '.join(words)}` is none", f"NODE and one of {', '.join(faults.ONE_NODE)}; "
-                   f"or {', '.join(faults.TWO_NODES)} and two machines.")
+    raise LabError(
+        f"`fault {' '.join(words)}` is none",
+        f"NODE and one of {', '.join(faults.ONE_NODE)}; or {', '.join(faults.TWO_NODES)} and two machines.",
+    )
 
 
 def _docker_cli(arguments: argparse.Namespace) -> None:

@@ -78,8 +78,10 @@ def slow(lab: Lab, node: Node) -> None:
 
     Ends with a reboot of the machine.
     """
-    node.shell.run(f"tc qdisc replace dev vec0 root netem delay {SLOW_DELAY_MS}ms loss {SLOW_LOSS_PERCENT}% "
-                   "limit 10000", timeout_s=30)
+    node.shell.run(
+        f"tc qdisc replace dev vec0 root netem delay {SLOW_DELAY_MS}ms loss {SLOW_LOSS_PERCENT}% limit 10000",
+        timeout_s=30,
+    )
 
 
 def reboot(lab: Lab, node: Node) -> None:
@@ -94,9 +96,11 @@ def reboot(lab: Lab, node: Node) -> None:
         return now is not None and now != before
 
     if not wait_until(anew, timeout_s=REBOOT_LIMIT_S, every_s=0.1):
-        raise LabError(f"machine {node.name} did not reboot within {REBOOT_LIMIT_S:.0f} s; "
-                       f"its console ends with:\n{machine.console_tail(node.machine)}",
-                       f"`fault {node.name} power-off` and `power-on` help in any case.")
+        raise LabError(
+            f"machine {node.name} did not reboot within {REBOOT_LIMIT_S:.0f} s; "
+            f"its console ends with:\n{machine.console_tail(node.machine)}",
+            f"`fault {node.name} power-off` and `power-on` help in any case.",
+        )
     node.shell.hang_up()
 
 
@@ -112,24 +116,38 @@ def resume_engine(lab: Lab, node: Node) -> None:
 
 def new_host_key(lab: Lab, node: Node) -> None:
     """Give the machine another SSH host key, as an impostor has; the inventory keeps the true one."""
-    node.shell.run("cd /etc/ssh && rm -f ssh_host_ed25519_key* && "
-                   "ssh-keygen -q -t ed25519 -N '' -f ssh_host_ed25519_key && systemctl restart ssh",
-                   timeout_s=30)
+    node.shell.run(
+        "cd /etc/ssh && rm -f ssh_host_ed25519_key* && "
+        "ssh-keygen -q -t ed25519 -N '' -f ssh_host_ed25519_key && systemctl restart ssh",
+        timeout_s=30,
+    )
 
 
 def old_host_key(lab: Lab, node: Node) -> None:
     """Undo new-host-key."""
     pair = keys.ensure_key(node.machine.folder / "host_key", node.name)
-    node.shell.run(f"cd /etc/ssh && umask 077 && cat >ssh_host_ed25519_key <<'END'\n{pair.private}END\n"
-                   f"cat >ssh_host_ed25519_key.pub <<'END'\n{pair.public}END\nsystemctl restart ssh",
-                   timeout_s=30)
+    node.shell.run(
+        f"cd /etc/ssh && umask 077 && cat >ssh_host_ed25519_key <<'END'\n{pair.private}END\n"
+        f"cat >ssh_host_ed25519_key.pub <<'END'\n{pair.public}END\nsystemctl restart ssh",
+        timeout_s=30,
+    )
 
 
 ONE_NODE: dict[str, Callable[[Lab, Node], None]] = {
-    "power-off": power_off, "power-on": power_on, "freeze": freeze, "thaw": thaw, "cut": cut, "heal": heal,
-    "slow": slow, "reboot": reboot, "hang-engine": hang_engine, "resume-engine": resume_engine,
-    "new-host-key": new_host_key, "old-host-key": old_host_key,
-    "cut-manager": cut_manager, "heal-manager": heal_manager,
+    "power-off": power_off,
+    "power-on": power_on,
+    "freeze": freeze,
+    "thaw": thaw,
+    "cut": cut,
+    "heal": heal,
+    "slow": slow,
+    "reboot": reboot,
+    "hang-engine": hang_engine,
+    "resume-engine": resume_engine,
+    "new-host-key": new_host_key,
+    "old-host-key": old_host_key,
+    "cut-manager": cut_manager,
+    "heal-manager": heal_manager,
 }
 TWO_NODES: dict[str, Callable[[Lab, Node, Node], None]] = {"cut-pair": cut_pair, "heal-pair": heal_pair}
 
@@ -148,6 +166,8 @@ def _change_pair(lab: Lab, one: Node, other: Node, *, add: bool) -> None:
 def _signal_engine(node: Node, sign: str, state: str) -> None:
     node.shell.run(
         "pid=$(systemctl show -p MainPID --value docker); "
-        "[ \"$pid\" -gt 0 ] || { echo dockerd does not run; exit 1; }; "
+        '[ "$pid" -gt 0 ] || { echo dockerd does not run; exit 1; }; '
         f"kill -{sign} $pid; i=0; until grep -q '^State:.{state}' /proc/$pid/status; do "
-        "i=$((i+1)); [ $i -lt 50 ] || exit 1; sleep 0.1; done", timeout_s=30)
+        "i=$((i+1)); [ $i -lt 50 ] || exit 1; sleep 0.1; done",
+        timeout_s=30,
+    )

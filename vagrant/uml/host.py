@@ -46,15 +46,22 @@ class Mirror:
 def require_root() -> None:
     """Namespaces, taps and root file systems need root."""
     if os.geteuid() != 0:
-        raise LabError("the lab makes network namespaces and root file systems: it must run as root",
-                       "Use sudo, or a root shell.")
+        raise LabError(
+            "the lab makes network namespaces and root file systems: it must run as root",
+            "Use sudo, or a root shell.",
+        )
     os.environ["PATH"] = f"{os.environ.get('PATH', '')}:{SBIN_PATH}"
 
 
 def missing_packages() -> list[str]:
     """Names of the Debian packages that are needed and not there."""
-    return sorted({package for thing, package in NEEDED.items()
-                   if not (Path(thing).exists() if thing.startswith("/") else shutil.which(thing))})
+    return sorted(
+        {
+            package
+            for thing, package in NEEDED.items()
+            if not (Path(thing).exists() if thing.startswith("/") else shutil.which(thing))
+        }
+    )
 
 
 def ensure_packages() -> bool:
@@ -63,8 +70,10 @@ def ensure_packages() -> bool:
     if not missing:
         return False
     if not shutil.which("apt-get"):
-        raise LabError(f"this host lacks {', '.join(missing)}, and has no apt-get to install them",
-                       "The lab runs on Debian and its kin (amd64).")
+        raise LabError(
+            f"this host lacks {', '.join(missing)}, and has no apt-get to install them",
+            "The lab runs on Debian and its kin (amd64).",
+        )
     apt_get(["update"])
     apt_get(["install", "-y", "--no-install-recommends", *missing])
     still = missing_packages()
@@ -94,14 +103,19 @@ def find_mirror(apt_dir: Path = Path("/etc/apt")) -> Mirror:
             parse = _parse_deb822 if file.suffix == ".sources" else _parse_one_line
             for mirror in parse(file.read_text()):
                 return mirror
-    raise LabError(f"no Debian archive is named in {apt_dir}/sources.list or sources.list.d",
-                   "Set SWARMSH_LAB_MIRROR to the URI of a Debian mirror.")
+    raise LabError(
+        f"no Debian archive is named in {apt_dir}/sources.list or sources.list.d",
+        "Set SWARMSH_LAB_MIRROR to the URI of a Debian mirror.",
+    )
 
 
 def _is_archive(uri: str, suites: Sequence[str], components: Sequence[str]) -> bool:
     """A main archive rather than security, backports or a third party's."""
-    return (re.search(r"/debian/?$", uri) is not None and "main" in components
-            and any(re.fullmatch(r"[a-z]+", suite) for suite in suites))
+    return (
+        re.search(r"/debian/?$", uri) is not None
+        and "main" in components
+        and any(re.fullmatch(r"[a-z]+", suite) for suite in suites)
+    )
 
 
 def _parse_deb822(text: str) -> Iterator[Mirror]:

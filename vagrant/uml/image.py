@@ -16,6 +16,8 @@ from .process import run
 from .recipe import DISK_SIZE_BYTES, bootstrap, customize, recipe_hash
 
 SUITES = ("bullseye", "trixie", "forky", "bookworm")  # in the order in which `mixed` deals them
+
+
 def ensure_image(suite: str, say: Callable[[str], None]) -> Path:
     """The root disk of `suite`, built if this recipe never was. Two labs do not build it twice."""
     mirror = find_mirror()
@@ -56,8 +58,22 @@ def _build(suite: str, mirror: Mirror, folder: Path, say: Callable[[str], None])
         image = work / "root.img"
         with image.open("wb") as file:
             file.truncate(DISK_SIZE_BYTES)
-        run(["mke2fs", "-q", "-t", "ext4", "-E", "root_owner=0:0,lazy_itable_init=1", "-m", "0",
-             "-d", str(rootfs), str(image)], timeout_s=300)
+        run(
+            [
+                "mke2fs",
+                "-q",
+                "-t",
+                "ext4",
+                "-E",
+                "root_owner=0:0,lazy_itable_init=1",
+                "-m",
+                "0",
+                "-d",
+                str(rootfs),
+                str(image),
+            ],
+            timeout_s=300,
+        )
         image.chmod(0o444)
         shutil.rmtree(rootfs)
         (work / "done").touch()
@@ -81,8 +97,9 @@ def _extract_cli(rootfs: Path, folder: Path) -> None:
     shutil.copy(rootfs / "usr/bin/docker", folder / "lib" / "docker")
     loader = next(Path(lib).name for lib in libraries if Path(lib).name.startswith("ld-linux"))
     wrapper = folder / "docker"
-    wrapper.write_text('#!/bin/sh\nlib=${0%/*}/lib\n'
-                       f'exec "$lib/{loader}" --library-path "$lib" "$lib/docker" "$@"\n')
+    wrapper.write_text(
+        f'#!/bin/sh\nlib=${{0%/*}}/lib\nexec "$lib/{loader}" --library-path "$lib" "$lib/docker" "$@"\n'
+    )
     for file in (wrapper, folder / "lib" / loader, folder / "lib" / "docker"):
         file.chmod(0o755)
 

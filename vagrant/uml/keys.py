@@ -34,8 +34,9 @@ def fingerprint(public_key_file: Path) -> str:
     return run(["ssh-keygen", "-l", "-f", str(public_key_file)]).split()[1]
 
 
-def write_seed(path: Path, *, name: str, address: str, host_key: KeyPair, login_key: KeyPair,
-               hosts: dict[str, str]) -> None:
+def write_seed(
+    path: Path, *, name: str, address: str, host_key: KeyPair, login_key: KeyPair, hosts: dict[str, str]
+) -> None:
     """Write the tar that is a machine's second disk; `hosts` maps machine names to addresses."""
     aliases = "".join(f"{addr} {host}\n" for host, addr in sorted(hosts.items()))
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
@@ -44,9 +45,12 @@ def write_seed(path: Path, *, name: str, address: str, host_key: KeyPair, login_
         _add(tar, "etc/machine-id", f"{uuid.uuid4().hex}\n", 0o444)
         _add(tar, "etc/ssh/ssh_host_ed25519_key", host_key.private, 0o600)
         _add(tar, "etc/ssh/ssh_host_ed25519_key.pub", host_key.public)
-        _add(tar, "etc/swarmsh-lab/network",
-             f"ADDRESS={address}/{PREFIX_BITS}\nGATEWAY={HOST_ADDRESS}\n"
-             f"ADMIN_ADDRESS={ADMIN_ADDRESS}\nADMIN_MAC={ADMIN_MAC}\n")
+        _add(
+            tar,
+            "etc/swarmsh-lab/network",
+            f"ADDRESS={address}/{PREFIX_BITS}\nGATEWAY={HOST_ADDRESS}\n"
+            f"ADMIN_ADDRESS={ADMIN_ADDRESS}\nADMIN_MAC={ADMIN_MAC}\n",
+        )
         for home, owner in (("root", 0), ("home/ops", 1000)):
             _add_folder(tar, f"{home}/.ssh", owner)
             _add(tar, f"{home}/.ssh/authorized_keys", login_key.public, 0o600, owner)

@@ -75,16 +75,19 @@ class Lab:
         """The plan, or an error that says how to make the lab."""
         plan = self.plan()
         if plan is None:
-            raise LabError(f"there is no lab {self.paths.name}",
-                           f"`vagrant/lab up --name {self.paths.name}` makes it.")
+            raise LabError(
+                f"there is no lab {self.paths.name}", f"`vagrant/lab up --name {self.paths.name}` makes it."
+            )
         return plan
 
     def nodes(self) -> list[Node]:
         """All machines, first one first."""
         state = self.existing_plan()
         images = self._images()
-        return [self._node(i, suite, images.get(suite, Path("/nonexistent")), state.memory_mb)
-                for i, suite in enumerate(state.suites(), 1)]
+        return [
+            self._node(i, suite, images.get(suite, Path("/nonexistent")), state.memory_mb)
+            for i, suite in enumerate(state.suites(), 1)
+        ]
 
     def node(self, name: str) -> Node:
         """The machine called `name`."""
@@ -92,16 +95,19 @@ class Lab:
         for node in nodes:
             if node.name == name:
                 return node
-        raise LabError(f"lab {self.paths.name} has no machine {name}",
-                       f"It has {', '.join(n.name for n in nodes)}.")
+        raise LabError(
+            f"lab {self.paths.name} has no machine {name}", f"It has {', '.join(n.name for n in nodes)}."
+        )
 
     def up(self, plan: Plan, *, quiet: bool = False) -> None:
         """Make it so: every machine runs, its sshd and Engine answer, the test images are loaded."""
         old = self.plan()
         if old is not None and (old.nodes, old.suite, old.memory_mb) != (plan.nodes, plan.suite, plan.memory_mb):
-            raise LabError(f"lab {self.paths.name} exists with other machines "
-                           f"({old.nodes} nodes, {old.suite}, {old.memory_mb} MB each)",
-                           f"`vagrant/lab down --name {self.paths.name}` first, or use another --name.")
+            raise LabError(
+                f"lab {self.paths.name} exists with other machines "
+                f"({old.nodes} nodes, {old.suite}, {old.memory_mb} MB each)",
+                f"`vagrant/lab down --name {self.paths.name}` first, or use another --name.",
+            )
         if not 1 <= plan.nodes <= MAX_NODES:
             raise LabError(f"a lab has 1 to {MAX_NODES} machines, not {plan.nodes}")
         with host.locked(self.paths.run.parent / f"{self.paths.tag}.lock"):
@@ -138,12 +144,19 @@ class Lab:
     def status(self) -> dict[str, Any]:
         """What is there, as plain data (see docs/lab.md for the fields)."""
         plan = self.existing_plan()
-        cuts = {name: network.cut_elements(self.paths, name) for name in ("cut", "cut_manager", "cut_pair")} \
-            if network.exists(self.paths.namespace) else {}
+        cuts = (
+            {name: network.cut_elements(self.paths, name) for name in ("cut", "cut_manager", "cut_pair")}
+            if network.exists(self.paths.namespace)
+            else {}
+        )
         return {
-            "name": self.paths.name, "namespace": self.paths.namespace, "dir": str(self.paths.root),
-            "inventory": str(self.paths.inventory), "host_address": network.HOST_ADDRESS,
-            "registry": registry.address(self.paths) if plan.registry else None, "suite": plan.suite,
+            "name": self.paths.name,
+            "namespace": self.paths.namespace,
+            "dir": str(self.paths.root),
+            "inventory": str(self.paths.inventory),
+            "host_address": network.HOST_ADDRESS,
+            "registry": registry.address(self.paths) if plan.registry else None,
+            "suite": plan.suite,
             "nodes": self.on_each(self.nodes(), lambda node: _node_status(node, cuts)),
         }
 
@@ -174,10 +187,13 @@ class Lab:
         images = {}
         for suite in suites:
             kept = old_images.get(suite)  # its disks stand on it: a newer recipe is for new labs
-            images[suite] = kept if kept and kept.is_file() else image.ensure_image(
-                suite, partial(progress.show, suite))
-        _write_whole(self.paths.state, json.dumps(
-            {"plan": asdict(plan), "images": {k: str(v) for k, v in images.items()}}, indent=2))
+            images[suite] = (
+                kept if kept and kept.is_file() else image.ensure_image(suite, partial(progress.show, suite))
+            )
+        _write_whole(
+            self.paths.state,
+            json.dumps({"plan": asdict(plan), "images": {k: str(v) for k, v in images.items()}}, indent=2),
+        )
         self.paths.run.mkdir(parents=True, exist_ok=True)
         network.ensure_network(self.paths, plan.nodes)
         login = keys.ensure_key(self.paths.key, f"swarmsh lab {self.paths.name}")
@@ -186,10 +202,16 @@ class Lab:
         for node in nodes:
             _prepare_node(node, login, hosts)
             image.claim(node.machine.image, f"{self.paths.tag}-{node.name}", node.machine.folder)
-        inventory.write(self.paths.inventory, [
-            inventory.Host(node.name, node.address, node.suite,
-                           keys.fingerprint(node.machine.folder / "host_key.pub")) for node in nodes],
-            self.paths.key)
+        inventory.write(
+            self.paths.inventory,
+            [
+                inventory.Host(
+                    node.name, node.address, node.suite, keys.fingerprint(node.machine.folder / "host_key.pub")
+                )
+                for node in nodes
+            ],
+            self.paths.key,
+        )
 
     def _images(self) -> dict[str, Path]:
         """The disk image of each suite, as chosen when the lab was made."""
@@ -199,8 +221,13 @@ class Lab:
 
     def _node(self, index: int, suite: str, base: Path, memory_mb: int) -> Node:
         name, address = f"n{index}", network.node_address(index)
-        return Node(name, suite, address, Machine(self.paths, name, index, base, memory_mb),
-                    Shell(self.paths, name, address))
+        return Node(
+            name,
+            suite,
+            address,
+            Machine(self.paths, name, index, base, memory_mb),
+            Shell(self.paths, name, address),
+        )
 
 
 def _prepare_node(node: Node, login: keys.KeyPair, hosts: dict[str, str]) -> None:
@@ -210,8 +237,9 @@ def _prepare_node(node: Node, login: keys.KeyPair, hosts: dict[str, str]) -> Non
     if not seed.exists():
         host_key = keys.ensure_key(folder / "host_key", f"root@{node.name}")
         unfinished = folder / "seed.tmp"
-        keys.write_seed(unfinished, name=node.name, address=node.address, host_key=host_key, login_key=login,
-                        hosts=hosts)
+        keys.write_seed(
+            unfinished, name=node.name, address=node.address, host_key=host_key, login_key=login, hosts=hosts
+        )
         unfinished.rename(seed)
 
 
@@ -237,9 +265,11 @@ def _wait_ready(node: Node, progress: Progress) -> None:
     answered = wait_until(sshd_or_dead, timeout_s=BOOT_LIMIT_S, every_s=0.25)
     if seen or not answered:
         why = seen[0] if seen else f"no sshd after {BOOT_LIMIT_S:.0f} s"
-        raise LabError(f"machine {node.name} ({node.suite}) did not boot: {why}; its console ends with:\n"
-                       f"{machine.console_tail(node.machine)}",
-                       f"The whole console: {node.machine.console}; `down` and `up` start afresh.")
+        raise LabError(
+            f"machine {node.name} ({node.suite}) did not boot: {why}; its console ends with:\n"
+            f"{machine.console_tail(node.machine)}",
+            f"The whole console: {node.machine.console}; `down` and `up` start afresh.",
+        )
     progress.show(node.name, "sshd answers, waiting for the Engine")
     # `start` joins the start job that the boot has queued, and returns when the Engine says it is ready.
     try:
@@ -262,17 +292,27 @@ def _node_status(node: Node, cuts: dict[str, set[str]]) -> dict[str, Any]:
     state = machine.power(node.machine)
     supervisor = machine.supervisor_process(node.machine)
     sshd, engine, slow = _ask(node) if state is Power.RUNNING else (False, None, False)
-    return {"name": node.name, "address": node.address, "suite": node.suite, "state": state.value,
-            "pid": supervisor.pid if supervisor else None, "sshd": sshd, "engine": engine,
-            "faults": _cuts_of(node, cuts) + (["slow"] if slow else [])}
+    return {
+        "name": node.name,
+        "address": node.address,
+        "suite": node.suite,
+        "state": state.value,
+        "pid": supervisor.pid if supervisor else None,
+        "sshd": sshd,
+        "engine": engine,
+        "faults": _cuts_of(node, cuts) + (["slow"] if slow else []),
+    }
 
 
 def _ask(node: Node) -> tuple[bool, str | None, bool]:
     """Whether an SSH session can be had, the Engine's version (None: no answer), whether the link is slow."""
     # By a session rather than a bare connection: newer sshd keep away those who connect and say nothing.
     try:
-        answer = node.shell.run("timeout 5 docker version --format '{{.Server.Version}}' 2>/dev/null || echo; "
-                                "tc qdisc show dev vec0 | grep -c netem; true", timeout_s=15).splitlines()
+        answer = node.shell.run(
+            "timeout 5 docker version --format '{{.Server.Version}}' 2>/dev/null || echo; "
+            "tc qdisc show dev vec0 | grep -c netem; true",
+            timeout_s=15,
+        ).splitlines()
     except LabError:
         return False, None, False
     return True, answer[0].strip() or None, answer[-1] == "1"

@@ -59,12 +59,24 @@ class Machine:
     def command(self) -> list[str]:
         """The kernel's command line."""
         return [
-            "/usr/bin/linux.uml", f"umid={self.umid}", f"uml_dir={self.paths.run}/uml/",
-            f"mem={self.memory_mb}M", f"ubda={self.folder}/disk.cow,{self.image}", f"ubdbr={self.folder}/seed.tar",
-            "root=/dev/ubda", "rw", "init=/usr/sbin/lab-init",
+            "/usr/bin/linux.uml",
+            f"umid={self.umid}",
+            f"uml_dir={self.paths.run}/uml/",
+            f"mem={self.memory_mb}M",
+            f"ubda={self.folder}/disk.cow,{self.image}",
+            f"ubdbr={self.folder}/seed.tar",
+            "root=/dev/ubda",
+            "rw",
+            "init=/usr/sbin/lab-init",
             f"vec0:transport=tap,ifname=tap{self.index},mac={network.node_mac(self.index)},depth=128,gro=1",
-            "con=null", "con0=null,fd:1", "console=tty0", "quiet", "panic=-1", "selinux=0",
-            "systemd.show_status=0", "systemd.log_target=journal",
+            "con=null",
+            "con0=null,fd:1",
+            "console=tty0",
+            "quiet",
+            "panic=-1",
+            "selinux=0",
+            "systemd.show_status=0",
+            "systemd.log_target=journal",
         ]
 
 

@@ -82,17 +82,28 @@ def ensure_network(paths: LabPaths, nodes: int) -> None:
     if not exists(inside):
         run(["ip", "netns", "add", inside])
         _sysctls(inside)
-        _ip(inside, "link set lo up",
+        _ip(
+            inside,
+            "link set lo up",
             f"link add {BRIDGE} address {BRIDGE_MAC} type bridge forward_delay 0 stp_state 0",
-            f"address add {HOST_ADDRESS}/{PREFIX_BITS} broadcast + dev {BRIDGE}", f"link set {BRIDGE} up")
+            f"address add {HOST_ADDRESS}/{PREFIX_BITS} broadcast + dev {BRIDGE}",
+            f"link set {BRIDGE} up",
+        )
         run(["nft", "-f", "-"], stdin=CUTS.encode(), namespace=inside)
     if not exists(admin):
         run(["ip", "netns", "add", admin])
         _sysctls(admin)
-        _ip(inside, f"link add {ADMIN_PORT} type veth peer name eth0 address {ADMIN_MAC} netns {admin}",
-            f"link set {ADMIN_PORT} master {BRIDGE} up")
-        _ip(admin, "link set lo up", "link set eth0 up",
-            f"address add {ADMIN_ADDRESS}/{PREFIX_BITS} broadcast + dev eth0")
+        _ip(
+            inside,
+            f"link add {ADMIN_PORT} type veth peer name eth0 address {ADMIN_MAC} netns {admin}",
+            f"link set {ADMIN_PORT} master {BRIDGE} up",
+        )
+        _ip(
+            admin,
+            "link set lo up",
+            "link set eth0 up",
+            f"address add {ADMIN_ADDRESS}/{PREFIX_BITS} broadcast + dev eth0",
+        )
     for index in range(1, nodes + 1):
         ensure_tap(paths, index)
 
@@ -102,8 +113,10 @@ def ensure_tap(paths: LabPaths, index: int) -> None:
     tap = f"tap{index}"
     if tap not in links(paths.namespace):
         _ip(paths.namespace, f"tuntap add {tap} mode tap", f"link set {tap} master {BRIDGE} up")
-    _ip(paths.admin_namespace,
-        f"neigh replace {node_address(index)} lladdr {node_mac(index)} dev eth0 nud permanent")
+    _ip(
+        paths.admin_namespace,
+        f"neigh replace {node_address(index)} lladdr {node_mac(index)} dev eth0 nud permanent",
+    )
 
 
 def remove_network(paths: LabPaths) -> None:
@@ -123,8 +136,10 @@ def change_cut(paths: LabPaths, *, add: bool, set_name: str, element: str) -> No
     """Put an element into a set of the table of cuts, or take it out; both may be repeated."""
     if not add and element not in cut_elements(paths, set_name):
         return
-    run(["nft", "add" if add else "delete", "element", "bridge", "lab", set_name, f"{{ {element} }}"],
-        namespace=paths.namespace)
+    run(
+        ["nft", "add" if add else "delete", "element", "bridge", "lab", set_name, f"{{ {element} }}"],
+        namespace=paths.namespace,
+    )
 
 
 def cut_elements(paths: LabPaths, set_name: str) -> set[str]:
@@ -182,8 +197,12 @@ def port_answers(namespace: str, address: str, port: int, *, timeout_s: float = 
 
 def _sysctls(namespace: str) -> None:
     """No forwarding, no IPv6 chatter, ARP only for the asked link's own address."""
-    values = {"net/ipv4/ip_forward": "0", "net/ipv6/conf/all/disable_ipv6": "1",
-              "net/ipv6/conf/default/disable_ipv6": "1", "net/ipv4/conf/all/arp_ignore": "1"}
+    values = {
+        "net/ipv4/ip_forward": "0",
+        "net/ipv6/conf/all/disable_ipv6": "1",
+        "net/ipv6/conf/default/disable_ipv6": "1",
+        "net/ipv4/conf/all/arp_ignore": "1",
+    }
 
     def write() -> None:
         for key, value in values.items():

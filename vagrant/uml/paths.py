@@ -78,7 +78,6 @@ class LabPaths:
 def lab_paths(name: str) -> LabPaths:
     """The paths of the lab called `name`."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,23}", name):
-        raise LabError(f"{name!r} is no name for a lab",
-                       "Use at most 24 lower-case letters, digits and dashes.")
+        raise LabError(f"{name!r} is no name for a lab", "Use at most 24 lower-case letters, digits and dashes.")
     base = os.environ.get("SWARMSH_LAB_DIR")
     return LabPaths(name, (Path(base).absolute() if base else CHECKOUT / ".lab") / name)

@@ -13,8 +13,15 @@ from pathlib import Path
 from .errors import LabError
 
 
-def run(argv: Sequence[str], *, timeout_s: float = 60.0, stdin: bytes | None = None,
-        env: dict[str, str] | None = None, namespace: str = "", cwd: str | None = None) -> str:
+def run(
+    argv: Sequence[str],
+    *,
+    timeout_s: float = 60.0,
+    stdin: bytes | None = None,
+    env: dict[str, str] | None = None,
+    namespace: str = "",
+    cwd: str | None = None,
+) -> str:
     """Run a host command to its end and return its standard output, inside a namespace if one is named.
 
     Raises LabError with the command's last words if it fails or outlives `timeout_s`.
@@ -22,8 +29,16 @@ def run(argv: Sequence[str], *, timeout_s: float = 60.0, stdin: bytes | None = N
     if namespace:
         argv = ["nsenter", f"--net=/run/netns/{namespace}", *argv]
     try:
-        done = subprocess.run(list(argv), input=stdin, capture_output=True, timeout=timeout_s, env=env, cwd=cwd,
-                              stdin=subprocess.DEVNULL if stdin is None else None, check=False)
+        done = subprocess.run(
+            list(argv),
+            input=stdin,
+            capture_output=True,
+            timeout=timeout_s,
+            env=env,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            check=False,
+        )
     except FileNotFoundError as err:
         raise LabError(f"{argv[0]}: no such command on this host") from err
     except subprocess.TimeoutExpired as err:
@@ -40,7 +55,7 @@ class ProcessId:
 
     pid: int
     start_ticks: int  # field 22 of /proc/PID/stat: clock ticks after the host's boot
-    boot_id: str      # /proc/sys/kernel/random/boot_id of the host
+    boot_id: str  # /proc/sys/kernel/random/boot_id of the host
 
     def stat(self) -> list[str] | None:
         """Fields 3.. of /proc/PID/stat, or None if the process is gone (a zombie counts as gone)."""

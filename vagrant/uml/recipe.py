@@ -13,18 +13,20 @@ from .paths import VAGRANT_DIR
 from .process import run
 
 DISK_SIZE_BYTES = 4 << 30
+# fmt: off
 PACKAGES = (
     "systemd-sysv", "udev", "dbus", "docker.io", "crun", "openssh-server", "iproute2", "iptables",
     "nftables", "ipvsadm", "kmod", "procps", "python3", "ca-certificates", "iputils-ping", "tcpdump",
     "busybox-static", "curl", "conntrack", "sudo",
 )
+# fmt: on
 SEPARATE_CLI = {"trixie", "forky"}  # their docker.io package has no client any more
+# fmt: off
 MASKED = (
     "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer",
-    "fstrim.timer", "e2scrub_reap.service", "getty@tty1.service", "getty.target",
-    "console-getty.service", "systemd-timesyncd.service", "systemd-logind.service",
-    "systemd-udev-trigger.service", "systemd-update-utmp.service",
-    "systemd-update-utmp-runlevel.service", "systemd-journal-flush.service",
+    "fstrim.timer", "e2scrub_reap.service", "getty@tty1.service", "getty.target", "console-getty.service",
+    "systemd-timesyncd.service", "systemd-logind.service", "systemd-udev-trigger.service",
+    "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service", "systemd-journal-flush.service",
     "systemd-journal-catalog-update.service", "systemd-tmpfiles-clean.timer", "systemd-pstore.service",
     "systemd-random-seed.service", "systemd-machine-id-commit.service", "systemd-firstboot.service",
     "systemd-hwdb-update.service", "systemd-binfmt.service", "systemd-network-generator.service",
@@ -38,6 +40,7 @@ MASKED = (
     "modprobe@loop.service", "modprobe@drm.service", "modprobe@efi_pstore.service",
     "sys-fs-fuse-connections.mount", "sys-kernel-config.mount", "getty-static.service",
 )
+# fmt: on
 
 
 def recipe_hash(suite: str, mirror: Mirror) -> str:
@@ -59,12 +62,25 @@ def kernel_version() -> str:
 def bootstrap(suite: str, mirror: Mirror, rootfs: Path) -> None:
     """Install Debian into the folder `rootfs`, which must not exist."""
     packages = [*PACKAGES, *(["docker-cli"] if suite in SEPARATE_CLI else [])]
-    run(["/usr/bin/mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", "--quiet",
-         # Suites without a valid-until that covers today (archived or frozen mirrors) are fine here.
-         "--aptopt=Acquire::Check-Valid-Until \"false\"",
-         "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*",
-         "--dpkgopt=path-exclude=/usr/share/locale/*",
-         f"--include={','.join(packages)}", suite, str(rootfs), mirror.source_line(suite)], timeout_s=1500)
+    run(
+        [
+            "/usr/bin/mmdebstrap",
+            "--mode=root",
+            "--variant=minbase",
+            "--format=directory",
+            "--quiet",
+            # Suites without a valid-until that covers today (archived or frozen mirrors) are fine here.
+            '--aptopt=Acquire::Check-Valid-Until "false"',
+            "--dpkgopt=path-exclude=/usr/share/man/*",
+            "--dpkgopt=path-exclude=/usr/share/doc/*",
+            "--dpkgopt=path-exclude=/usr/share/locale/*",
+            f"--include={','.join(packages)}",
+            suite,
+            str(rootfs),
+            mirror.source_line(suite),
+        ],
+        timeout_s=1500,
+    )
 
 
 def customize(suite: str, rootfs: Path) -> None:

@@ -48,12 +48,16 @@ def ensure(paths: LabPaths, auth: str, shell: Shell) -> None:
         shell.run(f"printf %s {_quoted(password)} | docker login -u {_quoted(user)} --password-stdin {base}")
     try:
         for tag in IMAGES:
-            shell.run(f"docker tag {tag} {base}/{tag} && docker push -q {base}/{tag}; s=$?; "
-                      f"docker rmi {base}/{tag} >/dev/null; exit $s", timeout_s=240)
+            shell.run(
+                f"docker tag {tag} {base}/{tag} && docker push -q {base}/{tag}; s=$?; "
+                f"docker rmi {base}/{tag} >/dev/null; exit $s",
+                timeout_s=240,
+            )
     finally:
         # The machine that pushed must have no more than the others: they are to pull.
-        shell.run(f"docker logout {base} >/dev/null 2>&1; docker rmi nginx:latest >/dev/null 2>&1; true",
-                  timeout_s=60)
+        shell.run(
+            f"docker logout {base} >/dev/null 2>&1; docker rmi nginx:latest >/dev/null 2>&1; true", timeout_s=60
+        )
 
 
 def stop(paths: LabPaths) -> None:
@@ -71,9 +75,19 @@ def _start(paths: LabPaths, auth: str) -> None:
     config.write_text(_config(folder, auth))
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
-            ["nsenter", f"--net={network.NETNS_DIR / paths.namespace}", str(tree / "usr/bin/docker-registry"),
-             "serve", str(config)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            env={"PATH": os.environ["PATH"], "OTEL_TRACES_EXPORTER": "none"})
+            [
+                "nsenter",
+                f"--net={network.NETNS_DIR / paths.namespace}",
+                str(tree / "usr/bin/docker-registry"),
+                "serve",
+                str(config),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={"PATH": os.environ["PATH"], "OTEL_TRACES_EXPORTER": "none"},
+        )
     known = identify(process.pid)
     if known is None:
         raise LabError("the registry ended at once", f"See {folder / 'log'}")
@@ -82,9 +96,12 @@ def _start(paths: LabPaths, auth: str) -> None:
 
 def _config(folder: Path, auth: str) -> str:
     data = json.dumps(str(folder / "data"))
-    lines = ["version: 0.1", "log: {level: info, accesslog: {disabled: true}}",
-             f"storage: {{filesystem: {{rootdirectory: {data}}}, delete: {{enabled: true}}}}",
-             f"http: {{addr: '{network.HOST_ADDRESS}:{PORT}', secret: {secrets.token_hex(16)}}}"]
+    lines = [
+        "version: 0.1",
+        "log: {level: info, accesslog: {disabled: true}}",
+        f"storage: {{filesystem: {{rootdirectory: {data}}}, delete: {{enabled: true}}}}",
+        f"http: {{addr: '{network.HOST_ADDRESS}:{PORT}', secret: {secrets.token_hex(16)}}}",
+    ]
     if auth:
         passwords = folder / "htpasswd"
         user, colon, password = auth.partition(":")
@@ -124,8 +141,10 @@ def _answers(paths: LabPaths, auth: str) -> bool:
     try:
         _request(paths, auth, "/v2/")
     except urllib.error.HTTPError as err:
-        raise LabError(f"the registry refuses the lab ({err})",
-                       "It runs with other credentials: `down` first, or name the same --registry-auth.") from err
+        raise LabError(
+            f"the registry refuses the lab ({err})",
+            "It runs with other credentials: `down` first, or name the same --registry-auth.",
+        ) from err
     except OSError:
         return False
     return True

@@ -31,21 +31,46 @@ class Shell:
         """The ssh command line; one word is a line for the node's shell, several are an exact argv."""
         line = command[0] if len(command) == 1 else shlex.join(command)
         return [
-            "ssh", "-F", "none", *(["-t"] if terminal else []), "-i", str(self.paths.key),
+            "ssh",
+            "-F",
+            "none",
+            *(["-t"] if terminal else []),
+            "-i",
+            str(self.paths.key),
             # The lab makes the machines and their keys; faults change the keys. Nothing to be pinned here.
-            "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
-            "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10",
-            "-o", "ControlMaster=auto", "-o", f"ControlPath={self.socket}", "-o", "ControlPersist=600",
-            "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3",
-            f"root@{self.address}", *([line] if line else []),
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "LogLevel=ERROR",
+            "-o",
+            "IdentitiesOnly=yes",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "ConnectTimeout=10",
+            "-o",
+            "ControlMaster=auto",
+            "-o",
+            f"ControlPath={self.socket}",
+            "-o",
+            "ControlPersist=600",
+            "-o",
+            "ServerAliveInterval=5",
+            "-o",
+            "ServerAliveCountMax=3",
+            f"root@{self.address}",
+            *([line] if line else []),
         ]
 
     def run(self, command: str, *, timeout_s: float = 60.0, stdin: BinaryIO | None = None) -> str:
         """Run a shell line to its end and return its output; LabError if it fails or takes too long."""
         argv = ["nsenter", f"--net={network.NETNS_DIR / self.paths.admin_namespace}", *self.argv([command])]
         try:
-            done = subprocess.run(argv, stdin=stdin or subprocess.DEVNULL, capture_output=True,
-                                  timeout=timeout_s, check=False)
+            done = subprocess.run(
+                argv, stdin=stdin or subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False
+            )
         except subprocess.TimeoutExpired as err:
             raise LabError(f"{self.node}: `{command}` did not end within {timeout_s:.0f} s") from err
         if done.returncode != 0:
@@ -62,6 +87,11 @@ class Shell:
     def hang_up(self) -> None:
         """End the kept connection: its machine is about to go, and a stale one would only time out."""
         if self.socket.exists():
-            subprocess.run(["ssh", "-F", "none", "-O", "exit", "-S", str(self.socket), self.address],
-                           stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False)
+            subprocess.run(
+                ["ssh", "-F", "none", "-O", "exit", "-S", str(self.socket), self.address],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=10,
+                check=False,
+            )
             self.socket.unlink(missing_ok=True)

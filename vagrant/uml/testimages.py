@@ -25,14 +25,15 @@ from .paths import cache_dir
 from .process import run
 from .shell import Shell
 
+# fmt: off
 APPLETS = (
-    "sh", "cat", "ls", "echo", "env", "grep", "sleep", "kill", "ps", "top", "id", "hostname", "ip",
-    "ping", "wget", "nc", "nslookup", "httpd", "head", "tail", "wc", "sed", "awk", "mkdir", "touch",
-    "rm", "mv", "cp", "mount", "df", "du", "free", "date", "stat", "true", "false", "test", "seq", "tr",
-    "sort", "uniq", "vi", "find", "xargs", "netstat", "traceroute", "telnet", "sync", "dd", "md5sum",
-    "sha256sum", "uname", "which", "whoami", "printf", "readlink", "ln", "chmod", "chown", "pidof",
-    "timeout",
+    "sh", "cat", "ls", "echo", "env", "grep", "sleep", "kill", "ps", "top", "id", "hostname", "ip", "ping",
+    "wget", "nc", "nslookup", "httpd", "head", "tail", "wc", "sed", "awk", "mkdir", "touch", "rm", "mv",
+    "cp", "mount", "df", "du", "free", "date", "stat", "true", "false", "test", "seq", "tr", "sort", "uniq",
+    "vi", "find", "xargs", "netstat", "traceroute", "telnet", "sync", "dd", "md5sum", "sha256sum", "uname",
+    "which", "whoami", "printf", "readlink", "ln", "chmod", "chown", "pidof", "timeout",
 )
+# fmt: on
 PATH_ENV = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -46,8 +47,10 @@ def ensure_web_images() -> Path:
     path = cache_dir() / f"web-{hashlib.sha256(b''.join(recipe)).hexdigest()[:16]}.tar"
     if not path.exists():
         layer = _web_layer(web, busybox)
-        images = [(_config(layer, ["/web"], [f"VERSION={version}"], ["80/tcp", "53/udp"]), tags)
-                  for version, tags in ((1, ["web:1", "web:latest"]), (2, ["web:2"]))]
+        images = [
+            (_config(layer, ["/web"], [f"VERSION={version}"], ["80/tcp", "53/udp"]), tags)
+            for version, tags in ((1, ["web:1", "web:latest"]), (2, ["web:2"]))
+        ]
         _write_archive(path, layer, images)
     return path
 
@@ -60,8 +63,20 @@ def ensure_nginx_image() -> Path:
         with tempfile.TemporaryDirectory(dir=cache_dir()) as work:
             tree = Path(work) / "tree"
             _nginx_tree(root, tree)
-            layer = run_bytes(["tar", "-C", str(tree), "--sort=name", "--mtime=@0", "--owner=0", "--group=0",
-                               "--numeric-owner", "-c", "."])
+            layer = run_bytes(
+                [
+                    "tar",
+                    "-C",
+                    str(tree),
+                    "--sort=name",
+                    "--mtime=@0",
+                    "--owner=0",
+                    "--group=0",
+                    "--numeric-owner",
+                    "-c",
+                    ".",
+                ]
+            )
         config = _config(layer, ["/usr/sbin/nginx", "-g", "daemon off;"], [], ["80/tcp"], stop_signal="SIGQUIT")
         _write_archive(path, layer, [(config, ["nginx:latest"])])
     return path
@@ -78,8 +93,11 @@ def image_ids(archive: Path) -> dict[str, str]:
         member = tar.extractfile("manifest.json")
         assert member is not None  # a file, not a folder
         entries = json.load(member)
-    return {tag: f"sha256:{entry['Config'].rpartition('/')[2].removesuffix('.json')}"
-            for entry in entries for tag in entry["RepoTags"] or ()}
+    return {
+        tag: f"sha256:{entry['Config'].rpartition('/')[2].removesuffix('.json')}"
+        for entry in entries
+        for tag in entry["RepoTags"] or ()
+    }
 
 
 def is_saved_image(archive: Path) -> bool:
@@ -101,8 +119,10 @@ def put_on(archive: Path, tag: str, shells: Sequence[Shell]) -> None:
             shell.run("docker load -q", stdin=file, timeout_s=300)
         if tag not in tags and f"{tag}:latest" not in tags:
             if len(tags) != 1:
-                raise LabError(f"{archive} holds {', '.join(tags) or 'no named image'}: which is to be {tag}?",
-                               "Name one of them, or save one image only.")
+                raise LabError(
+                    f"{archive} holds {', '.join(tags) or 'no named image'}: which is to be {tag}?",
+                    "Name one of them, or save one image only.",
+                )
             shell.run(f"docker tag {shlex.quote(tags[0])} {shlex.quote(tag)}")
 
     with ThreadPoolExecutor() as pool:
@@ -137,16 +157,19 @@ def _nginx_tree(packages: Path, tree: Path) -> None:
     (tree / "var/log/nginx/access.log").symlink_to("/dev/stdout")
     (tree / "var/log/nginx/error.log").symlink_to("/dev/stderr")
     (tree / "etc/passwd").write_text(
-        "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/bin/false\n")
+        "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/bin/false\n"
+    )
     (tree / "etc/group").write_text("root:x:0:\nadm:x:4:\nwww-data:x:33:\n")
     (tree / "etc/nginx/nginx.conf").write_text(
         "user www-data;\nworker_processes 1;\npid /run/nginx.pid;\nerror_log /dev/stderr notice;\n"
         "events { worker_connections 1024; }\n"
         "http { include /etc/nginx/mime.types; access_log /dev/stdout;\n"
-        "  server { listen 80; root /var/www/html; index index.html; } }\n")
+        "  server { listen 80; root /var/www/html; index index.html; } }\n"
+    )
     (tree / "var/www/html").mkdir(parents=True, exist_ok=True)
     (tree / "var/www/html/index.html").write_text(
-        "<!DOCTYPE html><title>Welcome to nginx!</title><h1>Welcome to nginx!</h1>\n")
+        "<!DOCTYPE html><title>Welcome to nginx!</title><h1>Welcome to nginx!</h1>\n"
+    )
     for applet in APPLETS:
         link = tree / "bin" / applet
         if not link.exists():
@@ -155,26 +178,58 @@ def _nginx_tree(packages: Path, tree: Path) -> None:
 
 def _dependencies(package: str) -> list[str]:
     """The packages without which `package` would not start, by name."""
-    listing = run(["apt-cache", "depends", "--recurse", "--no-recommends", "--no-suggests", "--no-conflicts",
-                   "--no-breaks", "--no-replaces", "--no-enhances", package])
+    listing = run(
+        [
+            "apt-cache",
+            "depends",
+            "--recurse",
+            "--no-recommends",
+            "--no-suggests",
+            "--no-conflicts",
+            "--no-breaks",
+            "--no-replaces",
+            "--no-enhances",
+            package,
+        ]
+    )
     names = {line for line in listing.splitlines() if line and not line.startswith((" ", "<", "|"))}
     wanted = ("lib", "nginx", "busybox-static", "zlib")
-    return sorted({"busybox-static"} | {name for name in names if name.startswith(wanted) and name != package
-                                        and not name.startswith("libperl") and "-perl" not in name})
+    return sorted(
+        {"busybox-static"}
+        | {
+            name
+            for name in names
+            if name.startswith(wanted)
+            and name != package
+            and not name.startswith("libperl")
+            and "-perl" not in name
+        }
+    )
 
 
-def _config(layer: bytes, command: Sequence[str], env: Sequence[str], ports: Sequence[str],
-            stop_signal: str = "") -> bytes:
+def _config(
+    layer: bytes, command: Sequence[str], env: Sequence[str], ports: Sequence[str], stop_signal: str = ""
+) -> bytes:
     """An image's configuration (Docker image specification v1.2); its hash is the image's id."""
-    inner: dict[str, object] = {"Cmd": list(command), "Env": [PATH_ENV, *env], "WorkingDir": "/",
-                                "ExposedPorts": {port: {} for port in ports}}
+    inner: dict[str, object] = {
+        "Cmd": list(command),
+        "Env": [PATH_ENV, *env],
+        "WorkingDir": "/",
+        "ExposedPorts": {port: {} for port in ports},
+    }
     if stop_signal:
         inner["StopSignal"] = stop_signal
-    return json.dumps({
-        "architecture": "amd64", "os": "linux", "created": "2024-01-01T00:00:00Z", "config": inner,
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
-        "history": [{"created": "2024-01-01T00:00:00Z", "created_by": "vagrant/lab"}],
-    }, sort_keys=True).encode()
+    return json.dumps(
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "created": "2024-01-01T00:00:00Z",
+            "config": inner,
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+            "history": [{"created": "2024-01-01T00:00:00Z", "created_by": "vagrant/lab"}],
+        },
+        sort_keys=True,
+    ).encode()
 
 
 def _write_archive(path: Path, layer: bytes, images: Sequence[tuple[bytes, list[str]]]) -> None:
