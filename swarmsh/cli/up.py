@@ -64,10 +64,9 @@ def _read(path: Path) -> list[NewHost]:
     from swarmsh.adapters.inventory import load_inventory
     from swarmsh.cli.join import NewHost
 
-    inventory = load_inventory(path)
     return [
         NewHost(host.name, host.target, dict(host.labels), str(host.role), str(host.availability))
-        for host in getattr(inventory, "hosts", inventory)
+        for host in load_inventory(path).hosts
     ]
 
 
