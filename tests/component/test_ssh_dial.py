@@ -1,4 +1,5 @@
 """Dialling: pins, logins, jump hosts, and the words for each failure."""
+# ruff: noqa: ASYNC221, ASYNC240 (preparing files and keys may block)
 
 from __future__ import annotations
 
@@ -113,7 +114,8 @@ async def test_known_hosts_gives_the_keys_of_exactly_that_port(tmp_path: Path) -
     keys = [asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip() for _ in range(4)]
     path = tmp_path / "known_hosts"
     path.write_text(
-        f"n1,10.0.0.1 {keys[0]} comment\n[n1]:2222 {keys[1]}\n@revoked n3 {keys[2]}\n# a comment\n*.lan {keys[3]}\n"
+        f"n1,10.0.0.1 {keys[0]} comment\n[n1]:2222 {keys[1]}\n"
+        f"@revoked n3 {keys[2]}\n# a comment\n*.lan {keys[3]}\n"
     )
     subprocess.run(["ssh-keygen", "-q", "-H", "-f", path], check=True, capture_output=True)
     assert await known_host_keys("n1", 22, path) == (keys[0],)
@@ -158,7 +160,7 @@ async def test_no_key_at_all(serve, dialer, key_file: Path) -> None:
 
 async def test_an_unknown_name(dialer, key_file: Path) -> None:
     target = SshTarget(address="no-such-host.invalid", identity_files=(str(key_file),), host_keys=("SHA256:x",))
-    with pytest.raises(NodeUnreachable, match="the name no-such-host.invalid does not resolve"):
+    with pytest.raises(NodeUnreachable, match=r"the name no-such-host.invalid does not resolve"):
         await dialer.connect(target)
 
 
@@ -206,7 +208,7 @@ async def test_a_server_that_drops_the_first_connections_is_tried_again(
     await (await dialer.connect(behind.target(key_file, port=port))).close()
     assert dropped == 2
     drops = 100
-    with pytest.raises(NodeUnreachable, match="closed 4 connections before its SSH banner.*MaxStartups"):
+    with pytest.raises(NodeUnreachable, match=r"closed 4 connections before its SSH banner.*MaxStartups"):
         await dialer.connect(behind.target(key_file, port=port))
     door.close()
 
@@ -334,7 +336,7 @@ async def test_what_the_jump_host_cannot_reach(serve, dialer, key_file: Path) ->
     with pytest.raises(NodeUnreachable, match="the jump host could not connect to it"):
         await dialer.connect(node.target(key_file, jump=(jump.target(key_file),)))
     await jump.stop()
-    with pytest.raises(NodeUnreachable, match="jump host: .* refused the connection"):
+    with pytest.raises(NodeUnreachable, match=r"jump host: .* refused the connection"):
         await dialer.connect(node.target(key_file, jump=(jump.target(key_file),)))
 
 

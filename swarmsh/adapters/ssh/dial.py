@@ -106,7 +106,9 @@ class SshDialer:
         client = _PinnedClient(HostPins(()))
         async with self._jumps.through(target.jump) as hold:
             try:
-                await self._handshake(target, client, None if hold is None else hold.link, ALL_ALGORITHMS)
+                await self._handshake(
+                    target, client, None if hold is None else hold.link, ALL_ALGORITHMS, log_in=False
+                )
             except asyncssh.HostKeyNotVerifiable:
                 pass  # it always is: there are no pins
             finally:
@@ -155,14 +157,23 @@ class SshDialer:
         return [first, *(family for family in HOST_KEY_ALGORITHMS if family != first)]
 
     async def _handshake(
-        self, target: SshTarget, client: _PinnedClient, tunnel: SshLink | None, algorithms: tuple[str, ...]
+        self,
+        target: SshTarget,
+        client: _PinnedClient,
+        tunnel: SshLink | None,
+        algorithms: tuple[str, ...],
+        *,
+        log_in: bool = True,
     ) -> asyncssh.SSHClientConnection:
         """One connection; tried again if the server drops it before its banner (sshd's MaxStartups)."""
         attempt = 0
         while True:
             attempt += 1
             try:
-                return await self._handshake_once(target, client, tunnel, algorithms)
+                if not log_in:
+                    return await self._handshake_once(target, client, tunnel, algorithms, KeyOffer())
+                async with self._identities.offer(target.identity_files, where=place(target)) as offer:
+                    return await self._handshake_once(target, client, tunnel, algorithms, offer)
             except Dropped as e:
                 if attempt == _TRIES_IF_DROPPED:
                     raise NodeUnreachable(
@@ -173,41 +184,45 @@ class SshDialer:
                 await asyncio.sleep(self._rng.uniform(0.05, 0.2) * 2**attempt)
 
     async def _handshake_once(
-        self, target: SshTarget, client: _PinnedClient, tunnel: SshLink | None, algorithms: tuple[str, ...]
+        self,
+        target: SshTarget,
+        client: _PinnedClient,
+        tunnel: SshLink | None,
+        algorithms: tuple[str, ...],
+        offer: KeyOffer,
     ) -> asyncssh.SSHClientConnection:
         """Raises HostKeyNotVerifiable, KeyExchangeFailed and Dropped as they are; else NodeUnreachable."""
-        async with self._identities.offer(target.identity_files, where=place(target)) as offer:
-            way: dict[str, Any]
-            if tunnel is None:
-                # Outside of the cap: hosts that are away must not hold up those that answer.
-                sock = await open_socket(target, self._limits.connect_s)
-                way = {"sock": sock}
-            else:
-                sock = None
-                way = {"host": target.address, "port": target.port, "tunnel": tunnel.connection}
-            started = time.monotonic()
-            try:
-                async with self._handshakes:
-                    started = time.monotonic()
-                    async with asyncio.timeout(self._limits.login_s):
-                        return await asyncssh.connect(
-                            **way,
-                            client_factory=lambda: client,
-                            username=target.user,
-                            client_keys=offer.keys,
-                            server_host_key_algs=list(algorithms),
-                            **_OPTIONS,
-                        )
-            except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed):
-                raise
-            except (asyncssh.Error, OSError, ValueError) as e:
-                if sock is not None:
-                    sock.close()
-                raise explain(e, target, offer, time.monotonic() - started, tunnel is not None) from e
-            except BaseException:
-                if sock is not None:
-                    sock.close()  # cancelled, perhaps before asyncssh had taken it over
-                raise
+        way: dict[str, Any]
+        if tunnel is None:
+            # Outside of the cap: hosts that are away must not hold up those that answer.
+            sock = await open_socket(target, self._limits.connect_s)
+            way = {"sock": sock}
+        else:
+            sock = None
+            way = {"host": target.address, "port": target.port, "tunnel": tunnel.connection}
+        started = time.monotonic()
+        try:
+            async with self._handshakes:
+                started = time.monotonic()
+                async with asyncio.timeout(self._limits.login_s):
+                    return await asyncssh.connect(
+                        **way,
+                        client_factory=lambda: client,
+                        username=target.user,
+                        client_keys=offer.keys or None,  # an empty list would mean the user's default keys
+                        server_host_key_algs=list(algorithms),
+                        **_OPTIONS,
+                    )
+        except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed):
+            raise
+        except (asyncssh.Error, OSError, ValueError) as e:
+            if sock is not None:
+                sock.close()
+            raise explain(e, target, offer, time.monotonic() - started, tunnel is not None) from e
+        except BaseException:
+            if sock is not None:
+                sock.close()  # cancelled, perhaps before asyncssh had taken it over
+            raise
 
 
 def _family(key: asyncssh.SSHKey) -> tuple[str, ...]:
