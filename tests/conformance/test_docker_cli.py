@@ -1,0 +1,247 @@
+"""The docker CLI's commands of swarm mode: what users type, and what they see."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shlex
+
+import pytest
+
+from tests.conformance.conftest import DockerCli
+from tests.fakes.serving import served
+
+
+def rows(table):
+    """Lines of a table as lists of cells, without the head."""
+    return [re.split(r"\s{2,}", line.strip()) for line in table.strip().splitlines()[1:]]
+
+
+# --- services -----------------------------------------------------------------------------------------------
+async def test_create_waits_until_the_service_converged(docker):
+    out = await docker("service", "create", "--name", "web", "--replicas", "2", "web:1", "--flag", "argument")
+    assert "overall progress: 2 out of 2 tasks" in out
+    assert "converged" in out
+    spec = json.loads(await docker("service", "inspect", "web"))[0]["Spec"]
+    assert spec["TaskTemplate"]["ContainerSpec"]["Args"] == ["--flag", "argument"]
+
+
+async def test_a_service_without_a_name_is_created_and_listed(docker):
+    service_id = (await docker("service", "create", "-q", "-d", "web:1")).strip()
+    assert len(service_id) == 25
+    listed = await docker("service", "ls", "--format", "{{.ID}} {{.Name}} {{.Replicas}} {{.Image}} {{.Mode}}")
+    assert re.fullmatch(rf"{service_id[:12]} \w+_\w+ 1/1 web:1 replicated\n", listed)
+
+
+async def create(docker, name="web", *flags):
+    return (await docker("service", "create", "-q", "-d", "--name", name, *flags, "web:1")).strip()
+
+
+async def test_ls_and_ps_print_dockers_tables(docker):
+    await create(docker, "web", "--replicas", "3")
+    await create(docker, "everywhere", "--mode", "global")
+    table = await docker("service", "ls")
+    assert re.match(r"ID\s+NAME\s+MODE\s+REPLICAS\s+IMAGE\s+PORTS", table)
+    assert [row[1:5] for row in rows(table)] == [
+        ["everywhere", "global", "3/3", "web:1"],
+        ["web", "replicated", "3/3", "web:1"],
+    ]
+    table = await docker("service", "ps", "web")
+    assert re.match(r"ID\s+NAME\s+IMAGE\s+NODE\s+DESIRED STATE\s+CURRENT STATE\s+ERROR\s+PORTS", table)
+    assert [row[1:5] for row in rows(table)] == [[f"web.{n}", "web:1", f"n{n}", "Running"] for n in (1, 2, 3)]
+    assert all(re.match(r"Running (less than )?\w+ (a )?seconds? ago", row[5]) for row in rows(table))
+    quiet = await docker("service", "ps", "-q", "--filter", "name=web.2", "web")
+    assert len(quiet.split()) == 1
+
+
+async def test_inspect_pretty_shows_what_was_asked_for(docker):
+    flags = shlex.split(
+        "--label a=b --env C=D --constraint node.role==worker --limit-memory 64m --reserve-cpu 0.5 --replicas 2 "
+        "--update-parallelism 2 --update-delay 3s --restart-condition on-failure --stop-grace-period 7s "
+        "--publish mode=host,target=80,published=8080 --mount type=volume,source=v,target=/v --hostname h "
+        "--health-cmd true --user me --workdir /w"
+    )
+    await create(docker, "web", *flags)
+    pretty = await docker("service", "inspect", "--pretty", "web")
+    for line in (
+        r"Name:\s+web",
+        r"a=b",
+        r"Service Mode:\s+Replicated",
+        r"Replicas:\s+2",
+        r"Constraints:\s+\[node.role==worker\]",
+        r"Parallelism:\s+2",
+        r"Delay:\s+3s",
+        r"Image:\s+web:1",
+        r"Env:\s+C=D",
+        r"Dir:\s+/w",
+        r"User:\s+me",
+        r"Memory:\s+64MiB",
+        r"CPU:\s+0.5",
+        r"PublishedPort = 8080",
+        r"PublishMode = host",
+        r"Source = v|Source:\s+v",
+    ):
+        assert re.search(line, pretty), f"{line} is not in\n{pretty}"
+
+
+async def test_update_scale_and_rollback(docker):
+    service_id = await create(docker)
+    await docker("service", "update", "-d", service_id, "--replicas", "3")  # flags after the name, as people type
+    assert "3/3" in await docker("service", "ls")
+    assert "web scaled to 4" in await docker("service", "scale", "-d", "web=4")
+    await docker("service", "update", "-q", "--image", "web:2", "--env-add", "A=B", "web")
+    assert "web:2" in await docker("service", "ls")
+    assert re.search(r"State:\s+completed", await docker("service", "inspect", "--pretty", "web"))
+    await docker("service", "rollback", "-q", "web")
+    assert await docker("service", "ls", "--format", "{{.Image}} {{.Replicas}}") == "web:1 4/4\n"
+    await docker("service", "update", "-q", "--force", "web")
+    spec = json.loads(await docker("service", "inspect", "web"))[0]["Spec"]
+    assert spec["TaskTemplate"]["ForceUpdate"] == 1
+    history = await docker("service", "ps", "web")
+    assert r"\_ web.1" in history
+    assert "Shutdown" in history
+
+
+async def test_rm_frees_the_name_at_once(docker):
+    await create(docker)
+    assert await docker("service", "rm", "web") == "web\n"
+    assert rows(await docker("service", "ls")) == []
+    await create(docker)
+    await docker("service", "rm", "web")
+    assert "service web not found" in (await docker.fails("service", "rm", "web")).lower()
+
+
+async def test_errors_are_dockers(docker):
+    await create(docker)
+    message = await docker.fails("service", "create", "-d", "--name", "web", "web:1")
+    assert "name conflicts with an existing object: service web already exists" in message
+    assert "no such service: nothing" in (await docker.fails("service", "inspect", "nothing")).lower()
+    assert "no such service: nothing" in (await docker.fails("service", "ps", "nothing")).lower()
+    assert "DNS name component" in await docker.fails("service", "create", "-d", "--name", "a.b", "web:1")
+    assert "docker service ps" in await docker.fails("ps")
+
+
+async def test_an_image_gets_its_digest_from_the_registry(docker, api):
+    digest = "sha256:" + "ab" * 32
+    api.nodes.registry["docker.io/library/web:1"] = digest
+    service_id = await create(docker)
+    image = api.store.snapshot.services[service_id].spec.task_template.container_spec.image
+    assert image == f"web:1@{digest}"
+
+
+# --- logs ---------------------------------------------------------------------------------------------------
+async def test_logs_name_task_and_node_for_each_line(docker, api):
+    service_id = await create(docker, "web", "--replicas", "2")
+    tasks = sorted(api.store.snapshot.tasks_of_service(service_id), key=lambda t: t.slot)
+    for number, task in enumerate(tasks):
+        api.streams.say(task.status.container_id, f"hello {task.slot}", at=number, stream=1 + number)
+    code, out, err = await docker.run("service", "logs", "web")
+    assert code == 0, err
+    assert re.fullmatch(r"web\.1\.\w+@n1\s+\| hello 1\n", out)
+    assert re.fullmatch(r"web\.2\.\w+@n2\s+\| hello 2\n", err)
+    raw = await docker("service", "logs", "--raw", "-t", tasks[0].id)
+    assert raw == "2023-11-14T22:13:00.000000000Z hello 1\n"
+
+
+async def test_followed_logs_show_new_lines(docker, api):
+    service_id = await create(docker)
+    (task,) = api.store.snapshot.tasks_of_service(service_id)
+    process = await docker.start("service", "logs", "-f", "web")
+    try:
+        for text in ("first", "second"):
+            api.streams.say(task.status.container_id, text)
+            async with asyncio.timeout(60):
+                assert text.encode() in await process.stdout.readline()
+    finally:
+        process.kill()
+        await process.wait()
+
+
+# --- nodes --------------------------------------------------------------------------------------------------
+async def test_node_ls_marks_the_manager(docker):
+    table = await docker("node", "ls")
+    assert re.match(r"ID\s+HOSTNAME\s+STATUS\s+AVAILABILITY\s+MANAGER STATUS\s+ENGINE VERSION", table)
+    first, second, _ = rows(table)
+    assert first[0].endswith(" *")
+    assert first[1:] == ["n1", "Ready", "Active", "Leader", "28.5.1"]
+    assert second[1:] == ["n2", "Ready", "Active", "28.5.1"]
+
+
+async def test_nodes_are_inspected_updated_and_removed(docker):
+    pretty = await docker("node", "inspect", "--pretty", "self")
+    assert re.search(r"Hostname:\s+n1", pretty)
+    assert re.search(r"Leader:\s+Yes", pretty)
+    await docker("node", "update", "--availability", "drain", "--label-add", "disk=ssd", "n2")
+    shown = json.loads(await docker("node", "inspect", "n2"))[0]["Spec"]
+    assert (shown["Availability"], shown["Labels"]) == ("drain", {"disk": "ssd"})
+    assert "Drain" in await docker("node", "ls")
+    await docker("node", "promote", "n2")
+    assert "Reachable" in await docker("node", "ls")
+    await docker("node", "demote", "n2")
+    assert "is not down and can't be removed" in await docker.fails("node", "rm", "n3")
+    assert await docker("node", "rm", "--force", "n3") == "n3\n"
+    await create(docker, "web", "--replicas", "2")
+    assert [row[1] for row in rows(await docker("node", "ps", "n2"))] == ["web.2"]
+
+
+# --- the cluster --------------------------------------------------------------------------------------------
+async def test_info_version_and_events(docker, api):
+    info = await docker("info")
+    for line in (r"Swarm: active", r"Is Manager: true", r"Managers: 1", r"Nodes: 3", r"Node Address: 10.0.0.1"):
+        assert re.search(line, info), info
+    version = json.loads(await docker("version", "--format", "{{json .Server}}"))
+    assert version["ApiVersion"] == "1.51"
+    await create(docker)
+    until = str(int(api.deps.clock.now()) + 1)
+    seen = await docker("events", "--since", "1h", "--until", until, "--filter", "type=service")
+    assert re.search(r"service create \w{25} \(name=web\)", seen)
+
+
+async def test_swarm_commands_answer_with_what_to_use_instead(docker):
+    assert "already part of a swarm" in await docker.fails("swarm", "init")
+    assert "swarmsh node add" in await docker.fails("swarm", "join", "--token", "x", "10.0.0.1:2377")
+    assert "--force" in await docker.fails("swarm", "leave")
+    assert "swarmsh-node-add" in await docker("swarm", "join-token", "worker")
+    await docker("swarm", "update", "--task-history-limit", "3")
+    assert "autolock" in await docker.fails("swarm", "update", "--autolock")
+
+
+async def test_init_on_a_fresh_manager(docker_binary, tmp_path):
+    async with served(initialised=False) as api:
+        docker = DockerCli(docker_binary, api.socket, tmp_path)
+        assert "not a swarm manager" in await docker.fails("service", "ls")
+        assert "Swarm initialized" in await docker("swarm", "init")
+        assert rows(await docker("service", "ls")) == []
+        await docker("swarm", "leave", "--force")
+        assert "Swarm: inactive" in await docker("info")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "network create -d overlay x",
+        "secret create s /etc/hostname",
+        "config create c /etc/hostname",
+        "volume ls",
+        "image ls",
+    ],
+)
+async def test_what_is_not_there_is_refused_with_a_sentence(docker, command):
+    message = await docker.fails(*command.split())
+    assert "Error response from daemon: " in message
+    assert len(message.strip()) > 60
+
+
+async def test_a_stack_is_deployed_and_removed(docker, tmp_path):
+    compose = tmp_path / "stack.yml"
+    compose.write_text(
+        "version: '3.8'\nservices:\n  web:\n    image: web:1\n    networks: [hostnet]\n    deploy: {replicas: 2}\n"
+        "networks:\n  hostnet: {external: true, name: host}\n"
+    )
+    await docker("stack", "deploy", "-c", str(compose), "shop")
+    assert "shop_web" in await docker("stack", "services", "shop")
+    assert "shop_web.1" in await docker("stack", "ps", "shop")
+    assert "shop" in await docker("stack", "ls")
+    await docker("stack", "rm", "shop")
+    assert rows(await docker("service", "ls")) == []

@@ -1,0 +1,120 @@
+"""The docker SDK for Python against the socket."""
+
+from __future__ import annotations
+
+import asyncio
+
+import docker
+import pytest
+from docker.types import EndpointSpec, Resources, RestartPolicy, RollbackConfig, ServiceMode, UpdateConfig
+
+
+@pytest.fixture(params=["auto", "1.41"])
+async def client(request, api):
+    made = await asyncio.to_thread(docker.DockerClient, f"unix://{api.socket}", version=request.param)
+    yield made
+    made.close()
+
+
+async def test_services_are_created_listed_updated_scaled_and_removed(client, api):
+    def work():
+        service = client.services.create(
+            "web:1",
+            command=["sleep", "1000"],
+            name="web",
+            mode=ServiceMode("replicated", replicas=2),
+            labels={"tier": "front"},
+            env=["A=B"],
+            constraints=["node.role==worker"],
+            endpoint_spec=EndpointSpec(mode="vip", ports={8080: (80, "tcp", "host")}),
+            resources=Resources(cpu_limit=500_000_000, mem_reservation=4 << 20),
+            restart_policy=RestartPolicy(condition="on-failure", delay=1_000_000_000),
+            update_config=UpdateConfig(parallelism=2, order="start-first"),
+            rollback_config=RollbackConfig(parallelism=1),
+        )
+        assert service.name == "web"
+        assert [s.id for s in client.services.list(filters={"label": "tier=front"})] == [service.id]
+        assert service.version == client.services.get("web").version
+        spec = client.services.get("web", insert_defaults=True).attrs["Spec"]
+        assert spec["UpdateConfig"]["Order"] == "start-first"
+        assert spec["TaskTemplate"]["RestartPolicy"]["Condition"] == "on-failure"
+        service.reload()
+        assert service.scale(3)
+        service.reload()
+        assert service.attrs["Spec"]["Mode"]["Replicated"]["Replicas"] == 3
+        assert service.update(image="web:2")
+        service.reload()
+        assert service.force_update()
+        service.reload()
+        assert service.attrs["Spec"]["TaskTemplate"]["ForceUpdate"] == 1
+        assert service.attrs["Spec"]["Labels"] == {"tier": "front"}
+        assert service.attrs["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"] == "web:2"
+        tasks = service.tasks(filters={"desired-state": "running"})
+        service.remove()
+        with pytest.raises(docker.errors.NotFound):
+            client.services.get("web")
+        return tasks
+
+    tasks = await asyncio.to_thread(work)
+    assert len(tasks) == 3
+    assert {t["Status"]["State"] for t in tasks} == {"running"}
+
+
+async def test_errors_are_the_sdks(client):
+    def work():
+        client.services.create("web:1", name="web")
+        with pytest.raises(docker.errors.APIError) as conflict:
+            client.services.create("web:1", name="web")
+        assert conflict.value.status_code == 409
+        with pytest.raises(docker.errors.APIError) as refused:
+            client.containers.list()
+        assert refused.value.status_code == 501
+        assert "docker service ps" in refused.value.explanation
+
+    await asyncio.to_thread(work)
+
+
+async def test_nodes_and_swarm(client):
+    def work():
+        assert {n.attrs["Description"]["Hostname"] for n in client.nodes.list()} == {"n1", "n2", "n3"}
+        assert [n.attrs["ManagerStatus"]["Leader"] for n in client.nodes.list(filters={"role": "manager"})] == [
+            True
+        ]
+        node = client.nodes.get(client.nodes.list(filters={"name": "n2"})[0].id)
+        assert node.update({"Availability": "drain", "Role": "worker", "Labels": {"a": "b"}})
+        node.reload()
+        assert node.attrs["Spec"]["Availability"] == "drain"
+        client.swarm.reload()
+        assert client.swarm.attrs["Spec"]["Orchestration"]["TaskHistoryRetentionLimit"] == 5
+        assert client.info()["Swarm"]["ControlAvailable"]
+        assert client.ping()
+        assert client.version()["ApiVersion"] == "1.51"
+
+    await asyncio.to_thread(work)
+
+
+async def test_logs_and_events(client, api):
+    service_id = await api.create("talk", 1)
+    await api.orchestrator.settle()
+    (task,) = api.store.snapshot.tasks_of_service(service_id)
+    api.streams.say(task.status.container_id, "hello")
+
+    def work():
+        service = client.services.get("talk")
+        text = b"".join(service.logs(stdout=True, stderr=True))
+        assert b"hello\n" in text
+        until = int(api.deps.clock.now()) + 1
+        seen = client.events(since=0, until=until, decode=True, filters={"type": "service"})
+        return [(e["Action"], e["Actor"]["Attributes"]["name"]) for e in seen]
+
+    assert ("create", "talk") in await asyncio.to_thread(work)
+
+
+async def test_a_digest_is_asked_of_the_registry(client, api):
+    api.nodes.registry["docker.io/library/web:1"] = "sha256:" + "ab" * 32
+
+    def work():
+        data = client.images.get_registry_data("web:1")
+        return data.id, data.has_platform("linux/amd64")
+
+    assert await asyncio.to_thread(work) == ("sha256:" + "ab" * 32, True)
