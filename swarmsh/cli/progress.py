@@ -117,9 +117,6 @@ class _Watch:
         monitor = ((service["Spec"].get("UpdateConfig") or {}).get("Monitor") or 0) / 1e9 or MONITOR_S
         if self._read_update(service):
             return True
-        if self.converged and self._since is not None and now - self._since >= monitor:
-            self._screen.set("verify", f"Service {self.shown_as} converged")
-            return True
         tasks = self._manager.tasks({"service": [service["ID"]], "_up-to-date": ["true"]})
         down = {node["ID"] for node in self._manager.nodes() if node.get("Status", {}).get("State") == "down"}
         self._report_failures(service, tasks)
@@ -131,6 +128,9 @@ class _Watch:
             return False
         if self._since is None:
             self._since = now
+        if now - self._since >= monitor:
+            self._screen.set("verify", f"Service {self.shown_as} converged")
+            return True
         left = max(1, ceil(monitor - (now - self._since)))
         if self._screen.live or self._since == now:
             self._screen.set("verify", f"Waiting {left} seconds to verify that tasks are stable...")

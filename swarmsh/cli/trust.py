@@ -101,7 +101,7 @@ def _confirm(unknown: Sequence[Shown], *, accept_new: bool, never_ask: bool) -> 
     if never_ask or not sys.stdin.isatty():
         why = "-y does not trust new keys" if never_ask else "there is no terminal to ask on"
         raise SwarmshError(
-            f"{len(unknown)} host keys are unknown, and {why}",
+            f"{'a host key is' if len(unknown) == 1 else f'{len(unknown)} host keys are'} unknown, and {why}",
             hint="Compare them (`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the host), then put them in "
             f"the inventory, or give {ACCEPT_FLAG}",
         )

@@ -220,7 +220,7 @@ def inventory(host: HostKeyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_up_adds_hosts_once_and_says_what_is_next(inventory: Path, cluster: Recorder, cli: Cli) -> None:
     refused = cli("up", "-i", str(inventory))
     assert refused.code == 1
-    assert "1 host keys are unknown" in refused.err
+    assert "a host key is unknown" in refused.err
     assert not cluster.sent("POST", ".*")
     result = cli("up", "-i", str(inventory), "-y", "--accept-new-host-keys")
     assert result.code == 0, result.err
