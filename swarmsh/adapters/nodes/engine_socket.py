@@ -74,6 +74,7 @@ class _Join:
         self._writer = writer
         self._splitter = LineSplitter()
         self._answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._joined = False
         self._ended = asyncio.Event()
         self._channel: ByteChannel | None = None
         self._draining: asyncio.Task[None] | None = None
@@ -116,7 +117,7 @@ class _Join:
     def _on_data(self, data: bytes) -> None:
         if not self._answer.done():
             data = self._on_answer(data)
-        if not data or self._writer.is_closing():
+        if not data or not self._joined or self._writer.is_closing():
             return
         self._writer.write(data)
         if self._draining is None and self._writer.transport.get_write_buffer_size() > _READ_BYTES:
@@ -149,12 +150,13 @@ class _Join:
 
     def _judge(self, line: StubLine) -> None:
         if line.ok:
+            self._joined = True
             self._answer.set_result(None)
         else:
             self._answer.set_exception(NodeUnreachable(line.error or "the stub refused", hint=line.hint))
 
     def _on_eof(self) -> None:
-        if not self._writer.is_closing() and self._writer.can_write_eof():
+        if self._joined and not self._writer.is_closing():
             self._writer.write_eof()
 
     def _on_end(self) -> None:

@@ -120,7 +120,11 @@ class SshDialer:
     async def _open(self, target: SshTarget, tunnel: SshLink | None) -> SshLink:
         pins = HostPins(target.host_keys)
         refused: NodeUntrusted | None = None
+        lacking: Exception | None = None
+        shown: set[tuple[str, ...]] = set()
         for algorithms in self._algorithms_to_ask(target, pins):
+            if algorithms in shown:
+                continue
             client = _PinnedClient(pins)
             try:
                 conn = await self._handshake(target, client, tunnel, algorithms)
@@ -128,33 +132,41 @@ class SshDialer:
                 if client.shown is None:
                     raise
                 refused = refused or untrusted(target, client.shown.get_fingerprint(), pins.shown_as)
-                continue
-            except asyncssh.KeyExchangeFailed as e:
-                if refused is not None:
-                    continue  # it has no key of that kind
-                if pins.kind_is_known:
-                    hint = f"Compare with `ssh-keyscan {target.address}`, and pin a key that it has"
-                    raise NodeUnreachable(
-                        f"{place(target)} has no host key of the pinned kind ({', '.join(algorithms)})", hint=hint
-                    ) from e
-                raise explain(e, target, KeyOffer()) from e
-            if client.shown is not None and not pins.kind_is_known:
-                self._kind_of_pins[target.host_keys] = _family(client.shown)
-            link = SshLink(conn, target, self._limits.channel_s)
-            client.link = link
-            if conn.is_closed():
-                link.lost()
-            return link
-        assert refused is not None
-        raise refused
+                shown.add(_family(client.shown))
+                if pins.kind_is_known or not pins.shown_as:
+                    break
+            except (asyncssh.KeyExchangeFailed, NodeUnreachable) as e:
+                # sshd ends the connection if it has no key of the kinds asked for, sometimes before it says so.
+                cause = e if isinstance(e, asyncssh.KeyExchangeFailed) else e.__cause__
+                if not isinstance(cause, asyncssh.KeyExchangeFailed | asyncssh.ConnectionLost):
+                    raise refused or e from e
+                if algorithms == ALL_ALGORITHMS:
+                    lacking = e
+                    break
+                lacking = lacking or e
+            else:
+                if client.shown is not None and not pins.kind_is_known:
+                    self._kind_of_pins[target.host_keys] = _family(client.shown)
+                link = SshLink(conn, target, self._limits.channel_s)
+                client.link = link
+                if conn.is_closed():
+                    link.lost()
+                return link
+        if refused is not None:
+            raise refused
+        assert lacking is not None
+        raise lacking if isinstance(lacking, NodeUnreachable) else explain(lacking, target, KeyOffer())
 
     def _algorithms_to_ask(self, target: SshTarget, pins: HostPins) -> list[tuple[str, ...]]:
-        """Host key algorithms for one attempt each, until a key is accepted."""
-        first = self._kind_of_pins.get(target.host_keys, pins.algorithms)
-        if pins.kind_is_known or not pins.shown_as:
-            return [first]
+        """Kinds of host keys to ask for, one attempt each, until a key is accepted.
+
+        All kinds in the end, so that a host whose key was replaced by one of another kind is seen as untrusted.
+        """
+        if pins.kind_is_known:
+            return [pins.algorithms, ALL_ALGORITHMS]
+        learnt = self._kind_of_pins.get(target.host_keys)
         # A server may have the pinned key besides the one that it shows first.
-        return [first, *(family for family in HOST_KEY_ALGORITHMS if family != first)]
+        return [*([learnt] if learnt else []), ALL_ALGORITHMS, *HOST_KEY_ALGORITHMS]
 
     async def _handshake(
         self,
