@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,7 +39,7 @@ class Deps:
     socket_path: Path
     name: str = "swarmsh"  # what `docker info` calls the machine
     version: str = __version__
-    pid: int = 0
+    pid: int = field(default_factory=os.getpid)
     started_at: float = 0.0
     encoded: EncodedObjects = field(default_factory=EncodedObjects)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)  # ends streams
@@ -131,8 +133,6 @@ def time_of(request: web.Request, name: str) -> float | None:
 
 
 def parse_time(name: str, text: str) -> float:
-    from datetime import UTC, datetime
-
     try:
         value = float(text) if text.isascii() else math.nan
     except ValueError:

@@ -126,6 +126,7 @@ class SqliteStore:
         self._wake = asyncio.Event()
         self._subscribers: list[asyncio.Queue[tuple[ClusterSnapshot, Changes]]] = []
         self._flush_timer: asyncio.TimerHandle | None = None
+        self._secret_keys: set[str] = set()  # most services have none, and are asked for at every plan
         self._forbidden = ""
         self._closed = False
         self._tidied = time.monotonic()
@@ -213,6 +214,9 @@ class SqliteStore:
         return await self._in_thread(step)
 
     async def get_secret(self, key: str) -> bytes | None:
+        if key not in self._secret_keys:
+            return None
+
         def read() -> bytes | None:
             row = self._normal.execute("SELECT sealed FROM secrets WHERE key = ?", (key,)).fetchone()
             return None if row is None else self._sealer.open(key, row[0])
@@ -231,6 +235,7 @@ class SqliteStore:
                     self._full.execute("INSERT OR REPLACE INTO secrets (key, sealed) VALUES (?, ?)", (key, sealed))
 
         await self._in_thread(write)
+        (self._secret_keys.discard if value is None else self._secret_keys.add)(key)
 
     def forbid_writes(self, reason: str) -> None:
         """Refuse commits from now on, for the store is behind its nodes; an empty reason allows them again."""
@@ -244,6 +249,7 @@ class SqliteStore:
 
         async def job() -> None:
             await self._in_thread(lambda: self._move_aside(target))
+            self._secret_keys.clear()
             gone = self._snapshot
             empty = ClusterSnapshot(index=gone.index, nodes=gone.nodes)
             self._snapshot = empty
@@ -418,6 +424,7 @@ class SqliteStore:
         schema.migrate(self._full, str(self.path))
         self._normal = self._connect("NORMAL")
         self._sealer = Sealer.from_file(self._directory / "secrets.key")
+        self._secret_keys = {key for (key,) in self._normal.execute("SELECT key FROM secrets")}
         self._tidy()
         return schema.load(self._normal)
 

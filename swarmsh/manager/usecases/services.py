@@ -22,6 +22,10 @@ from swarmsh.model.specs import ServiceSpec
 from swarmsh.model.states import TaskState
 
 
+# A slip of the finger must not keep the manager busy for hours; Swarm itself ends far below.
+MOST_REPLICAS = 100_000
+
+
 async def create_service(
     store: Store, ids: IdSource, clock: Clock, spec: ServiceSpec, *, auth: str = ""
 ) -> Service:
@@ -29,6 +33,7 @@ async def create_service(
     require_cluster(store.snapshot)
     service_id = ids.new_id()
     spec = accept_service(spec if spec.name else replace(spec, name=_free_name(store.snapshot, service_id)))
+    _check_size(spec)
 
     def decide(snapshot: ClusterSnapshot) -> Changes:
         require_cluster(snapshot)
@@ -86,6 +91,7 @@ async def update_service(
         _check_version(stored.version, version)
         now = clock.now()
         updated = _rolled_back(stored, now) if back else _respecified(stored, accept_update(stored, spec))
+        _check_size(updated.spec)
         return Changes(put_services=(updated,), events=(service_event("update", updated, now, stored),))
 
     decide(store.snapshot)  # refused before its credentials are written
@@ -94,6 +100,12 @@ async def update_service(
     async with credentials.changing(store, service_id, given=auth, source=auth_from, rollback=back):
         after = await store.commit(decide)
     return after.services[service_id]
+
+
+def _check_size(spec: ServiceSpec) -> None:
+    mode = spec.mode.replicated
+    if mode is not None and (mode.replicas or 0) > MOST_REPLICAS:
+        raise InvalidSpec(f"{mode.replicas} replicas are more than the {MOST_REPLICAS} that a service may have")
 
 
 def _check_version(stored: int, sent: int) -> None:

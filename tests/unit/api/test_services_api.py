@@ -256,3 +256,10 @@ async def test_a_full_disk_is_a_clear_refusal(api):
     body = {"Name": "web", "TaskTemplate": {"ContainerSpec": {"Image": "x"}}}
     status, answer = await api.call("POST", "/services/create", body, headers={"X-Registry-Auth": "x"})
     assert (status, answer["message"]) == (503, "the disk is full")
+
+
+async def test_an_absurd_number_of_replicas_is_refused(api):
+    body = {"TaskTemplate": {"ContainerSpec": {"Image": "x"}}, "Mode": {"Replicated": {"Replicas": 10**12}}}
+    status, answer = await api.call("POST", "/services/create", body)
+    assert status == 400
+    assert "replicas" in answer["message"]
