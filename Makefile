@@ -1,17 +1,29 @@
-# The targets that README names. Each can be repeated; `make venv` is remade when setup.py changes.
+# The targets that README names. Each can be repeated; what is there already is kept.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
+# What tests need of Debian beyond Python; the lab installs its own needs.
+PACKAGES := curl openssh-client openssh-server vagrant
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: venv lint types test clean
+.PHONY: venv packages lint types test unit demo demo-down clean
 
 venv: $(VENV)/.made
 
 $(VENV)/.made: setup.py pyproject.toml
-	$(PYTHON) -c 'import ensurepip' 2>/dev/null || apt-get install -y -q python3-venv
+	@$(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { apt-get update -q && apt-get install -y -q --no-install-recommends python3 python3-venv; }
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install -q --disable-pip-version-check -e '.[dev]'
-	touch $@
+	$(VENV)/bin/pip install -q -e '.[dev]'
+	@touch $@
+
+# openssh-server is for tests on loopback: its own service must not be started by the install.
+packages:
+	@dpkg -s $(PACKAGES) >/dev/null 2>&1 || { \
+	  apt-get update -q && \
+	  { [ -e /usr/sbin/policy-rc.d ] || { printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d; made=1; }; \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(PACKAGES); code=$$?; \
+	    [ -z "$$made" ] || rm /usr/sbin/policy-rc.d; exit $$code; }; }
 
 lint: venv
 	$(VENV)/bin/ruff check .
@@ -21,9 +33,20 @@ lint: venv
 types: venv
 	$(VENV)/bin/mypy
 
-# All that CI runs; the summary of pytest comes last.
-test: lint types
-	$(VENV)/bin/pytest
+# Everything that CI runs; the summary of pytest comes last.
+test: packages lint types
+	SWARMSH_TEST_DOCKER_CLI="$$(vagrant/lab docker-cli forky)" $(VENV)/bin/pytest
+
+# What needs no lab: seconds instead of minutes.
+unit: lint types
+	$(VENV)/bin/pytest -m 'not e2e' tests/unit tests/contract tests/component
+
+# The main job on three real kernels, step by step.
+demo: packages venv
+	vagrant/demo up
+
+demo-down:
+	vagrant/demo down
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -19,7 +19,8 @@ from urllib.parse import quote
 
 from .labctl import Lab
 
-SWARMSH = str(Path(sys.executable).with_name("swarmsh"))
+# Another build can be tried: an installed wheel, for one.
+SWARMSH = os.environ.get("SWARMSH_TEST_COMMAND") or str(Path(sys.executable).with_name("swarmsh"))
 # Containers start in 3 to 5 s on these machines, six at once in 20; much more when another job has the cores.
 PATIENCE_S = 120.0
 
