@@ -43,7 +43,7 @@ setup(
         "msgspec>=0.19,<1",  # records, their JSON, and errors that name the field
         "PyYAML>=6,<7",  # inventories
         "sqlite-utils>=4,<5",
-        "tabulate>=0.9,<1",
+        "tabulate>=0.10,<1",
     ],
     extras_require={
         "dev": [
