@@ -26,10 +26,10 @@ class NodeStatus:
     name: str
     address: str
     suite: str
-    pid: int | None       # of its first process on the host; None: off
-    state: str            # running, off, frozen
+    pid: int | None  # of its first process on the host; None: off
+    state: str  # running, off, frozen
     sshd: bool
-    engine: str | None    # the Engine's version; None: it does not answer
+    engine: str | None  # the Engine's version; None: it does not answer
     faults: tuple[str, ...]
 
 
@@ -41,7 +41,7 @@ class LabStatus:
     namespace: str
     directory: Path
     inventory: Path
-    host_address: str     # of the manager's and clients' side
+    host_address: str  # of the manager's and clients' side
     registry: str | None  # host:port
     nodes: dict[str, NodeStatus]
 
@@ -63,14 +63,28 @@ class Lab:
         """The Ansible inventory of the lab's machines."""
         return self.directory / "inventory.yml"
 
-    def call(self, command: str, *arguments: str, check: bool = True, timeout_s: float = 60.0,
-             stdin: str | None = None, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def call(
+        self,
+        command: str,
+        *arguments: str,
+        check: bool = True,
+        timeout_s: float = 60.0,
+        stdin: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
         """Any command of `vagrant/lab` on this lab, with its exit code and both streams."""
         argv = self._argv(command, *arguments)
         try:
-            done = subprocess.run(argv, input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL,
-                                  capture_output=True, text=True, timeout=timeout_s, check=False,
-                                  env=dict(env) if env is not None else None)
+            done = subprocess.run(
+                argv,
+                input=stdin,
+                stdin=None if stdin is not None else subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=timeout_s,
+                check=False,
+                env=dict(env) if env is not None else None,
+            )
         except subprocess.TimeoutExpired as err:
             if check:
                 raise LabFailed(f"{' '.join(argv)}: no end within {timeout_s:.0f} s") from err
@@ -80,8 +94,15 @@ class Lab:
             raise LabFailed(f"{' '.join(argv)}: exit {done.returncode}\n{words}")
         return done
 
-    def up(self, *, nodes: int = 3, suite: str = "mixed", registry: bool = False,
-           registry_auth: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def up(
+        self,
+        *,
+        nodes: int = 3,
+        suite: str = "mixed",
+        registry: bool = False,
+        registry_auth: str | None = None,
+        check: bool = True,
+    ) -> subprocess.CompletedProcess[str]:
         """Make the lab, or complete it; returns when every machine is of use."""
         options = [f"--nodes={nodes}", f"--suite={suite}", *(["--registry"] if registry else [])]
         if registry_auth is not None:
@@ -96,17 +117,30 @@ class Lab:
         """What is there now."""
         told = json.loads(self.call("status", "--format=json", timeout_s=60).stdout)
         nodes = {node["name"]: NodeStatus(**{**node, "faults": tuple(node["faults"])}) for node in told["nodes"]}
-        return LabStatus(name=told["name"], namespace=told["namespace"], directory=Path(told["dir"]),
-                         inventory=Path(told["inventory"]), host_address=told["host_address"],
-                         registry=told["registry"], nodes=nodes)
+        return LabStatus(
+            name=told["name"],
+            namespace=told["namespace"],
+            directory=Path(told["dir"]),
+            inventory=Path(told["inventory"]),
+            host_address=told["host_address"],
+            registry=told["registry"],
+            nodes=nodes,
+        )
 
-    def ssh(self, node: str, *argv: str, check: bool = True, timeout_s: float = 60.0,
-            stdin: str | None = None) -> str:
+    def ssh(
+        self, node: str, *argv: str, check: bool = True, timeout_s: float = 60.0, stdin: str | None = None
+    ) -> str:
         """Output of a command on a machine as root: one word is a shell line, several are an exact argv."""
         return self.call("ssh", node, "--", *argv, check=check, timeout_s=timeout_s, stdin=stdin).stdout
 
-    def run(self, *argv: str, check: bool = True, timeout_s: float = 60.0, stdin: str | None = None,
-            env: Mapping[str, str] | None = None) -> str:
+    def run(
+        self,
+        *argv: str,
+        check: bool = True,
+        timeout_s: float = 60.0,
+        stdin: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> str:
         """Output of a command of this host, run inside the lab's network."""
         return self.call("run", "--", *argv, check=check, timeout_s=timeout_s, stdin=stdin, env=env).stdout
 
