@@ -106,4 +106,4 @@ class NodeReport(Message):
     tasks: dict[str, TaskReport] = field(default_factory=dict)
     engine_ok: bool = True
     engine_message: str = ""
-    engine_since: float = 0.0  # when `engine_ok` last changed, on the manager's clock
+    engine_since: float = 0.0  # when `engine_ok` last changed, on the manager's monotonic clock

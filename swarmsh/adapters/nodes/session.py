@@ -165,7 +165,7 @@ class HelperSession:
                 hint="A newer swarmsh has been here: use that, or one as new",
                 node=self.node,
             )
-        now = self._clock.now()
+        now = self._clock.monotonic()
         description = to_description(hello.description)
         self.view = NodeView(description, hello.tasks, hello.engine_ok, hello.engine_message, now)
         return hello
@@ -310,13 +310,13 @@ class HelperSession:
             case "heartbeat":
                 beat = parse(Heartbeat, parsed.data)
                 if self.view is not None:
-                    self._changed(self.view.engine(beat.engine_ok, None, self._clock.now() - beat.engine_down_s))
+                    self._changed(self.view.engine(beat.engine_ok, None, self._clock.monotonic() - beat.engine_down_s))
             case "task":
                 self._on_task(parse(TaskReport, parsed.data))
             case "engine":
                 state = parse(EngineState, parsed.data)
                 if self.view is not None:
-                    self._changed(self.view.engine(state.ok, state.message, self._clock.now()))
+                    self._changed(self.view.engine(state.ok, state.message, self._clock.monotonic()))
             case "description":
                 description = to_description(parse(Description, parsed.data))
                 if self.view is not None:
