@@ -172,7 +172,7 @@ async def test_a_server_that_says_nothing(key_file: Path, identities: Identities
     server = await asyncio.start_server(mute, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     target = SshTarget(address="127.0.0.1", port=port, identity_files=(str(key_file),), host_keys=("SHA256:x",))
-    dialer = SshDialer(limits=DialLimits(connect_s=0.3), identities=identities)
+    dialer = SshDialer(limits=DialLimits(banner_s=0.3), identities=identities)
     with pytest.raises(NodeUnreachable, match=r"sent no SSH banner within 0\.3 s"):
         await dialer.connect(target)
     server.close()
@@ -222,7 +222,7 @@ async def test_hosts_that_are_away_do_not_hold_up_the_others(
 
     stuck = await asyncio.start_server(mute, "127.0.0.1", 0)
     port = stuck.sockets[0].getsockname()[1]
-    dialer = SshDialer(limits=DialLimits(handshakes=1, connect_s=30), identities=identities)
+    dialer = SshDialer(limits=DialLimits(handshakes=1, banner_s=30), identities=identities)
     server = await serve(run_locally)
     waiting = [asyncio.create_task(dialer.connect(server.target(key_file, port=port))) for _ in range(5)]
     await asyncio.sleep(0)

@@ -14,33 +14,36 @@ from swarmsh.model.objects import SshTarget
 _Found = tuple[socket.AddressFamily, Any]  # address as this family's sockets take it
 
 
-async def open_socket(target: SshTarget, timeout_s: float) -> socket.socket:
+async def open_socket(target: SshTarget, connect_s: float, banner_s: float) -> socket.socket:
     """Connect, and wait for the first bytes of the banner, left unread.
 
     A server that accepts and stays silent, or drops the connection at once, is told apart from a failed login.
     Raises NodeUnreachable, or Dropped if the server closed before its banner.
     """
     where = place(target)
-    sock: socket.socket | None = None
     try:
-        async with asyncio.timeout(timeout_s):
-            sock = await _connect(target, timeout_s)
-            await _await_banner(sock)
-            return sock
+        async with asyncio.timeout(connect_s):
+            sock = await _connect(target, connect_s)
     except TimeoutError as e:
-        if sock is not None:
-            sock.close()
-            message = f"{where} accepted the connection but sent no SSH banner within {timeout_s:g} s"
-            raise NodeUnreachable(message, hint="Is that its SSH port, and is the host frozen?") from e
         raise NodeUnreachable(
-            f"{where} did not answer within {timeout_s:g} s",
+            f"{where} did not answer within {connect_s:g} s",
             hint="Is it switched on, and does a firewall drop the connection?",
             address=target.address,
         ) from e
+    try:
+        async with asyncio.timeout(banner_s):
+            await _await_banner(sock)
+    except TimeoutError as e:
+        sock.close()
+        raise NodeUnreachable(
+            f"{where} accepted the connection but sent no SSH banner within {banner_s:g} s",
+            hint="Is that its SSH port, and is the host frozen?",
+            address=target.address,
+        ) from e
     except BaseException:
-        if sock is not None:
-            sock.close()
+        sock.close()
         raise
+    return sock
 
 
 async def _connect(target: SshTarget, timeout_s: float) -> socket.socket:
