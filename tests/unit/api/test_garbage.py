@@ -151,6 +151,114 @@ async def test_garbage_is_refused_in_dockers_form(api, caplog, request):
         await api.call("POST", "/swarm/init", {})
 
 
+FULL_SPEC = {
+    "Name": "full",
+    "Labels": {"a": "b"},
+    "TaskTemplate": {
+        "ContainerSpec": {
+            "Image": "web:1",
+            "Labels": {"c": "d"},
+            "Command": ["sh"],
+            "Args": ["-c", "true"],
+            "Hostname": "h",
+            "Env": ["A=B"],
+            "Dir": "/",
+            "User": "me",
+            "Groups": ["g"],
+            "Privileges": {"NoNewPrivileges": True, "Seccomp": {"Mode": "default"}},
+            "Init": True,
+            "StopSignal": "SIGINT",
+            "TTY": False,
+            "ReadOnly": True,
+            "Mounts": [{"Type": "tmpfs", "Target": "/t", "TmpfsOptions": {"SizeBytes": 4096, "Mode": 511}}],
+            "StopGracePeriod": 10_000_000_000,
+            "Healthcheck": {"Test": ["CMD", "true"], "Interval": 1_000_000_000, "Retries": 3},
+            "Hosts": ["10.0.0.1 name"],
+            "DNSConfig": {"Nameservers": ["1.1.1.1"], "Search": ["a.b"], "Options": ["ndots:1"]},
+            "Sysctls": {"net.core.somaxconn": "100"},
+            "CapabilityAdd": ["CAP_NET_ADMIN"],
+            "Ulimits": [{"Name": "nofile", "Soft": 10, "Hard": 20}],
+            "OomScoreAdj": 5,
+        },
+        "Resources": {
+            "Limits": {"NanoCPUs": 500_000_000, "MemoryBytes": 1 << 26, "Pids": 10},
+            "Reservations": {"NanoCPUs": 100_000_000, "MemoryBytes": 1 << 25},
+        },
+        "RestartPolicy": {"Condition": "any", "Delay": 1_000_000_000, "MaxAttempts": 3, "Window": 0},
+        "Placement": {
+            "Constraints": ["node.role==worker"],
+            "Preferences": [{"Spread": {"SpreadDescriptor": "node.labels.x"}}],
+            "MaxReplicas": 2,
+            "Platforms": [{"Architecture": "amd64", "OS": "linux"}],
+        },
+        "Networks": [{"Target": "host"}],
+        "LogDriver": {"Name": "json-file", "Options": {"max-size": "1m"}},
+        "ForceUpdate": 0,
+    },
+    "Mode": {"Replicated": {"Replicas": 2}},
+    "UpdateConfig": {"Parallelism": 1, "Delay": 0, "FailureAction": "rollback", "Order": "start-first"},
+    "RollbackConfig": {"Parallelism": 1, "Monitor": 5_000_000_000, "MaxFailureRatio": 0.5},
+    "EndpointSpec": {"Mode": "vip", "Ports": [{"TargetPort": 80, "PublishedPort": 8080, "PublishMode": "host"}]},
+}
+
+
+def places(value, path=()):
+    """Every place in a JSON value, as a path of keys and indices."""
+    if path:
+        yield path
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in inner:
+        yield from places(part, (*path, key))
+
+
+def changed(value, path, new):
+    if not path:
+        return new
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = changed(value[path[0]], path[1:], new)
+    return copy
+
+
+@given(
+    path=st.sampled_from(list(places(FULL_SPEC))),
+    wrong=st.one_of(
+        anything, scalars, st.sampled_from(["{{", "{{.Node.ID}}", "a=b", [[]], {}, -1, 0, 1.5, 10**15])
+    ),
+)
+@settings(
+    max_examples=300,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+async def test_one_odd_thing_in_a_full_spec_is_refused_or_served(api, caplog, path, wrong):
+    caplog.clear()
+    body = json.dumps(changed(FULL_SPEC, path, wrong))
+    headers = {"Content-Type": "application/json"}
+    status, answer = await api.call("POST", "/services/create", data=body, headers=headers)
+    assert status in (201, 400, 501), answer
+    if status != 201:
+        assert answer["message"]
+        return
+    service = await api.get(f"/services/{answer['ID']}", insertDefaults="1")
+    await api.get("/services", status="1")
+    await api.orchestrator.settle()
+    await api.get("/tasks", filters=json.dumps({"service": [answer["ID"]]}))
+    # What was answered is accepted again: clients send back what they read.
+    index = service["Version"]["Index"]
+    status, refusal = await api.call("POST", f"/services/{answer['ID']}/update?version={index}", service["Spec"])
+    assert status == 200, refusal
+    assert (await api.call("DELETE", f"/services/{answer['ID']}"))[0] == 200
+    assert not [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
+
+
+async def test_the_full_spec_itself_is_served(api):
+    status, answer = await api.call("POST", "/services/create", FULL_SPEC)
+    assert status == 201, answer
+    served_spec = (await api.get("/services/full"))["Spec"]
+    assert served_spec["TaskTemplate"]["ContainerSpec"]["Ulimits"] == [{"Name": "nofile", "Hard": 20, "Soft": 10}]
+
+
 async def test_long_bodies_and_headers_are_refused(api):
     status, answer = await api.call("POST", "/services/create", data=b'{"Name":"' + b"x" * (5 << 20) + b'"}')
     assert status == 413
