@@ -34,6 +34,13 @@ _state = click.option("--state", type=PATH, help="Directory of its state (XDG st
 _socket = click.option("--socket", type=PATH, help="Its socket (SWARMSH_HOST or the XDG default otherwise).")
 
 
+_inventory = click.option(
+    "--inventory",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Hosts to add; keys pinned in it.",
+)
+
+
 def _places(state: Path | None, socket: Path | None) -> tuple[Path, Path]:
     directory = (state or default_state_dir()).absolute()
     return directory, (socket or manager_socket(directory)).absolute()
@@ -42,7 +49,7 @@ def _places(state: Path | None, socket: Path | None) -> tuple[Path, Path]:
 @GROUP.command("run")
 @_state
 @_socket
-@click.option("--inventory", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Hosts to add.")
+@_inventory
 def run(state: Path | None, socket: Path | None, inventory: Path | None) -> None:
     """Run the manager in the foreground until it is told to stop; it prints its socket when it is ready.
 
@@ -57,13 +64,14 @@ def run(state: Path | None, socket: Path | None, inventory: Path | None) -> None
 @GROUP.command("start")
 @_state
 @_socket
-def start(state: Path | None, socket: Path | None) -> None:
+@_inventory
+def start(state: Path | None, socket: Path | None, inventory: Path | None) -> None:
     """Start the manager in the background, and return when it answers."""
     directory, path = _places(state, socket)
     if ManagerClient(path).ping():
         note(f"A manager is running already at {path}")
     else:
-        start_manager(directory, path)
+        start_manager(directory, path, inventory)
         note(f"The manager runs; its log is {directory / LOG_NAME}")
     if path != manager_socket():
         note("Other commands find it with:")
@@ -71,11 +79,13 @@ def start(state: Path | None, socket: Path | None) -> None:
     click.echo(f"unix://{path}")
 
 
-def start_manager(state: Path, socket: Path) -> None:
+def start_manager(state: Path, socket: Path, inventory: Path | None = None) -> None:
     """Run `manager run` detached from us. Raises SwarmshError with the log's end if it does not come to answer."""
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     log_path = state / LOG_NAME
     command = [sys.executable, "-m", "swarmsh", "manager", "run", "--state", str(state), "--socket", str(socket)]
+    if inventory is not None:
+        command += ["--inventory", str(inventory.absolute())]
     with log_path.open("ab") as log:
         begin = log.tell()
         process = subprocess.Popen(

@@ -34,18 +34,23 @@ class Swarm:
         self.socket = directory / "swarmsh.sock"
         self.log = directory / "manager.log"
         self.process: subprocess.Popen[bytes] | None = None
-        self.inventory: Path = lab.inventory
+        self.directory = directory
+        self.inventory: Path | None = lab.inventory
 
     # --- the process ---
-    def start(self, *, inventory: Path | None = None, ready: bool = True) -> None:
-        """Start the manager and wait for its socket; with `ready`, for all its nodes too."""
-        self.inventory = inventory or self.inventory
+    def start(self, *, ready: bool = True, python_path: Path | None = None) -> None:
+        """Start the manager and wait for its socket; with `ready`, for all its nodes too.
+
+        `python_path` runs another copy of swarmsh.
+        """
+        program = [SWARMSH] if python_path is None else [sys.executable, "-P", "-m", "swarmsh"]
+        options = ["--state", str(self.state), "--socket", str(self.socket)]
+        if self.inventory is not None:
+            options += ["--inventory", str(self.inventory)]
+        env = os.environ if python_path is None else {**os.environ, "PYTHONPATH": str(python_path)}
         with self.log.open("ab") as log:
             self.process = self.lab.popen(
-                *(SWARMSH, "manager", "run", "--state", str(self.state), "--socket", str(self.socket)),
-                *("--inventory", str(self.inventory)),
-                stdout=subprocess.PIPE,
-                stderr=log,
+                *(*program, "manager", "run", *options), stdout=subprocess.PIPE, stderr=log, env=env, cwd="/"
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -75,6 +80,18 @@ class Swarm:
                 self.process.wait(30)
             except subprocess.TimeoutExpired:
                 self.kill()
+
+    def beside(self, name: str) -> Swarm:
+        """Another manager, with a state of its own and without nodes."""
+        directory = self.directory / name
+        directory.mkdir()
+        other = Swarm(self.lab, directory)
+        other.inventory = None
+        return other
+
+    def command(self, *argv: str) -> None:
+        """A command of this host that must work."""
+        subprocess.run(argv, check=True, timeout=60)
 
     def log_tail(self, lines: int = 60) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
