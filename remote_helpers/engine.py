@@ -118,6 +118,7 @@ class Engine:
         self.path = path
         self.version: dict = {}  # GET /version
         self._prefix = ""
+        self._looks = asyncio.Semaphore(16)  # a list of many containers must not become as many requests at once
 
     async def negotiate(self, timeout_s: float = 10.0) -> None:
         """Learn which API version to speak: the Engine's highest, as far as tested."""
@@ -167,7 +168,8 @@ class Engine:
     async def inspect(self, container: str) -> dict | None:
         """`GET /containers/{id}/json`; None if there is none of that id or name."""
         try:
-            return await self.call("GET", f"/containers/{container}/json", timeout_s=30.0)
+            async with self._looks:
+                return await self.call("GET", f"/containers/{container}/json", timeout_s=30.0)
         except EngineError as e:
             if e.status == 404:
                 return None

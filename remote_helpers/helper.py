@@ -56,6 +56,7 @@ class Helper:
         self.fence.restore(saved.get("fence") or {})
         self.lease.restore(saved.get("lease") or {})
         self.tasks.node.alone = self.lease.alone
+        self.tasks.node.manager_missing = self._manager_missing
         self.tasks.restore(saved.get("tasks") or {})
         log("helper_started", helper=self.hash[:12], pid=os.getpid(), tasks=len(self.tasks.by_id))
         self._spawn(self.watch.run())
@@ -135,7 +136,10 @@ class Helper:
         if self.session is session:
             self.session = None
             self._stop_heart()
-        if self.fence.released and not self.fence.cluster_id and not self.sessions and not self.tasks.by_id:
+        self._leave_if_released()
+
+    def _leave_if_released(self) -> None:
+        if self.fence.released and not self.sessions and not self.tasks.by_id:
             log("helper_released")
             self.finish(EXIT_RELEASED)
 
@@ -154,6 +158,7 @@ class Helper:
         """What changed step by step within one turn of the loop is told once."""
         changed, self._changed = self._changed, {}
         session = self.session
+        self._leave_if_released()
         if session is None or not session.open:
             return
         for task in changed.values():
@@ -163,6 +168,9 @@ class Helper:
                 session.event("task", report)
                 if report["state"] == "gone":
                     session.sent.pop(task.id, None)
+
+    def _manager_missing(self) -> bool:
+        return self.lease.living and not (self.session is not None and self.lease.fresh)
 
     def _on_lease(self, alone: bool) -> None:
         self.tasks.set_alone(alone)
@@ -272,6 +280,7 @@ class Helper:
         loop.call_soon(self._beat)
         for task in list(self.tasks.by_id.values()):
             self._on_report(task)
+            task.kick(dirty=False)
         for task_id in set(session.sent) - set(self.tasks.by_id):
             session.sent.pop(task_id)
             loop.call_soon(session.event, "task", {"task_id": task_id, "state": "gone"})

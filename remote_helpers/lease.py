@@ -36,6 +36,11 @@ class Lease:
     def living(self) -> bool:
         return self.seconds > 0 and not self.alone
 
+    @property
+    def fresh(self) -> bool:
+        """The manager was heard within half of the lease: two of its renewals were due since."""
+        return self.seconds > 0 and time.monotonic() < self._until - self.seconds / 2
+
     def grant(self, seconds: float) -> None:
         """A manager attached."""
         self.seconds = seconds

@@ -16,7 +16,8 @@ except ImportError:  # no json, no Python worth the name
 
 ENGINE = "/var/run/docker.sock"
 UNIT = "swarmsh-helper"
-HELPER_ANSWERS_S = 20.0
+HELPER_ANSWERS_S = 8.0  # a hand-over takes some seconds on a slow machine
+HELPER_STARTS_S = 30.0
 
 
 class Fault(Exception):
@@ -66,8 +67,7 @@ def join_engine(path, first):
             "cannot connect to the Docker daemon at unix://%s: %s" % (path, e.strerror), "systemctl start docker"
         ) from e
     say({"ok": True})
-    input_ended = _thread.allocate_lock()
-    input_ended.acquire()
+    ended = []
 
     def upwards():
         try:
@@ -78,7 +78,9 @@ def join_engine(path, first):
             sock.shutdown(socket.SHUT_WR)
         except OSError:
             pass
-        input_ended.release()
+        ended.append("input")
+        if "output" in ended:
+            os._exit(0)
 
     _thread.start_new_thread(upwards, ())
     try:
@@ -89,11 +91,12 @@ def join_engine(path, first):
     except OSError:
         os._exit(0)  # either side is gone for good
     os.close(1)
-    poll = select.poll()
-    poll.register(sock.fileno(), 0)
-    # POLLHUP: the Engine closed altogether. Else it only ended its half, and may still read.
-    if not poll.poll(0):
-        input_ended.acquire()
+    ended.append("output")
+    if "input" not in ended:
+        # The Engine ended its half, and may still read; POLLHUP comes when it closed altogether.
+        poll = select.poll()
+        poll.register(sock.fileno(), 0)
+        poll.poll()
     os._exit(0)
 
 
@@ -254,13 +257,13 @@ def start_detached(root, command):
 def open_session(root, wanted, rest):
     """Hand standard input and output to a helper of the wanted version, started or replaced if need be."""
     request = {"verb": "session", "helper": wanted}
-    until = time.monotonic() + HELPER_ANSWERS_S
+    until = time.monotonic() + HELPER_STARTS_S
     started = False
     answer, sock = ask(root, request, (0, 1), rest)
     while not (answer and answer.get("ok")):
         if time.monotonic() > until:
             raise Fault(
-                "the helper did not start within %d s" % HELPER_ANSWERS_S,
+                "the helper did not start within %d s" % HELPER_STARTS_S,
                 "journalctl -u %s (or %s/helper.log)" % (UNIT, root),
             )
         if answer and "helper" in answer:
@@ -270,6 +273,7 @@ def open_session(root, wanted, rest):
             point_to(root, wanted)
             start_helper(root)
             started = True
+            until = time.monotonic() + HELPER_STARTS_S
         time.sleep(0.03)
         answer, sock = ask(root, request, (0, 1), rest)
     return sock

@@ -41,6 +41,7 @@ class Node:
         self.on_gone = on_gone  # (task): it may be forgotten
         self.save_soon = save_soon
         self.alone = False  # the lease is lost: the Engine's restart policies are in charge
+        self.manager_missing = lambda: False  # the lease still holds, but nobody may be there to act
         self.cluster_id = ""
         self.slots = asyncio.Semaphore(8)  # creates and starts at once; more only slow each other down
 
@@ -78,6 +79,8 @@ class Task:
         self._signalled_at = None  # monotonic: when the stop signal was sent
         self._unhealthy = ""  # why it is being stopped although it is wanted
         self._cgroup = ""
+        self._policy = ""  # the restart policy last given to the Engine
+        self._policy_tried = None
         self._view = None
         self._dirty = True
         self._search = False  # a container may exist whose id is not known
@@ -175,6 +178,7 @@ class Task:
             "exit_code": self.exit_code, "ports": self.ports, "ready": self.ready, "restarts": self.restarts,
             "auth": bool(self._auth) or self._auth_lost, "started_at": self._started_at,
             "signalled_at": self._signalled_at, "unhealthy": self._unhealthy, "cgroup": self._cgroup,
+            "policy": self._policy,
         }  # fmt: skip
 
     @classmethod
@@ -189,6 +193,7 @@ class Task:
         task._signalled_at = state.get("signalled_at")
         task._unhealthy = state.get("unhealthy", "")
         task._cgroup = state.get("cgroup", "")
+        task._policy = state.get("policy", "")
         task._search = not task.container_id
         task._auth_lost = bool(state.get("auth")) and RANK[task.state] < RANK["ready"]
         return task
@@ -230,12 +235,7 @@ class Task:
         view = await self._look()
         self.looked.set()
         if view is not None:
-            wanted = self._policy_for(view)
-            if wanted != view.policy and (view.running or view.restarting or view.ended):
-                await self.node.engine.set_restart_policy(view.id, wanted)
-                log("restart_policy_set", task=self.id, policy=wanted)
-                view.policy = wanted
-                self._dirty = self._dirty or view.restarting
+            await self._ensure_policy(view)
         if self.terminal:
             return await self._stay_ended(view)
         if self.goal == "stop":
@@ -250,6 +250,28 @@ class Task:
         if view.running:
             return await self._judge(view)
         return await self._ended(view)
+
+    async def _ensure_policy(self, view: View) -> None:
+        """Have the Engine's restart policy fit who is in charge."""
+        wanted = self._policy_for(view)
+        if not (view.started_at or view.restarting) or wanted == view.policy == (self._policy or wanted):
+            return
+        attempt = (wanted, view.running, view.started_at)
+        if attempt == self._policy_tried:
+            return
+        self._policy_tried = attempt
+        self._dirty = self._dirty or view.restarting
+        try:
+            await self.node.engine.set_restart_policy(view.id, wanted)
+            log("restart_policy_set", task=self.id, policy=wanted)
+        except EngineError as e:
+            # crun before 1.0 cannot update a container on cgroup v2. The Engine then follows the new policy but
+            # stores the former, so it must be taken back although it does not show; and while no manager is
+            # there, what the Engine leaves ended is started from here.
+            log("restart_policy_refused", task=self.id, policy=wanted, cause=e)
+            self._dirty = True
+        view.policy = self._policy = wanted
+        self.node.save_soon()
 
     def _policy_for(self, view: View) -> str:
         if not self.action and not self.terminal:
@@ -471,30 +493,34 @@ class Task:
 
     async def _ended(self, view: View):
         """The container ended although it was wanted."""
-        restart = self.action.get("restart", "any")
-        if (
-            self.node.alone
-            and self.goal == "running"
-            and not self._unhealthy
-            and may_restart(restart, view.exit_code)
-        ):
-            # It died before the Engine's policy was set, or the Engine gave up on it.
-            now = time.monotonic()
-            if not self._ended_seen:
-                self._ended_seen = now
-            left = self._ended_seen + max(1.0, float(self.action.get("restart_delay_s", 5.0))) - now
-            if left > 0:
-                return left
-            self._ended_seen = 0.0
-            self._dirty = True
-            try:
-                await self.node.engine.call("POST", f"/containers/{view.id}/start", timeout_s=300.0)
-            except EngineError as e:
-                log("restart_failed", task=self.id, cause=e)
-                return 5.0
-            return 0.0
+        code = 1 if self._unhealthy else view.exit_code
+        if self.goal == "running" and may_restart(self.action.get("restart", "any"), code):
+            if self.node.alone:
+                return await self._start_again(view)
+            if self.node.manager_missing():
+                # It may be dead already, and never act on this end: told on its return, else mended here.
+                self._set(ready=False, pid=0)
+                return 1.0
         self._end(*judge_end(view, self._unhealthy), exit_code=view.exit_code)
         return None
+
+    async def _start_again(self, view: View):
+        """Without a manager: it died before the Engine's policy was set, or the Engine gave up on it."""
+        now = time.monotonic()
+        if not self._ended_seen:
+            self._ended_seen = now
+        left = self._ended_seen + max(1.0, float(self.action.get("restart_delay_s", 5.0))) - now
+        if left > 0:
+            return left
+        self._ended_seen = 0.0
+        self._dirty = True
+        try:
+            await self.node.engine.call("POST", f"/containers/{view.id}/start", timeout_s=300.0)
+        except EngineError as e:
+            log("restart_failed", task=self.id, cause=e)
+            return 5.0
+        self._unhealthy = ""
+        return 0.0
 
     # --- to stopped and gone ------------------------------------------------------------------------------------
     async def _stop(self, view):

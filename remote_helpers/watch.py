@@ -44,7 +44,15 @@ class EngineWatch:
 
     async def run(self) -> None:
         """Follow the Engine for ever."""
-        await asyncio.gather(self._follow(), self._ping_all())
+        await asyncio.gather(self._for_ever(self._follow), self._for_ever(self._ping_all))
+
+    async def _for_ever(self, job) -> None:
+        while True:
+            try:
+                await job()
+            except Exception as e:  # a bug must not leave the node without eyes
+                log("watch_failed", kind=type(e).__name__, cause=e)
+                await asyncio.sleep(1.0)
 
     async def _ping_all(self) -> None:
         while True:

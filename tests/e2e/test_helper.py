@@ -419,17 +419,17 @@ async def test_without_a_manager_the_engine_restarts_what_crashes_and_the_manage
                 await session.task(task, "running", ready=True)
             renewing.cancel()
             # The connection stands, the manager is silent.
-            await wait_for(machine, policy + "crash", "always")
+            await wait_for(machine, "grep -o '\"alone\":true' /run/swarmsh/state.json", '"alone":true')
+            if machine.suite != "bullseye":  # its crun cannot update containers: the helper restarts them
+                await wait_for(machine, policy + "crash", "always")
             assert await on(machine, policy + "never") == "no"
             await on(machine, "docker exec web.1.sick touch /tmp/unhealthy")
             for task in ("crash", "never"):
                 await on(machine, f"kill -9 {session.tasks[task]['pid']}")
-            before = session.tasks["sick"]["pid"]
+            before = {name: str(session.tasks[name]["pid"]) for name in ("sick", "crash")}
             pid = "docker inspect -f '{{.State.Pid}}' web.1."
-            await wait_for(
-                machine, pid + "crash", lambda text: text not in ("0", str(session.tasks["never"]["pid"]))
-            )
-            await wait_for(machine, pid + "sick", lambda text: text not in ("0", str(before)))
+            for name, first in before.items():
+                await wait_for(machine, pid + name, lambda text, first=first: text not in ("", "0", first))
         async with attached(machine, epoch=2, lease_s=10.0) as session:
             crash = await session.task("crash", "running", ready=True)
             assert crash["restarts"] >= 1
@@ -577,10 +577,17 @@ async def test_the_docker_sdk_works_through_the_engine_verb(everywhere: Any) -> 
                     target.write(data)
                     await target.drain()
                 target.write_eof()
+                if source is process.stdout:
+                    target.close()
 
-            await asyncio.gather(copy(reader, process.stdin), copy(process.stdout, writer), return_exceptions=True)
-            writer.close()
-            await process.wait()
+            try:
+                await asyncio.gather(
+                    copy(reader, process.stdin), copy(process.stdout, writer), return_exceptions=True
+                )
+                await process.wait()
+            finally:
+                writer.close()
+                process._transport.close()  # type: ignore[attr-defined]
 
         with tempfile.TemporaryDirectory() as directory:
             path = f"{directory}/engine.sock"

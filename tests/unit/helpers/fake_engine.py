@@ -25,6 +25,7 @@ class FakeEngine:
         self.hold_pulls: asyncio.Event | None = None
         self.create_breaks_off = False
         self.start_error = ""
+        self.refuses_updates = False
         self.ignores_term = False
         self.exit_on_start: int | None = None
         self.health_at_start = ""
@@ -230,6 +231,8 @@ class FakeEngine:
         return 204, None
 
     def _do_update(self, one: dict[str, Any], query: Any, body: Any) -> tuple[int, Any]:
+        if self.refuses_updates:
+            return 500, {"message": "Cannot update container: cannot set kernel memory with cgroupv2"}
         one["HostConfig"]["RestartPolicy"] = body["RestartPolicy"]
         return 200, {}
 

@@ -236,7 +236,8 @@ async def test_a_crashed_helper_goes_on_where_it_was(world: World) -> None:
     assert manager.tasks["up"]["state"] == "running"
     assert not manager.tasks["up"].get("restarts")
     assert manager.tasks["made"] | {"state": "ready", "wanted": "ready"} == manager.tasks["made"]
-    assert manager.tasks["ended"]["err"] == "task: non-zero exit (4)"
+    await manager.attach(epoch=2)
+    assert (await manager.task("ended", "failed"))["err"] == "task: non-zero exit (4)"
     assert world.engine.calls == []
 
 
@@ -332,6 +333,35 @@ async def test_without_a_manager_the_engine_restarts_and_on_return_all_is_taken_
     await poll(lambda: policy("any") == "no")
     assert (await manager.task("failure", "complete"))["exit_code"] == 0
     assert world.engine.state_of("waits")["Status"] == "created"
+
+
+async def test_an_engine_that_takes_no_policy_is_helped_out(world: World) -> None:
+    world.engine.refuses_updates = True
+    manager = await world.manager(lease_s=0.5)
+    await manager.apply(ensure(restart_delay_s=0.1))
+    await manager.task("t1", "running")
+    await poll(lambda: world.helper is not None and world.helper.lease.alone)
+    world.engine.die("t1", 1)
+    await manager.task("t1", "running", restarts=1)
+    updates = world.engine.calls.count("POST /containers/c1/update")
+    await manager.request("lease")
+    await poll(lambda: world.engine.calls.count("POST /containers/c1/update") > updates)  # taken back all the same
+    await manager.task("t1", "running", ready=True)
+
+
+async def test_an_end_in_the_last_seconds_of_a_lease_is_not_lost(world: World) -> None:
+    manager = await world.manager(lease_s=1.5)
+    await manager.apply(ensure("any", restart_delay_s=0.1), ensure("never", restart="none"))
+    for name in ("any", "never"):
+        await manager.task(name, "running")
+    await manager.close()
+    await poll(lambda: world.helper is not None and world.helper.session is None)
+    world.engine.die("any", 1)
+    world.engine.die("never", 1)
+    await poll(lambda: world.engine.state_of("any")["Running"])
+    manager = await world.manager(epoch=2)
+    await manager.task("any", "running", restarts=1)
+    await manager.task("never", "failed")
 
 
 async def test_an_unhealthy_task_is_restarted_while_no_manager_is_there(world: World) -> None:
