@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from swarmsh import __version__
 from swarmsh.api.encoded import EncodedObjects
@@ -146,6 +147,14 @@ def parse_time(name: str, text: str) -> float:
     return value
 
 
+def registry_auth_of(request: web.Request) -> str:
+    """The credentials a client sends along, base64 as they are. Raises InvalidSpec without repeating them."""
+    auth = request.headers.get("X-Registry-Auth", "")
+    if not (auth.isascii() and auth.isprintable()):
+        raise InvalidSpec("invalid X-Registry-Auth: it is not base64")
+    return auth
+
+
 def segment(request: web.Request, name: str = "id") -> str:
     return request.match_info[name]
 
@@ -153,7 +162,10 @@ def segment(request: web.Request, name: str = "id") -> str:
 # --- bodies -------------------------------------------------------------------------------------------------
 async def body_of(request: web.Request, kind: type[T], *, where: str = "") -> T:
     """The JSON body as `kind`. Raises InvalidSpec naming the field."""
-    raw = await request.read()
+    try:
+        raw = await request.read()
+    except (HttpProcessingError, web.RequestPayloadError) as e:
+        raise InvalidSpec("invalid body: it does not have the encoding that its headers name") from e
     if not raw.strip():
         raise InvalidSpec("invalid JSON: got EOF while reading request body")
     try:

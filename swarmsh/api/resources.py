@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
-from swarmsh.api.context import Deps, filters_of, json_response, segment
+from swarmsh.api.context import Deps, filters_of, json_response, registry_auth_of, segment
 from swarmsh.api.render import GO_ZERO_TIME
 from swarmsh.errors import NotFound
 from swarmsh.manager.usecases import images, lookup
@@ -73,7 +73,7 @@ async def no_config(request: web.Request, deps: Deps) -> web.Response:
 
 async def distribution(request: web.Request, deps: Deps) -> web.Response:
     """Digest and platforms, found by a node in the registry."""
-    image, auth = segment(request, "name"), request.headers.get("X-Registry-Auth", "")
+    image, auth = segment(request, "name"), registry_auth_of(request)
     digest, platforms = await images.resolve_image(deps.store, deps.nodes, image, auth)
     return json_response(
         {

@@ -16,6 +16,7 @@ from swarmsh.api.context import (
     index_of,
     json_response,
     raw_json,
+    registry_auth_of,
     segment,
     version_of,
 )
@@ -25,13 +26,12 @@ from swarmsh.manager.usecases import images, lookup, services
 from swarmsh.model.objects import Service
 from swarmsh.model.specs import ServiceSpec
 
-_AUTH = "X-Registry-Auth"
 _CLIENTS_PIN_SINCE = (1, 30)  # API version from which clients ask for the digest themselves
 
 
 async def create(request: web.Request, deps: Deps) -> web.Response:
     spec = await body_of(request, ServiceSpec)
-    auth = request.headers.get(_AUTH, "")
+    auth = registry_auth_of(request)
     warnings: list[str] = []
     if version_of(request) < _CLIENTS_PIN_SINCE:
         spec, warnings = await _pinned(deps, spec, auth)
@@ -88,7 +88,7 @@ async def inspect(request: web.Request, deps: Deps) -> web.Response:
 async def update(request: web.Request, deps: Deps) -> web.Response:
     version = index_of(request, "service")
     spec = await body_of(request, ServiceSpec)
-    auth = request.headers.get(_AUTH, "")
+    auth = registry_auth_of(request)
     await services.update_service(
         deps.store,
         deps.clock,

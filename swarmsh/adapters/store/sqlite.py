@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import sqlite3
 import time
@@ -32,6 +33,8 @@ from swarmsh.errors import StoreCorrupt, StoreReadOnly, SwarmshError, Unavailabl
 from swarmsh.manager.ports import Clock, Decide
 from swarmsh.model.objects import Event, NodeStatus, Service
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
+
+log = logging.getLogger(__name__)
 
 FLUSH_AFTER_S = 0.1  # observed state reaches the disk this late
 RETRY_AFTER_S = 1.0  # ... or this late again, after the disk refused
@@ -128,6 +131,7 @@ class SqliteStore:
         self._flush_timer: asyncio.TimerHandle | None = None
         self._secret_keys: set[str] = set()  # most services have none, and are asked for at every plan
         self._forbidden = ""
+        self._failing = False  # the last write failed, and was logged
         self._closed = False
         self._tidied = time.monotonic()
         self._full: Database
@@ -345,7 +349,13 @@ class SqliteStore:
             failure = e
             self._dirty.restore(dirty)
             self._flush_in(RETRY_AFTER_S)
+            if not self._failing:
+                log.error("store_write_failed path=%s error=%s", self.path, e)
+            self._failing = True
         else:
+            if self._failing:
+                log.info("store_writes_again path=%s", self.path)
+            self._failing = False
             for one in prepared:
                 changes = rebase(one.changes, one.base, self._snapshot)
                 if changes is not one.changes and changes != one.changes:
