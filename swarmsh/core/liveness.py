@@ -12,7 +12,7 @@ from swarmsh.model.states import NodeState
 
 SILENT_AFTER_BEATS = 3
 # An opinion of a peer older than this is asked for again before anything is decided by it.
-OPINION_VALID_S = 5.0
+OPINION_VALID_S = 8.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,6 +62,7 @@ class NodeWatch:
     _links: dict[str, _Link] = field(default_factory=dict)
     # Silence counts from here at the earliest: the manager's start, or the end of a gap of its own.
     _since: float = 0.0
+    _deaf: bool = True  # no node was heard at the last look
 
     async def run(self, tasks: asyncio.TaskGroup) -> None:
         self._since = self.clock.monotonic()
@@ -153,6 +154,10 @@ class NodeWatch:
         now = self.clock.monotonic()
         recent = now - SILENT_AFTER_BEATS * self.settings.heartbeat_s
         heard = {n for n in snapshot.nodes if self._heard_at(n) > recent and self.nodes.connected(n)}
+        if heard and self._deaf:
+            # The network is seen again: whoever is still silent has the whole time from now to be heard.
+            self._since = now
+        self._deaf = not heard
         changed: dict[str, NodeStatus] = {}
         for node in snapshot.nodes.values():
             link = self._links.setdefault(node.id, _Link())

@@ -214,7 +214,7 @@ class NodeSessions:
             await session.request("apply", part, self._limits.request_s)
 
     async def check_peers(self, node_id: str, peers: Sequence[tuple[str, SshTarget]]) -> dict[str, bool]:
-        timeout_s = 2.0
+        timeout_s = 5.0  # a busy machine may take seconds to let its sshd speak
         args = {
             "peers": [{"node": n, "address": target.address, "port": target.port} for n, target in peers],
             "timeout_s": timeout_s,

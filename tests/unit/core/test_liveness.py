@@ -66,7 +66,7 @@ def test_without_an_opinion_it_is_not_down_but_asked_for() -> None:
 
 
 def test_an_old_opinion_is_none() -> None:
-    verdict = judge(10.1, opinions={"p": (6.0, False)})
+    verdict = judge(10.1, opinions={"p": (9.0, False)})
     assert (verdict.status.state, verdict.ask_peers) == (NodeState.READY, True)
 
 
