@@ -310,7 +310,9 @@ class HelperSession:
             case "heartbeat":
                 beat = parse(Heartbeat, parsed.data)
                 if self.view is not None:
-                    self._changed(self.view.engine(beat.engine_ok, None, self._clock.monotonic() - beat.engine_down_s))
+                    self._changed(
+                        self.view.engine(beat.engine_ok, None, self._clock.monotonic() - beat.engine_down_s)
+                    )
             case "task":
                 self._on_task(parse(TaskReport, parsed.data))
             case "engine":
