@@ -65,6 +65,7 @@ async def _run(state_dir: Path, socket: Path, hosts: Inventory | None) -> None:
             clock=clock,
             socket_dir=state_dir / "engines",
         )
+        engines = NodeEngines(nodes)
         manager = Manager(store, nodes, clock, ids, epoch)
         if fresh or (hosts is not None and store.snapshot.cluster is None):
             await init_cluster(store, ids, clock)
@@ -75,7 +76,7 @@ async def _run(state_dir: Path, socket: Path, hosts: Inventory | None) -> None:
             ids=ids,
             clock=clock,
             nodes=nodes,
-            streams=NodeEngines(nodes),
+            streams=engines,
             state_dir=state_dir,
             socket_path=socket,
             pid=os.getpid(),
@@ -94,6 +95,7 @@ async def _run(state_dir: Path, socket: Path, hosts: Inventory | None) -> None:
             await api.cleanup()
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
+            await engines.close()
             await nodes.close()
     finally:
         await store.close()
