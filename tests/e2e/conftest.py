@@ -21,10 +21,25 @@ def lab() -> Iterator[Lab]:
     lab = Lab(reused or f"t{os.getpid()}")
     try:
         lab.up(nodes=3, suite="mixed")
+        if reused:
+            scrub(lab)
         yield lab
     finally:
         if not reused:
             lab.down()
+
+
+def scrub(lab: Lab) -> None:
+    """Undo what an aborted run may have left on a lab that is used again."""
+    for node in lab.status().nodes:
+        for undo in ("thaw", "heal", "resume-engine", "old-host-key"):
+            lab.fault(node, undo)
+        lab.ssh(
+            node,
+            "systemctl stop swarmsh-helper; docker ps -aq --filter label=swarmsh.cluster | xargs -r docker rm -f; "
+            "rm -rf /run/swarmsh /filler; docker rm -f squatter",
+            check=False,
+        )
 
 
 @pytest.fixture(scope="session")

@@ -159,7 +159,7 @@ class Alone:
 
 
 def wait_released(swarm: Swarm) -> None:
-    """A node that was left has no helper any more, and nothing in /run/swarmsh that would refuse another manager."""
+    """A node that was left has no helper any more, and nothing that would refuse another manager."""
     for node in ("n1", "n2", "n3"):
         swarm.wait(
             lambda node=node: (
