@@ -48,6 +48,7 @@ class View:
             self.health = ""
         self.stop_signal: str = config.get("StopSignal") or "SIGTERM"
         self.policy: str = (host.get("RestartPolicy") or {}).get("Name") or "no"
+        self.runtime: str = host.get("Runtime") or ""
         self.ports = bound_ports(network.get("Ports") or {})
         self.address = first_address(network)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import platform
 
-from .engine import Engine
-
 
 def own_facts() -> dict:
     """What is known without the Engine."""
@@ -17,11 +15,6 @@ def own_facts() -> dict:
     except OSError:
         pass
     return found
-
-
-async def describe(engine: Engine) -> dict:
-    """NodeDescription of docs/protocol.md. Raises EngineGone, EngineError."""
-    return dict(own_facts(), **from_info(await engine.call("GET", "/info", timeout_s=30.0), engine.version))
 
 
 def from_info(info: dict, version: dict) -> dict:

@@ -8,11 +8,12 @@ import time
 
 from .check import run_checks
 from .engine import Engine, EngineError, EngineGone
-from .facts import describe, own_facts
+from .facts import from_info, own_facts
 from .fence import Fence, Refused
 from .lease import Lease
 from .log import log
 from .peers import check_peers
+from .runtimes import harmless_runtimes
 from .session import LINE_LIMIT, Session, split_reports, to_line
 from .state import StateFile
 from .tasks import BadAction, Tasks, check_action
@@ -190,10 +191,12 @@ class Helper:
 
     async def _describe(self) -> None:
         try:
-            found = await describe(self.engine)
+            info = await self.engine.call("GET", "/info", timeout_s=30.0)
         except (EngineGone, EngineError) as e:
             log("not_described", cause=e)  # the stream of events breaks as well, and this runs again
             return
+        self.tasks.set_harmless_runtimes(await harmless_runtimes(info))
+        found = dict(own_facts(), **from_info(info, self.engine.version))
         changed, self.description = found != self.description, found
         self._described.set()
         for session in self.sessions.values():

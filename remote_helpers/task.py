@@ -41,6 +41,7 @@ class Node:
         self.on_gone = on_gone  # (task): it may be forgotten
         self.save_soon = save_soon
         self.alone = False  # the lease is lost: the Engine's restart policies are in charge
+        self.harmless_runtimes: frozenset = frozenset()  # none, until the Engine told which it has
         self.manager_missing = lambda: False  # the lease still holds, but nobody may be there to act
         self.cluster_id = ""
         self.slots = asyncio.Semaphore(8)  # creates and starts at once; more only slow each other down
@@ -265,17 +266,19 @@ class Task:
             await self.node.engine.set_restart_policy(view.id, wanted)
             log("restart_policy_set", task=self.id, policy=wanted)
         except EngineError as e:
-            # crun before 1.0 cannot update a container on cgroup v2. The Engine then follows the new policy but
-            # stores the former, so it must be taken back although it does not show; and while no manager is
-            # there, what the Engine leaves ended is started from here.
+            # If it is the runtime that refused, the Engine follows the new policy but stores the former, so it
+            # must be taken back although it does not show. What the Engine leaves ended is started from here.
             log("restart_policy_refused", task=self.id, policy=wanted, cause=e)
             self._dirty = True
         view.policy = self._policy = wanted
         self.node.save_soon()
 
     def _policy_for(self, view: View) -> str:
-        if not self.action and not self.terminal:
+        if not self.action:
             return view.policy  # only seen, never given to us: leave it as it is
+        if view.runtime not in self.node.harmless_runtimes:
+            # It would not survive: what ends is started from here.
+            return (self._policy or view.policy) if view.running else "no"
         if not self.node.alone or self.goal != "running" or self.terminal or self._unhealthy:
             return "no"
         return POLICIES.get(self.action.get("restart", "any"), "no")

@@ -68,6 +68,13 @@ class Tasks:
             for task in self.by_id.values():
                 task.kick()
 
+    def set_harmless_runtimes(self, names: frozenset) -> None:
+        """Containers of these runtimes may be given the Engine's restart policy."""
+        if names != self.node.harmless_runtimes:
+            self.node.harmless_runtimes = names
+            for task in self.by_id.values():
+                task.kick(dirty=False)
+
     def _get(self, task_id: str) -> Task:
         task = self.by_id.get(task_id)
         if task is None:

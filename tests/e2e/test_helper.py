@@ -422,7 +422,7 @@ async def test_without_a_manager_the_engine_restarts_what_crashes_and_the_manage
             await wait_for(machine, "grep -o '\"alone\":true' /run/swarmsh/state.json", '"alone":true')
             if machine.suite != "bullseye":  # its crun cannot update containers: the helper restarts them
                 await wait_for(machine, policy + "crash", "always")
-            assert await on(machine, policy + "never") == "no"
+            assert await on(machine, policy + "never") in ("", "no")  # Docker 20.10 leaves it empty
             await on(machine, "docker exec web.1.sick touch /tmp/unhealthy")
             for task in ("crash", "never"):
                 await on(machine, f"kill -9 {session.tasks[task]['pid']}")
@@ -433,12 +433,13 @@ async def test_without_a_manager_the_engine_restarts_what_crashes_and_the_manage
         async with attached(machine, epoch=2, lease_s=10.0) as session:
             crash = await session.task("crash", "running", ready=True)
             assert crash["restarts"] >= 1
-            sick = await session.task("sick", "running", "starting")
+            # Its file is still there, so it gets unhealthy again, and now that is a failure.
+            sick = await session.task("sick", "failed")
             assert sick["restarts"] >= 1
             assert (await session.task("never", "failed"))["exit_code"] == 137
             assert (await session.task("waits", "ready"))["state"] == "ready"
             for task in ("crash", "sick", "never"):
-                await wait_for(machine, policy + task, "no")
+                await wait_for(machine, policy + task, lambda text: text in ("", "no"))
 
     await everywhere(scenario)
 

@@ -26,6 +26,7 @@ class FakeEngine:
         self.create_breaks_off = False
         self.start_error = ""
         self.refuses_updates = False
+        self.runtime = "runc"
         self.ignores_term = False
         self.exit_on_start: int | None = None
         self.health_at_start = ""
@@ -179,7 +180,8 @@ class FakeEngine:
             "version": {"Version": "26.1.5", "ApiVersion": "1.45", "MinAPIVersion": "1.24"},
             "info": {"Name": "n2", "OSType": "linux", "Architecture": "x86_64", "NCPU": 1, "MemTotal": 10**9,
                      "ServerVersion": "26.1.5", "Labels": ["disk=ssd"], "Plugins": {"Volume": ["local"]},
-                     "DockerRootDir": "/",
+                     "DockerRootDir": "/", "DefaultRuntime": self.runtime, "CgroupVersion": "2",
+                     "Runtimes": {"runc": {"path": "runc"}, "crun": {"path": "/nosuch/crun"}},
                      "GenericResources": [{"NamedResourceSpec": {"Kind": "gpu", "Value": "UUID1"}},
                                           {"DiscreteResourceSpec": {"Kind": "ssd", "Value": 3}}]},
             "distribution": {"Descriptor": {"digest": "sha256:abc"},

@@ -15,6 +15,7 @@ from remote_helpers.engine import parse_version, split_reference
 from remote_helpers.facts import from_info
 from remote_helpers.fence import Fence, Refused
 from remote_helpers.ready import is_loopback, parse_listening
+from remote_helpers.runtimes import crun_version
 from remote_helpers.tasks import BadAction, check_action
 from swarmsh.model.states import TaskState
 from tests.unit.helpers.conftest import ensure, sample
@@ -58,6 +59,12 @@ def test_only_listeners_beyond_the_loopback_count() -> None:
 )
 def test_image_references_are_split_as_the_engine_wants_them(reference: str, parts: tuple[str, str]) -> None:
     assert split_reference(reference) == parts
+
+
+def test_versions_of_crun() -> None:
+    assert crun_version("crun version 0.17\ncommit: 0e92\n") == (0, 17)
+    assert crun_version("crun version 1.14.1") >= (1, 0)
+    assert crun_version("runc version 1.1") == crun_version("") == (0, 0)
 
 
 def test_api_versions_compare_as_numbers() -> None:

@@ -349,6 +349,21 @@ async def test_an_engine_that_takes_no_policy_is_helped_out(world: World) -> Non
     await manager.task("t1", "running", ready=True)
 
 
+async def test_a_container_that_would_not_survive_an_update_is_not_given_a_policy(world: World) -> None:
+    await world.crash()
+    world.engine.runtime = "crun"  # of which no version is to be learned
+    world.resume()
+    manager = await world.manager(lease_s=0.5)
+    await manager.apply(ensure(restart_delay_s=0.1))
+    await manager.task("t1", "running")
+    await poll(lambda: world.helper is not None and world.helper.lease.alone)
+    world.engine.die("t1", 1)
+    await manager.task("t1", "running", restarts=1)
+    await manager.request("lease")
+    await manager.request("report")
+    assert "POST /containers/c1/update" not in world.engine.calls
+
+
 async def test_an_end_in_the_last_seconds_of_a_lease_is_not_lost(world: World) -> None:
     manager = await world.manager(lease_s=1.5)
     await manager.apply(ensure("any", restart_delay_s=0.1), ensure("never", restart="none"))
