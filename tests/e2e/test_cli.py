@@ -171,6 +171,8 @@ def wait_released(swarm: Swarm) -> None:
 
 def test_up_makes_a_cluster_from_an_inventory_of_ones_own(swarm: Swarm, tmp_path: Path) -> None:
     """n2 as a sudo user, n3 through n1 as jump host; keys are not in the inventory and must be accepted."""
+    swarm.swarmsh("service", "create", "-d", "--name", "ours", "--mode", "global", "web:1")
+    swarm.wait_running("ours", 3)
     swarm.kill()
     state = tmp_path / ".local/state/swarmsh"
     inventory = tmp_path / "hosts.ini"
@@ -192,6 +194,8 @@ def test_up_makes_a_cluster_from_an_inventory_of_ones_own(swarm: Swarm, tmp_path
     finally:
         alone.swarmsh("manager", "stop")
         swarm.start()
+    swarm.wait_running("ours", 3)
+    swarm.clear()
     for name in ("n1", "n2", "n3"):
         swarm.swarmsh("node", "rm", "--force", name)
     wait_released(swarm)
