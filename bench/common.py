@@ -204,7 +204,7 @@ class Machines:
 
     def open(self, name: str) -> Api:
         """Forward the Engine's socket of one machine (again, after it was off)."""
-        self._end(name)
+        self.hang_up(name)
         path = self.directory / f"{name}.sock"
         path.unlink(missing_ok=True)
         options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "BatchMode=yes",
@@ -225,9 +225,10 @@ class Machines:
 
     def close(self) -> None:
         for name in list(self._forwards):
-            self._end(name)
+            self.hang_up(name)
 
-    def _end(self, name: str) -> None:
+    def hang_up(self, name: str) -> None:
+        """End the forward of a machine that is off, or about to be."""
         if (engine := self.engines.pop(name, None)) is not None:
             engine.close()
         if (forward := self._forwards.pop(name, None)) is not None:
