@@ -418,6 +418,7 @@ async def test_without_a_manager_the_engine_restarts_what_crashes_and_the_manage
             for task in ("crash", "never", "sick"):
                 await session.task(task, "running", ready=True)
             renewing.cancel()
+            pids = {name: str(session.tasks[name]["pid"]) for name in ("sick", "crash", "never")}
             # The connection stands, the manager is silent.
             await wait_for(machine, "grep -o '\"alone\":true' /run/swarmsh/state.json", '"alone":true')
             if machine.suite != "bullseye":  # its crun cannot update containers: the helper restarts them
@@ -425,10 +426,10 @@ async def test_without_a_manager_the_engine_restarts_what_crashes_and_the_manage
             assert await on(machine, policy + "never") in ("", "no")  # Docker 20.10 leaves it empty
             await on(machine, "docker exec web.1.sick touch /tmp/unhealthy")
             for task in ("crash", "never"):
-                await on(machine, f"kill -9 {session.tasks[task]['pid']}")
-            before = {name: str(session.tasks[name]["pid"]) for name in ("sick", "crash")}
+                await on(machine, f"kill -9 {pids[task]}")
             pid = "docker inspect -f '{{.State.Pid}}' web.1."
-            for name, first in before.items():
+            for name in ("sick", "crash"):
+                first = pids[name]
                 await wait_for(machine, pid + name, lambda text, first=first: text not in ("", "0", first))
         async with attached(machine, epoch=2, lease_s=10.0) as session:
             crash = await session.task("crash", "running", ready=True)
