@@ -8,9 +8,10 @@ CLI rebuilds both at will and nothing in a container would change.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, TypeVar
 
-from msgspec.structs import fields, replace
+from msgspec.structs import FieldInfo, fields, replace
 
 from swarmsh.model.objects import Task
 from swarmsh.model.specs import (
@@ -110,10 +111,15 @@ def _sorted(records: Iterable[R]) -> tuple[R, ...]:
     return tuple(sorted(records, key=repr))
 
 
+@cache
+def _fields_of(kind: type[Record]) -> tuple[FieldInfo, ...]:
+    return fields(kind)
+
+
 def _without_empty(record: R) -> R:
     """The record with every optional block that holds only defaults left out, inner ones first."""
     changed: dict[str, Any] = {}
-    for f in fields(record):
+    for f in _fields_of(type(record)):
         value = getattr(record, f.name)
         if isinstance(value, Record):
             inner = _without_empty(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from swarmsh.core.difference import task_outdated
 from swarmsh.core.tasks import new_task, wish
 from swarmsh.model.objects import Event, Node, Service, Task
 from swarmsh.model.states import NodeState, TaskState
@@ -33,6 +34,9 @@ class Draft:
     now: float
     history: int  # tasks kept for each place, the living one included
     tasks: dict[str, Task] = field(default_factory=dict)
+    # The same tasks by place, oldest first; and which other versions of the spec are outdated, asked once each.
+    _at: dict[Place, dict[str, Task]] = field(default_factory=dict)
+    _outdated: dict[tuple[int, int], bool] = field(default_factory=dict)
     _changed: dict[str, None] = field(default_factory=dict)
     _deleted: list[str] = field(default_factory=list)
     _new: set[str] = field(default_factory=set)
@@ -45,24 +49,40 @@ class Draft:
         history: int,
     ) -> Draft:  # fmt: skip
         ordered = sorted(tasks, key=lambda t: (t.created_at, t.id))
-        return cls(service, nodes, ids, now, history, {t.id: t for t in ordered})
+        draft = cls(service, nodes, ids, now, history, {t.id: t for t in ordered})
+        for task in ordered:
+            draft._at.setdefault(place_of(task), {})[task.id] = task
+        return draft
 
     # --- looking ---
     def all(self) -> list[Task]:
         """All tasks, oldest first; safe to change the draft while walking it."""
         return list(self.tasks.values())
 
-    def places(self) -> dict[Place, list[Task]]:
-        """Tasks by place, oldest first; ended and leaving ones included, those to be removed left out."""
-        found: dict[Place, list[Task]] = {}
-        for task in self.tasks.values():
-            if task.desired < TaskState.REMOVE:
-                found.setdefault(place_of(task), []).append(task)
-        return found
+    def places(self) -> list[Place]:
+        """All places that have tasks, but for those whose tasks are all to be removed."""
+        return [place for place in self._at if self.at(place)]
+
+    def at(self, place: Place) -> list[Task]:
+        """Tasks of a place, oldest first; ended and leaving ones included, those to be removed left out."""
+        return [t for t in self._at.get(place, {}).values() if t.desired < TaskState.REMOVE]
+
+    def beside(self, task: Task) -> list[Task]:
+        """All other tasks of the task's place, those to be removed too."""
+        return [t for t in self._at[place_of(task)].values() if t.id != task.id]
 
     def living(self, place: Place) -> list[Task]:
         """Live tasks of a place, oldest first."""
-        return [t for t in self.tasks.values() if t.live and place_of(t) == place]
+        return [t for t in self._at.get(place, {}).values() if t.live]
+
+    def outdated(self, task: Task) -> bool:
+        """Whether the task runs something else than the service specifies now."""
+        if task.spec_version == self.service.spec_version:
+            return False
+        key = (task.spec_version, self.service.spec_version)
+        if key not in self._outdated:
+            self._outdated[key] = task_outdated(task, self.service.spec)  # equal for all of one version
+        return self._outdated[key]
 
     def lost(self, task: Task) -> bool:
         """The task's node is down: what runs there can neither be known nor changed."""
@@ -73,6 +93,7 @@ class Draft:
     def put(self, task: Task) -> None:
         if self.tasks.get(task.id) != task:
             self.tasks[task.id] = task
+            self._at.setdefault(place_of(task), {})[task.id] = task
             self._changed[task.id] = None
 
     def wish(self, task: Task, desired: TaskState) -> None:
@@ -80,6 +101,7 @@ class Draft:
 
     def delete(self, task: Task) -> None:
         del self.tasks[task.id]
+        del self._at[place_of(task)][task.id]
         self._changed.pop(task.id, None)
         if task.id not in self._new:
             self._deleted.append(task.id)

@@ -121,7 +121,9 @@ def host_ports(endpoint: EndpointSpec | None) -> tuple[HostPort, ...]:
 
 
 def _is_ready(demand: Demand, load: NodeLoad) -> bool:
-    return load.node.status.state is NodeState.READY and load.node.spec.availability is Availability.ACTIVE
+    status = load.node.status
+    ready = status.state is NodeState.READY and not status.silent and not status.engine_hung
+    return ready and load.node.spec.availability is Availability.ACTIVE
 
 
 def _has_resources(demand: Demand, load: NodeLoad) -> bool:

@@ -14,11 +14,10 @@ def fit_to_nodes(draft: Draft) -> None:
     A paused node keeps its task; a lost one keeps it too: nothing else can stand in for it, and when the node
     returns the task may well be running still. (swarmkit shuts it down and starts another on return.)
     """
-    places = draft.places()
     template = draft.service.spec.task_template
     for node in sorted(draft.nodes.values(), key=lambda n: n.number):
         fits = eligible(node, template) and node.spec.availability is not Availability.DRAIN
-        here = places.get(node.id, [])
+        here = draft.at(node.id)
         if not fits:
             for task in here:
                 draft.wish(task, TaskState.REMOVE)

@@ -54,6 +54,9 @@ class Moment:
 def judge_node(signs: Signs, before: NodeStatus, moment: Moment) -> Verdict:
     """The node's state by what is known at this moment."""
     silent_for, silent_after = moment.now - signs.heard_at, SILENT_AFTER_BEATS * moment.heartbeat_s
+    if before.state is NodeState.DOWN and not signs.connected:
+        # Only the node itself leads out of this: its tasks are being replaced, whoever answers at its address.
+        return Verdict(status=replace(before, message=signs.untrusted or signs.refused or before.message))
     if signs.untrusted:
         return Verdict(status=_status(before, moment.wall, NodeState.UNTRUSTED, signs.untrusted))
     if signs.refused:
@@ -61,8 +64,6 @@ def judge_node(signs: Signs, before: NodeStatus, moment: Moment) -> Verdict:
     if signs.connected and silent_for < silent_after:
         return _judge_engine(signs, before, moment)
     if silent_for < silent_after:
-        return Verdict(status=before)
-    if before.state is NodeState.DOWN:
         return Verdict(status=before)
     return _judge_silence(signs, before, moment)
 
@@ -74,11 +75,11 @@ def _judge_engine(signs: Signs, before: NodeStatus, moment: Moment) -> Verdict:
     hung_for = moment.now - signs.engine_since
     message = f"its Docker Engine does not answer: {signs.engine_message}"
     if hung_for < moment.down_after_s:
-        state = before.state if before.state in (NodeState.READY, NodeState.DOWN) else NodeState.READY
-        return Verdict(status=_status(before, wall, state, message))
+        state = NodeState.READY if before.state is not NodeState.DOWN else before.state
+        return Verdict(status=_hung(before, wall, state, message))
     if not signs.processes_ended:
-        return Verdict(status=_status(before, wall, NodeState.READY, message), end_processes=True)
-    return Verdict(status=_status(before, wall, NodeState.DOWN, message))
+        return Verdict(status=_hung(before, wall, NodeState.READY, message), end_processes=True)
+    return Verdict(status=_hung(before, wall, NodeState.DOWN, message))
 
 
 def _judge_silence(signs: Signs, before: NodeStatus, moment: Moment) -> Verdict:
@@ -101,6 +102,10 @@ def _judge_silence(signs: Signs, before: NodeStatus, moment: Moment) -> Verdict:
     if not opinions:
         return Verdict(status=silent, ask_peers=True)
     return Verdict(status=_status(before, wall, NodeState.DOWN, f"no answer, and no other node reaches it: {why}"))
+
+
+def _hung(before: NodeStatus, wall: float, state: NodeState, message: str) -> NodeStatus:
+    return replace(_status(before, wall, state, message), engine_hung=True)
 
 
 def _stale(opinions: list[tuple[float, bool]], now: float) -> bool:

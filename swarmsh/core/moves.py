@@ -32,11 +32,17 @@ def settle_stand_ins(draft: Draft) -> None:
 
 
 def replace_lost(draft: Draft) -> None:
-    """Give each slot that lives on lost nodes only a stand-in; its task stays wanted until that runs."""
+    """Give each slot that lives on lost nodes only a stand-in; its task stays wanted until that runs.
+
+    A stand-in that ended is followed or not as the restart policy says, like any task.
+    """
     for slot in draft.places():
         living = draft.living(slot)
-        if living and all(draft.lost(t) for t in living):
-            draft.add(slot, replaces=living[-1].id)
+        if not living or not all(draft.lost(t) for t in living):
+            continue
+        old = living[-1]
+        if not any(t.replaces == old.id for t in draft.at(slot)):
+            draft.add(slot, desired=old.desired, start_after=old.start_after, replaces=old.id)
 
 
 def drop_doubles(draft: Draft) -> None:
@@ -45,11 +51,7 @@ def drop_doubles(draft: Draft) -> None:
     That happens when a node returns after its task was given up for an update's sake.
     """
     for slot in draft.places():
-        running = [
-            t
-            for t in draft.living(slot)
-            if t.status.state is TaskState.RUNNING and t.spec_version == draft.service.spec_version
-        ]
+        running = [t for t in draft.living(slot) if t.status.state is TaskState.RUNNING and not draft.outdated(t)]
         reachable = [t for t in running if not draft.lost(t)]
         for task in reachable[1:]:
             draft.wish(task, TaskState.SHUTDOWN)
@@ -77,8 +79,16 @@ def leave_unfit_nodes(draft: Draft) -> None:
 
 
 def _succeed(draft: Draft, task: Task) -> None:
-    """Stop the task; its successor is prepared meanwhile and starts when it has stopped."""
+    """Stop the task; its successor is prepared meanwhile and starts when it has stopped, or its delay is over."""
     was_wanted = task.desired <= TaskState.RUNNING
     draft.wish(task, TaskState.SHUTDOWN)
-    if was_wanted and not draft.living(task.slot):
-        draft.add(task.slot, desired=TaskState.READY, restarted_at=task.restarted_at)
+    stood_in_for = draft.tasks.get(task.replaces)
+    others = [t for t in draft.living(task.slot) if t is not stood_in_for]
+    if was_wanted and not others:
+        draft.add(
+            task.slot,
+            desired=TaskState.READY,
+            start_after=task.start_after,
+            replaces=task.replaces if stood_in_for is not None and stood_in_for.live else "",
+            restarted_at=task.restarted_at,
+        )

@@ -48,11 +48,12 @@ def plan_node(
 
 def _goal(task: Task, found: TaskReport | None) -> str:
     """What the node must bring the task to; empty if it need not be told anything."""
-    if task.desired > TaskState.RUNNING:
-        return "stop" if found is not None and found.state not in _ENDED | {"gone"} else ""
-    if task.status.state < TaskState.ASSIGNED:
+    if not task.placed or task.status.state.terminal:
         return ""
-    if task.status.state.terminal or (found is not None and found.state in _ENDED):
+    if task.desired > TaskState.RUNNING:
+        # A node that never heard of it answers that it is gone: only nodes can end what was given to them.
+        return "" if found is not None and found.state in _ENDED | {"gone"} else "stop"
+    if found is not None and found.state in _ENDED:
         return ""
     return "running" if task.desired is TaskState.RUNNING else "ready"
 

@@ -14,7 +14,7 @@ from swarmsh.core.moves import drop_doubles, leave_removed_nodes, leave_unfit_no
 from swarmsh.core.replicas import free_slots, surplus_slots
 from swarmsh.core.restart import carried_history, restart_delay_s, should_restart
 from swarmsh.core.tasks import ended, wish
-from swarmsh.core.update import judge_update, outdated, roll_update, updating
+from swarmsh.core.update import judge_update, roll_update, updating
 from swarmsh.model.objects import Node, Service, Task
 from swarmsh.model.states import TaskState
 
@@ -54,7 +54,7 @@ def plan_removed_service(tasks: Iterable[Task], nodes: Mapping[str, Node]) -> Se
     """What to do with tasks whose service is gone: stop them all, forget those that have ended."""
     changed, deleted = [], []
     for task in tasks:
-        if task.status.state.terminal or not task.node_id or task.node_id not in nodes:
+        if task.status.state.terminal or not task.placed or task.node_id not in nodes:
             deleted.append(task.id)
         elif task.desired < TaskState.REMOVE:
             changed.append(wish(task, TaskState.REMOVE))
@@ -77,9 +77,9 @@ def _restart(draft: Draft) -> None:
         place = place_of(task)
         stood_in_for = draft.tasks.get(task.replaces)
         others = [t for t in draft.living(place) if t is not stood_in_for]
-        if updating(draft.service) and not outdated(task, draft.service):
+        if updating(draft.service) and not draft.outdated(task):
             # Start-first: the old version still stands, and the new one is tried again beside it.
-            others = [t for t in others if not outdated(t, draft.service)]
+            others = [t for t in others if not draft.outdated(t)]
         if others or not should_restart(task, policy, version, draft.now):
             continue
         delay = restart_delay_s(policy)
@@ -94,8 +94,8 @@ def _restart(draft: Draft) -> None:
 
 def _scale(draft: Draft, wanted: int) -> None:
     """Bring the number of occupied slots to `wanted`. A slot whose last task ended for good stays occupied."""
-    occupied = {slot: tasks for slot, tasks in draft.places().items() if isinstance(slot, int)}
-    for slot in surplus_slots(wanted, occupied):
+    occupied = {slot: draft.at(slot) for slot in draft.places() if isinstance(slot, int)}
+    for slot in surplus_slots(wanted, occupied, draft.lost):
         for task in occupied[slot]:
             draft.wish(task, TaskState.REMOVE)
         del occupied[slot]
@@ -111,15 +111,14 @@ def _let_go(draft: Draft) -> None:
         if task.start_after is not None and task.start_after > draft.now:
             draft.wake(task.start_after)
             continue
-        place = place_of(task)
-        if not any(_still_there(draft, t) for t in draft.all() if place_of(t) == place and t is not task):
+        if not any(_still_there(draft, t) for t in draft.beside(task)):
             draft.wish(task, TaskState.RUNNING)
 
 
 def _still_there(draft: Draft, task: Task) -> bool:
     """A task that was told to stop and has not; one on a lost node is not waited for."""
     leaving = task.desired > TaskState.RUNNING and not task.status.state.terminal
-    return leaving and bool(task.node_id) and task.node_id in draft.nodes and not draft.lost(task)
+    return leaving and task.placed and task.node_id in draft.nodes and not draft.lost(task)
 
 
 def _trim_history(draft: Draft) -> None:
@@ -127,13 +126,14 @@ def _trim_history(draft: Draft) -> None:
     for task in draft.all():
         if task.desired <= TaskState.RUNNING or task.status.state.terminal:
             continue
-        if not task.node_id:
+        if not task.placed:
             draft.put(ended(task, TaskState.SHUTDOWN, draft.now, ""))
     for task in draft.all():
         gone = task.node_id and task.node_id not in draft.nodes
         if task.desired is TaskState.REMOVE and (task.status.state.terminal or gone):
             draft.delete(task)
-    for tasks in draft.places().values():
+    for place in draft.places():
+        tasks = draft.at(place)
         dead = [t for t in tasks if t.status.state.terminal and t.desired > TaskState.RUNNING]
         # The newest of a place is never dropped: it may be what says that the place is done for good.
         spare = [t for t in dead if t is not tasks[-1]]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
+from heapq import heapify, heappop, heappush
 from itertools import count, islice
 
 from swarmsh.model.objects import Task
@@ -16,21 +16,34 @@ def free_slots(wanted: int, occupied: Set[int]) -> tuple[int, ...]:
     return tuple(islice((n for n in count(1) if n not in occupied), max(0, missing)))
 
 
-def surplus_slots(wanted: int, occupied: Mapping[int, Iterable[Task]]) -> tuple[int, ...]:
+def surplus_slots(
+    wanted: int, occupied: Mapping[int, Iterable[Task]], lost: Callable[[Task], bool]
+) -> tuple[int, ...]:
     """The slots to empty, in swarmkit's order: without a running task first, then from the fullest nodes.
 
-    Of equals the higher slot goes: low slots carry the long-lived state of stateful services.
+    What is on a lost node does not count as running. Of equals the higher slot goes: low slots carry the
+    long-lived state of stateful services.
     """
-    left = {slot: _home(tasks) for slot, tasks in occupied.items()}
-    chosen: list[int] = []
-    while len(left) > wanted:
-        copies = Counter(home for home in left.values() if home)
-        slot = max(left, key=lambda s: (not left[s], copies[left[s]], s))
-        chosen.append(slot)
-        del left[slot]
+    surplus = len(occupied) - wanted
+    if surplus <= 0:
+        return ()
+    by_home: dict[str, list[int]] = {}
+    for slot in sorted(occupied):
+        by_home.setdefault(_home(occupied[slot], lost), []).append(slot)
+    idle = sorted(by_home.pop("", ()), reverse=True)
+    chosen = idle[:surplus]
+    heap = [(-len(slots), -slots[-1], home) for home, slots in by_home.items()]
+    heapify(heap)
+    while len(chosen) < surplus:
+        _, _, home = heappop(heap)
+        slots = by_home[home]
+        chosen.append(slots.pop())
+        if slots:
+            heappush(heap, (-len(slots), -slots[-1], home))
     return tuple(chosen)
 
 
-def _home(tasks: Iterable[Task]) -> str:
+def _home(tasks: Iterable[Task], lost: Callable[[Task], bool]) -> str:
     """The node on which the slot runs; empty while it does not."""
-    return next((t.node_id for t in tasks if t.live and t.status.state is TaskState.RUNNING), "")
+    running = (t for t in tasks if t.live and t.status.state is TaskState.RUNNING and not lost(t))
+    return next((t.node_id for t in running), "")

@@ -71,24 +71,27 @@ def outdated(task: Task, service: Service) -> bool:
 def _adopt_unchanged(draft: Draft) -> None:
     """Tasks that already run what is specified, or differ in a placement that they still meet, are kept."""
     service = draft.service
-    template = service.spec.task_template
+    placement = service.spec.task_template.placement
+    same: dict[int, bool] = {}
     for task in draft.all():
         if task.spec_version == service.spec_version or not task.live:
             continue
+        moved = replace(task, spec=replace(task.spec, placement=placement))
+        if task.spec_version not in same:
+            same[task.spec_version] = not task_outdated(moved, service.spec)
         node = draft.nodes.get(task.node_id)
-        moved = replace(task, spec=replace(task.spec, placement=template.placement))
-        if not task_outdated(moved, service.spec) and (node is None or not violated(moved, node)):
+        if same[task.spec_version] and (node is None or not violated(moved, node)):
             draft.put(replace(moved, spec_version=service.spec_version))
 
 
 def _outdated_places(draft: Draft) -> list[Place]:
     """Places that nothing of the specified version stands for yet, lowest first."""
     found: list[Place] = []
-    for place, tasks in draft.places().items():
-        current = [t for t in tasks if not outdated(t, draft.service)]
-        stands = any(t.live and not draft.lost(t) for t in current)
+    for place in draft.places():
+        tasks = draft.at(place)
+        stands = any(t.live and not draft.lost(t) and not draft.outdated(t) for t in tasks)
         # What is settled for good (no restart) counts by its newest task; else by what still lives.
-        if not stands and any(outdated(t, draft.service) for t in tasks if t.live or t is tasks[-1]):
+        if not stands and any(draft.outdated(t) for t in tasks if t.live or t is tasks[-1]):
             found.append(place)
     return sorted(found, key=lambda p: (str(type(p)), p))
 
@@ -102,11 +105,7 @@ def _config(service: Service, status: UpdateStatus) -> UpdateConfig:
 def _new_tasks(draft: Draft, place: Place, started_at: float) -> list[Task]:
     """The place's tasks that this update made, oldest first."""
     version = draft.service.spec_version
-    return [
-        t
-        for t in draft.places().get(place, [])
-        if t.spec_version == version and t.created_at >= started_at and t.desired < TaskState.REMOVE
-    ]
+    return [t for t in draft.at(place) if t.spec_version == version and t.created_at >= started_at]
 
 
 def _done_at(tasks: list[Task]) -> float | None:
@@ -164,14 +163,12 @@ def _replace(draft: Draft, place: Place, config: UpdateConfig) -> None:
 
 def _retire_replaced(draft: Draft) -> None:
     """Stop what is of another version in a place where the specified one runs."""
-    for place, tasks in draft.places().items():
-        if not any(
-            t.live and t.status.state is TaskState.RUNNING and not outdated(t, draft.service) for t in tasks
-        ):
-            continue
-        for task in draft.living(place):
-            if outdated(task, draft.service):
-                draft.wish(task, TaskState.SHUTDOWN)
+    for place in draft.places():
+        living = draft.living(place)
+        if any(t.status.state is TaskState.RUNNING and not draft.outdated(t) for t in living):
+            for task in living:
+                if draft.outdated(task):
+                    draft.wish(task, TaskState.SHUTDOWN)
 
 
 def _fail(draft: Draft, status: UpdateStatus, config: UpdateConfig, task: Task) -> None:

@@ -94,6 +94,11 @@ class Task(Record, kw_only=True):
         return f"{self.service_name}.{self.slot or self.node_id}.{self.id}"
 
     @property
+    def placed(self) -> bool:
+        """A node was found for it: from here on its node may have been told of it, and must say that it ended."""
+        return self.status.state >= TaskState.ASSIGNED
+
+    @property
     def live(self) -> bool:
         """Wanted, and not ended: it occupies its slot."""
         return self.desired <= TaskState.RUNNING and not self.status.state.terminal
@@ -136,6 +141,8 @@ class NodeStatus(Record):
     since: float = 0.0
     # Three heartbeats missed: its backends leave the mesh, nothing else changes yet.
     silent: bool = False
+    # Its Engine does not answer: what runs goes on, but nothing new is given to it.
+    engine_hung: bool = False
 
 
 class Node(Record, kw_only=True):

@@ -44,6 +44,7 @@ class ClusterSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     service_ids: Map[str, str] = Map()  # name -> id
     tasks: Map[str, Task] = Map()
     nodes: Map[str, Node] = Map()
+    pending_ids: Map[str, None] = Map()  # live tasks that no node was found for yet
     task_ids_by_service: Map[str, Map[str, None]] = Map()
     task_ids_by_node: Map[str, Map[str, None]] = Map()  # unplaced tasks under ""
 
@@ -54,6 +55,10 @@ class ClusterSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     def tasks_of_node(self, node_id: str) -> Iterator[Task]:
         """Tasks assigned to a node in no particular order, ended ones included; unplaced ones for ""."""
         return (self.tasks[t] for t in self.task_ids_by_node.get(node_id, _EMPTY))
+
+    def pending_tasks(self) -> Iterator[Task]:
+        """Live tasks that no node was found for yet, in no particular order."""
+        return (self.tasks[t] for t in self.pending_ids)
 
     def apply(self, changes: Changes, index: int) -> ClusterSnapshot:
         """The snapshot after `changes`, at `index`. Objects are taken as they are."""
@@ -68,6 +73,7 @@ class ClusterSnapshot(msgspec.Struct, frozen=True, kw_only=True):
                 names = names.delete(services[service_id].spec.name)
                 services = services.delete(service_id)
         by_service, by_node = self.task_ids_by_service, self.task_ids_by_node
+        pending = self.pending_ids
         for task in changes.put_tasks:
             old = self.tasks.get(task.id)
             if old is None:
@@ -76,6 +82,10 @@ class ClusterSnapshot(msgspec.Struct, frozen=True, kw_only=True):
                 by_node = _unlink(by_node, old.node_id, task.id)
             if old is None or old.node_id != task.node_id:
                 by_node = _link(by_node, task.node_id, task.id)
+            if task.live and not task.placed:
+                pending = pending.set(task.id, None)
+            elif task.id in pending:
+                pending = pending.delete(task.id)
         tasks = _put(self.tasks, changes.put_tasks)
         for task_id in changes.delete_tasks:
             gone = tasks.get(task_id)
@@ -83,6 +93,7 @@ class ClusterSnapshot(msgspec.Struct, frozen=True, kw_only=True):
                 by_service = _unlink(by_service, gone.service_id, task_id)
                 by_node = _unlink(by_node, gone.node_id, task_id)
                 tasks = tasks.delete(task_id)
+                pending = pending.delete(task_id) if task_id in pending else pending
         return ClusterSnapshot(
             index=index,
             cluster=changes.cluster or self.cluster,
@@ -90,6 +101,7 @@ class ClusterSnapshot(msgspec.Struct, frozen=True, kw_only=True):
             service_ids=names,
             tasks=tasks,
             nodes=_drop(_put(self.nodes, changes.put_nodes), changes.delete_nodes),
+            pending_ids=pending,
             task_ids_by_service=by_service,
             task_ids_by_node=by_node,
         )

@@ -87,6 +87,11 @@ def test_down_stays_down_until_it_speaks() -> None:
     assert judge(60, before=down, opinions={"p": (1.0, True)}).status == down
 
 
+def test_whoever_answers_in_place_of_a_lost_node_does_not_bring_it_back() -> None:
+    down = NodeStatus(state=NodeState.DOWN, since=1.0)
+    assert judge(60, before=down, untrusted="it shows SHA256:x").status.state is NodeState.DOWN
+
+
 @pytest.mark.parametrize("silent_for", [0.1, 60.0])
 def test_another_host_key_overrules_everything(silent_for: float) -> None:
     verdict = judge(silent_for, connected=True, untrusted="it shows SHA256:x")

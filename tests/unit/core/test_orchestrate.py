@@ -7,8 +7,9 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from swarmsh.model.specs import UpdateConfig
+from swarmsh.model.specs import Reservations, ResourceRequirements, ServiceSpec, UpdateConfig
 from swarmsh.model.states import Availability, NodeState, TaskState
 
 from .world import SECOND, World, make_spec
@@ -261,6 +262,89 @@ def test_going_back_to_what_runs_restarts_nothing() -> None:
     world.pass_time(30)
     assert kept <= {t.id for t in world.running()}
     assert {t.spec_version for t in world.running()} == {3}
+
+
+def reserving(spec: ServiceSpec, gigabytes: int) -> ServiceSpec:
+    needs = ResourceRequirements(reservations=Reservations(memory_bytes=gigabytes << 30))
+    return replace(spec, task_template=replace(spec.task_template, resources=needs))
+
+
+def test_a_global_service_that_fits_nowhere_can_be_corrected_and_removed() -> None:
+    world = World(2)
+    world.create(reserving(make_spec(replicas=None), 100))
+    world.settle()
+    assert {t.status.state for t in world.tasks()} <= {TaskState.PENDING}
+    world.update(reserving(make_spec(replicas=None), 1))
+    world.pass_time(20)
+    assert len(world.running()) == 2
+    world.update(reserving(make_spec(replicas=None), 100))
+    world.pass_time(20)
+    world.remove()
+    world.pass_time(20)
+    assert world.tasks() == []
+
+
+@pytest.mark.parametrize("change", ["update", "remove", "scale"])
+def test_a_task_that_its_node_never_heard_of_blocks_nothing(change: str) -> None:
+    world = World(2)
+    world.create(make_spec(replicas=1))
+    world.cut = {"node1", "node2"}
+    world.step()
+    assert [t.status.state for t in world.tasks()] == [TaskState.ASSIGNED]
+    if change == "update":
+        world.update(make_spec(replicas=1, image="web:2"))
+    elif change == "remove":
+        world.remove()
+    else:
+        world.update(make_spec(replicas=0))
+    world.step()
+    world.cut = set()
+    world.pass_time(10)
+    assert len(world.running()) == (1 if change == "update" else 0)
+    assert [t for t in world.tasks() if not t.status.state.terminal] == world.running()
+
+
+@pytest.mark.parametrize(("condition", "attempts", "most"), [("none", 0, 1), ("any", 2, 3)])
+def test_a_stand_in_that_fails_is_followed_as_the_restart_policy_says(
+    condition: str, attempts: int, most: int
+) -> None:
+    world = World(2)
+    world.create(make_spec(condition=condition, attempts=attempts))
+    world.settle()
+    first = world.running()[0]
+    world.broken_images.add("web:1")
+    world.lose(int(first.node_id[-1]))
+    world.pass_time(60)
+    made = {i for r in world.reports.values() for i in r.tasks} - {first.id}
+    assert len(made) <= most
+
+
+def test_scaling_down_keeps_what_runs_and_not_what_is_lost() -> None:
+    world = World(2)
+    world.create(make_spec(replicas=2))
+    world.settle()
+    first = next(t for t in world.running() if t.slot == 1)
+    number = int(first.node_id[-1])
+    world.set_node(3 - number, availability=Availability.PAUSE)
+    world.power_off(number)
+    world.settle()
+    world.update(make_spec(replicas=1))
+    world.settle()
+    assert [t.slot for t in world.running() if t.node_id != first.node_id] == [2]
+
+
+def test_a_restart_delay_is_kept_when_its_node_is_lost() -> None:
+    world = World(2)
+    world.create(make_spec(delay_s=30))
+    world.settle()
+    world.fail(world.running()[0])
+    world.settle()
+    waiting = next(t for t in world.tasks() if t.live)
+    world.lose(int(waiting.node_id[-1]))
+    world.pass_time(20)
+    assert world.running() == []
+    world.pass_time(15)
+    assert len(world.running()) == 1
 
 
 OPS = st.one_of(

@@ -154,7 +154,7 @@ class World:
         """The node answers again: its report and its state arrive together."""
         node_id = f"node{number}"
         self.cut.discard(node_id)
-        self._merge(node_id)
+        self._merge(node_id, connected=True)
         self.set_node(number, state=NodeState.READY)
 
     def fail(self, task: Task, state: str = "failed") -> None:
@@ -226,15 +226,24 @@ class World:
                         state = "failed"
                     tasks[action.task_id] = TaskReport(task_id=action.task_id, index=action.index, state=state)
                 case StopTask():
-                    tasks[action.task_id] = _ended(tasks[action.task_id], "shutdown")
+                    known = tasks.get(action.task_id)
+                    tasks[action.task_id] = (
+                        TaskReport(task_id=action.task_id, state="gone")
+                        if known is None
+                        else _ended(known, "shutdown")
+                    )
                 case RemoveTask():
                     del tasks[action.task_id]
         self.reports[node_id] = replace(report, tasks=tasks)
         self._merge(node_id)
 
-    def _merge(self, node_id: str) -> None:
+    def _merge(self, node_id: str, *, connected: bool = False) -> None:
+        """Take over what a node says; only at the start of a session is what it does not say a fact too."""
         tasks = tuple(self.snapshot.tasks_of_node(node_id))
-        merged = merge_full_report(tasks, self.reports[node_id].tasks, self.now)
+        reports = self.reports[node_id].tasks
+        merged = merge_full_report(
+            tasks if connected else [t for t in tasks if t.id in reports], reports, self.now
+        )
         if merged:
             self._apply(Changes(put_tasks=merged))
 
