@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from swarmsh.core.difference import task_outdated
 from swarmsh.core.tasks import new_task, wish
-from swarmsh.model.objects import Event, Node, Service, Task
+from swarmsh.model.objects import Node, Service, Task
 from swarmsh.model.states import NodeState, TaskState
 
 Place = int | str  # a slot number (replicated), or a node id (global)
@@ -21,7 +21,6 @@ class ServicePlan:
     delete_tasks: tuple[str, ...] = ()
     put_service: Service | None = None  # only if its update status, or its spec by a rollback, changed
     wake_at: float | None = None  # when time alone will change the plan
-    events: tuple[Event, ...] = ()
 
 
 @dataclass(slots=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
+from swarmsh.model.objects import Node
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 
 
@@ -14,6 +17,14 @@ class Dirt:
     services: set[str] = field(default_factory=set)
     nodes: set[str] = field(default_factory=set)
     pending: bool = False  # room or eligibility changed: unplaced tasks may fit now
+
+
+def _matters(before: Node | None, after: Node) -> bool:
+    """Whether a change of a node can change a decision: its words for people cannot."""
+    if before is None:
+        return True
+    worded = replace(after.status, message=before.status.message, since=before.status.since)
+    return replace(after, status=worded, updated_at=before.updated_at, version=before.version) != before
 
 
 def dirt_of(before: ClusterSnapshot, changes: Changes) -> Dirt:
@@ -32,7 +43,8 @@ def dirt_of(before: ClusterSnapshot, changes: Changes) -> Dirt:
             dirt.services.add(gone.service_id)
             dirt.nodes.add(gone.node_id)
             dirt.pending = True
-    for node_id in (*(n.id for n in changes.put_nodes), *changes.delete_nodes):
+    moved = [n.id for n in changes.put_nodes if _matters(before.nodes.get(n.id), n)]
+    for node_id in (*moved, *changes.delete_nodes):
         dirt.nodes.add(node_id)
         dirt.pending = True
         dirt.services.update(t.service_id for t in before.tasks_of_node(node_id))

@@ -13,7 +13,7 @@ from swarmsh.manager.orchestrator import Orchestrator
 from swarmsh.manager.ports import Clock, IdSource, NodeClient, Store
 from swarmsh.manager.settings import Settings
 from swarmsh.manager.watch import NodeWatch
-from swarmsh.model.actions import Batch, RemoveTask
+from swarmsh.model.actions import RemoveTask
 from swarmsh.model.objects import Node
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 
@@ -31,12 +31,16 @@ class Manager:
     epoch: int
     settings: Settings = field(default_factory=Settings)
     _orchestrator: Orchestrator = field(init=False)
+    _watch: NodeWatch = field(init=False)
     _workers: dict[str, tuple[NodeWorker, asyncio.Task[None]]] = field(init=False, default_factory=dict)
 
     _leaving: dict[str, asyncio.Event] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._orchestrator = Orchestrator(self.store, self.clock, self.ids)
+        self._watch = NodeWatch(
+            self.store, self.nodes, self.clock, self.settings, self._session_started, self._node_spoke
+        )
 
     async def run(self) -> None:
         async with self.store.subscribe() as changes, asyncio.TaskGroup() as tasks:
@@ -75,36 +79,41 @@ class Manager:
     def _keep(self, node: Node, tasks: asyncio.TaskGroup) -> None:
         self.nodes.keep(node.id, node.spec.name, node.target)
         if node.id not in self._workers:
-            worker = NodeWorker(node.id, self.store, self.nodes, self.epoch, self.settings)
+            worker = NodeWorker(node.id, self.store, self.nodes, self.epoch)
             self._workers[node.id] = (worker, tasks.create_task(worker.run()))
 
     async def _leave(self, node_id: str) -> None:
         """Leave a removed node as it was found, if it answers: without our containers, free for others."""
-        worker = self._workers.pop(node_id, None)
-        if worker is not None:
-            worker[1].cancel()
-        cluster, report = self.store.snapshot.cluster, self.nodes.report(node_id)
+        worker, running = self._workers.pop(node_id, (None, None))
+        if worker is None or running is None:
+            return
+        running.cancel()
+        cluster = self.store.snapshot.cluster
         reported = self._leaving[node_id] = asyncio.Event()
+        told: set[str] = set()
         try:
-            if cluster is not None and report is not None:
-                actions = tuple(RemoveTask(task_id=i) for i, t in report.tasks.items() if t.state != "gone")
-                batch = Batch(
-                    cluster_id=cluster.id, epoch=self.epoch, index=self.store.snapshot.index, actions=actions
-                )
-                async with asyncio.timeout(self.settings.leave_deadline_s):
-                    await self.nodes.apply(node_id, batch)
-                    while self._holds_tasks(node_id):
-                        await reported.wait()
-                        reported.clear()
+            async with asyncio.timeout(self.settings.leave_deadline_s):
+                while cluster is not None and (held := self._held(node_id, worker)):
+                    if held - told:
+                        actions = [RemoveTask(task_id=i) for i in sorted(held - told)]
+                        await worker.give(actions, cluster.id, self.store.snapshot.index)
+                        told |= held
+                    await reported.wait()
+                    reported.clear()
         except (SwarmshError, TimeoutError) as e:
             log.warning("node_left_with_containers node=%s error=%s", node_id, e or "deadline")
         finally:
             del self._leaving[node_id]
+            self._watch.forget(node_id)
             await self.nodes.drop(node_id, release=True)
 
-    def _holds_tasks(self, node_id: str) -> bool:
+    def _held(self, node_id: str, worker: NodeWorker) -> set[str]:
+        """Tasks that the node has, or was told of and has not spoken of yet; empty if it does not answer."""
         report = self.nodes.report(node_id)
-        return report is not None and any(t.state != "gone" for t in report.tasks.values())
+        if report is None:
+            return set()
+        gone = {i for i, t in report.tasks.items() if t.state == "gone"}
+        return (report.tasks.keys() | worker.told.keys()) - gone
 
     def _node_spoke(self, node_id: str) -> None:
         if node_id in self._leaving:

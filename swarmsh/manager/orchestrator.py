@@ -9,19 +9,21 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
+from swarmsh.core.draft import ServicePlan
 from swarmsh.core.orchestrate import plan_removed_service, plan_service
-from swarmsh.core.scheduler import SchedulingView, schedule
+from swarmsh.core.scheduler import MONITORED_S, SchedulingView, schedule
 from swarmsh.errors import SwarmshError
 from swarmsh.manager.dirt import Dirt
 from swarmsh.manager.ports import Clock, IdSource, Store
-from swarmsh.model.objects import Service, Task
+from swarmsh.manager.usecases.happenings import service_event
+from swarmsh.model.objects import Event, Service, Task
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.states import TaskState
 
 log = logging.getLogger(__name__)
 
-FAILURES_COUNT_FOR_S = 300.0
 RETRY_S = 1.0
+BUG_RETRY_S = 30.0
 
 
 @dataclass(slots=True)
@@ -48,6 +50,10 @@ class Orchestrator:
 
     def touch_all(self) -> None:
         """Look at everything: at the start, and now and then as a safety net."""
+        now = self.clock.now()
+        for key, times in list(self._failures.items()):
+            if max(times) <= now - MONITORED_S:
+                del self._failures[key]
         snapshot = self.store.snapshot
         self.touch(Dirt(services={*snapshot.services, *snapshot.task_ids_by_service}, pending=True))
 
@@ -59,7 +65,7 @@ class Orchestrator:
             failed = task.status.state in (TaskState.FAILED, TaskState.REJECTED)
             if failed and task.node_id and was is not None and not was.status.state.terminal:
                 key = (task.node_id, task.service_id, task.spec_version)
-                times = [t for t in self._failures.get(key, ()) if t > now - FAILURES_COUNT_FOR_S]
+                times = [t for t in self._failures.get(key, ()) if t > now - MONITORED_S]
                 self._failures[key] = [*times, now]
 
     async def run(self) -> None:
@@ -103,24 +109,22 @@ class Orchestrator:
     ) -> Changes:
         """One transaction's worth of changes: tasks of these services, and places for unplaced tasks."""
         if snapshot.cluster is None:
+            self._wake_at.clear()
             return Changes()
         put: dict[str, Task] = {}
         deleted: list[str] = []
         put_services: list[Service] = []
+        happened: list[Event] = []
         view = snapshot
         ids = self._ids()
-        nodes = dict(snapshot.nodes)
         for service_id in sorted(services):
             service = view.services.get(service_id)
-            tasks = tuple(view.tasks_of_service(service_id))
-            if service is None:
-                plan = plan_removed_service(tasks, nodes)
-            else:
-                plan = plan_service(service, tasks, nodes, ids, now, snapshot.cluster.task_history)
+            plan = self._plan(view, service_id, service, ids, now, snapshot.cluster.task_history)
             self._note_wake(service_id, plan.wake_at)
             if plan.put_service is not None and service is not None:
                 same_spec = plan.put_service.spec == service.spec
                 (progressed if same_spec else put_services).append(plan.put_service)
+                happened.append(service_event("update", plan.put_service, now, service))
             changes = Changes(put_tasks=plan.put_tasks, delete_tasks=plan.delete_tasks)
             view = view.apply(changes, view.index)
             put.update((t.id, t) for t in plan.put_tasks)
@@ -131,15 +135,37 @@ class Orchestrator:
         for task_id in deleted:
             put.pop(task_id, None)
         return Changes(
-            put_services=tuple(put_services), put_tasks=tuple(put.values()), delete_tasks=tuple(deleted)
+            put_services=tuple(put_services),
+            put_tasks=tuple(put.values()),
+            delete_tasks=tuple(deleted),
+            events=tuple(happened),
         )
+
+    def _plan(
+        self,
+        view: ClusterSnapshot,
+        service_id: str,
+        service: Service | None,
+        ids: Iterator[str],
+        now: float,
+        history: int,
+    ) -> ServicePlan:
+        """The plan of one service; one that cannot be planned (a bug) is left alone and does not stop the rest."""
+        tasks = tuple(view.tasks_of_service(service_id))
+        try:
+            if service is None:
+                return plan_removed_service(tasks, view.nodes)
+            return plan_service(service, tasks, view.nodes, ids, now, history)
+        except Exception:
+            log.exception("plan_failed service=%s", service_id)
+            return ServicePlan(wake_at=now + BUG_RETRY_S)
 
     def _place(self, view: ClusterSnapshot, now: float) -> list[Task]:
         """Unplaced tasks with the node found for them, or with the reason why there is none.
 
         A global service's task has its node from the start, and waits until that has room for it.
         """
-        unplaced = [t for t in view.tasks.values() if t.live and t.status.state is TaskState.PENDING]
+        unplaced = sorted(view.pending_tasks(), key=lambda t: (t.created_at, t.id))
         if not unplaced:
             return []
         outcome = schedule(unplaced, SchedulingView.of(view, now, self._failures))

@@ -64,6 +64,9 @@ class Store(Protocol):
     async def put_secret(self, key: str, value: bytes | None) -> None:
         """Store it, or delete it with None; on disk before this returns."""
 
+    def secret_keys(self) -> Sequence[str]:
+        """Keys of all values that `put_secret` stored, sorted; never blocks."""
+
     async def close(self) -> None:
         """Flush what was observed, and close."""
 

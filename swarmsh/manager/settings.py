@@ -12,9 +12,6 @@ class Settings:
     liveness_tick_s: float = 0.5
     # A tick that comes this much late means that the manager itself stood still (sleep, a stalled loop).
     stall_s: float = 2.0
-    apply_deadline_s: float = 20.0
-    # Actions in one message; far below the 1 MiB that a line may have.
-    batch_actions: int = 64
     leave_deadline_s: float = 60.0
     peers_asked: int = 3
     full_pass_s: float = 300.0

@@ -72,7 +72,10 @@ class NodeWatch:
     # --- what sessions say ---
     async def _follow_sessions(self) -> None:
         async for event in self.nodes.events():
-            self.take(event)
+            try:
+                self.take(event)
+            except Exception:  # a bug in one event's handling must not end the manager
+                log.exception("event_failed node=%s event=%s", event.node_id, type(event).__name__)
 
     def take(self, event: NodeEvent) -> None:
         """Take over one thing that a session said."""
@@ -91,14 +94,15 @@ class NodeWatch:
                     link.processes_ended = False
                 self.store.observe(lambda s: _described(s, event.node_id, event.report))
             case Disconnected():
-                link.reason = event.reason
+                link.reason, link.untrusted, link.refused = event.reason, "", ""
                 log.info("node_disconnected node=%s reason=%s", event.node_id, event.reason)
             case Untrusted():
                 pinned = ", ".join(event.pinned) or "nothing"
+                link.refused = ""
                 link.untrusted = f"host key changed: it shows {event.shown}, pinned is {pinned}; nothing was sent"
                 log.warning("node_untrusted node=%s shown=%s pinned=%s", event.node_id, event.shown, pinned)
             case Refused():
-                link.refused = event.reason
+                link.untrusted, link.refused = "", event.reason
                 log.warning("node_refused node=%s code=%s reason=%s", event.node_id, event.code, event.reason)
 
     def _connected(self, snapshot: ClusterSnapshot, node_id: str, report: NodeReport) -> Changes:
@@ -144,7 +148,14 @@ class NodeWatch:
             if gap > self.settings.stall_s:
                 log.warning("manager_stood_still gap_s=%.1f", gap)
                 self._since = mono
-            self.judge_all(tasks)
+            try:
+                self.judge_all(tasks)
+            except Exception:
+                log.exception("judging_failed")
+
+    def forget(self, node_id: str) -> None:
+        """The node left the cluster."""
+        self._links.pop(node_id, None)
 
     def judge_all(self, tasks: asyncio.TaskGroup) -> None:
         """Judge every node now; `tasks` runs what has to be asked or done."""

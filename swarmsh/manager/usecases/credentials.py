@@ -15,8 +15,11 @@ from swarmsh.manager.ports import Store
 _turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
 
+_PREFIX = "registry-auth/"
+
+
 def _key(service_id: str, *, previous: bool = False) -> str:
-    return f"registry-auth/{service_id}" + ("/previous" if previous else "")
+    return _PREFIX + service_id + ("/previous" if previous else "")
 
 
 async def registry_auth(store: Store, service_id: str) -> str:
@@ -33,6 +36,19 @@ async def forget(store: Store, service_id: str) -> None:
     for previous in (False, True):
         if await store.get_secret(_key(service_id, previous=previous)) is not None:
             await store.put_secret(_key(service_id, previous=previous), None)
+
+
+async def forget_orphans(store: Store) -> int:
+    """Delete credentials whose service is not there: they are stored before it, and deleted after it, so an end of
+    the process in between leaves them. To be called while no service is being created; returns how many."""
+    orphans = [
+        key
+        for key in store.secret_keys()
+        if key.startswith(_PREFIX) and key.split("/")[1] not in store.snapshot.services
+    ]
+    for key in orphans:
+        await store.put_secret(key, None)
+    return len(orphans)
 
 
 @asynccontextmanager

@@ -21,7 +21,6 @@ from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.specs import ServiceSpec
 from swarmsh.model.states import TaskState
 
-
 # A slip of the finger must not keep the manager busy for hours; Swarm itself ends far below.
 MOST_REPLICAS = 100_000
 
