@@ -109,7 +109,8 @@ class Helper:
             "epoch": self.fence.epoch,
             "index": self.fence.index,
             "tasks": first,
-            "engine_ok": self.watch.ok,
+            # Without the list of containers `tasks` may lack some: that must not read as their end.
+            "engine_ok": self.watch.ok and self.watch.synced.is_set(),
             "engine_message": self.watch.message,
             "mono": round(time.monotonic(), 3),
         }
