@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,49 @@ def test_the_engine_verb_copies_both_ways_and_half_closes(tmp_path: Path) -> Non
     head, _, rest = done.stdout.partition(b"\n")
     assert json.loads(head) == {"ok": True}
     assert rest == sent
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the helper's folder belongs to root")
+@pytest.mark.skipif(os.path.isdir("/run/systemd/system"), reason="would start a unit of this machine")
+def test_without_systemd_the_helper_outlives_its_session_and_ends_when_released(tmp_path: Path) -> None:
+    root = str(tmp_path / "swarmsh")
+    helper = load_helper()
+    request = {"v": 1, "verb": "session", "helper": helper.sha256, "size": len(helper.archive), "root": root}
+
+    def open_session() -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(shlex.split(stub_command(sys.executable)), stdin=-1, stdout=-1)
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(request).encode() + b"\n")
+        process.stdin.flush()
+        return process
+
+    def read(process: subprocess.Popen[bytes], event: str) -> dict[str, object]:
+        assert process.stdout is not None
+        for line in process.stdout:
+            message: dict[str, object] = json.loads(line)
+            if event in (message.get("event"), next(iter(message))):
+                return message
+        raise AssertionError("the session ended: " + (tmp_path / "swarmsh/helper.log").read_text())
+
+    first = open_session()
+    assert first.stdin is not None
+    assert read(first, "need") == {"need": helper.sha256}
+    first.stdin.write(helper.archive)
+    first.stdin.flush()
+    pid = read(first, "hello")["data"]["pid"]  # type: ignore[index]
+    first.stdin.close()
+    assert first.wait(20) == 0
+    second = open_session()
+    assert second.stdin is not None
+    assert read(second, "hello")["data"]["pid"] == pid  # type: ignore[index]
+    attach = {"cluster_id": "a", "epoch": 1, "index": 1, "lease_s": 10}
+    for number, (op, args) in enumerate((("attach", attach), ("release", {}))):
+        second.stdin.write(json.dumps({"id": number, "op": op, "args": args}).encode() + b"\n")
+        second.stdin.flush()
+        assert read(second, "id")["ok"]
+    second.stdin.close()
+    assert second.wait(20) == 0
+    until = time.monotonic() + 20
+    while os.path.exists(root):
+        assert time.monotonic() < until, (tmp_path / "swarmsh/helper.log").read_text()
+        time.sleep(0.02)
