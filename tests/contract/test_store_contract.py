@@ -159,6 +159,13 @@ async def test_secrets_are_read_back_replaced_and_deleted(store):
     assert await store.get_secret("a") is None
 
 
+async def test_the_keys_of_secrets_are_listed(store):
+    for key in ("b", "a", "c"):
+        await store.put_secret(key, b"x")
+    await store.put_secret("c", None)
+    assert store.secret_keys() == ["a", "b"]
+
+
 async def test_an_archived_store_is_empty_but_for_its_nodes_and_index(store):
     await store.commit(
         lambda _: Changes(

@@ -91,6 +91,9 @@ class MemoryStore:
         else:
             self.secrets[key] = value
 
+    def secret_keys(self) -> Sequence[str]:
+        return sorted(self.secrets)
+
     async def archive(self) -> Path:
         gone = self.snapshot
         nodes = tuple(replace(n, status=NodeStatus()) for n in gone.nodes.values())

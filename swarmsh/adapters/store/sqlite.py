@@ -133,7 +133,8 @@ class SqliteStore:
         self._forbidden = ""
         self._failing = False  # the last write failed, and was logged
         self._closed = False
-        self._tidied = time.monotonic()
+        self._broken: StoreReadOnly | None = None  # the writer has ended: nothing more is written
+        self._tidied = clock.monotonic()
         self._full: Database
         self._normal: Database
         self._sealer: Sealer
@@ -241,6 +242,28 @@ class SqliteStore:
         await self._in_thread(write)
         (self._secret_keys.discard if value is None else self._secret_keys.add)(key)
 
+    def secret_keys(self) -> Sequence[str]:
+        return sorted(self._secret_keys)
+
+    async def raise_index(self, at_least: int) -> None:
+        """Let every write from now on have an index above `at_least`, on disk before this returns.
+
+        For an index that was used, and then lost with the machine's power. Raises StoreReadOnly.
+        """
+        self._refuse_if_closed_or_forbidden()
+
+        async def job() -> None:
+            if at_least <= self._snapshot.index:
+                return
+            await self._in_thread(write)
+            self._snapshot = self._snapshot.apply(Changes(), at_least)
+
+        def write() -> None:
+            with self._full.atomic():
+                schema.set_meta(self._full, "index", at_least)
+
+        await self._alone(job)
+
     def forbid_writes(self, reason: str) -> None:
         """Refuse commits from now on, for the store is behind its nodes; an empty reason allows them again."""
         self._forbidden = reason
@@ -249,7 +272,6 @@ class SqliteStore:
         """Copy the whole database aside and start an empty cluster; nodes (their pins) and the index stay."""
         stamp_ = time.strftime("%Y%m%d-%H%M%S", time.gmtime(self._clock.now()))
         target = self._directory / "archive" / f"swarmsh-{stamp_}.db"
-        done: asyncio.Future[ClusterSnapshot] = asyncio.get_running_loop().create_future()
 
         async def job() -> None:
             await self._in_thread(lambda: self._move_aside(target))
@@ -265,11 +287,13 @@ class SqliteStore:
             )
             self._publish(changes, gone.index)
             self._flush_in(0)
-            done.set_result(self._snapshot)
 
-        self._enqueue(_Request(done, job=job))
-        await done
+        await self._alone(job)
         return target
+
+    async def failed(self) -> None:
+        """Wait for a bug that ends the writer of an open store, and raise it: the process must end."""
+        await asyncio.shield(self._writer)
 
     async def close(self) -> None:
         if self._closed:
@@ -289,6 +313,8 @@ class SqliteStore:
     def _refuse_if_closed_or_forbidden(self) -> None:
         if self._closed:
             raise Unavailable("the store is closed", hint="The manager is stopping; try again when it runs")
+        if self._broken is not None:
+            raise self._broken
         if self._forbidden:
             raise StoreReadOnly(self._forbidden)
 
@@ -299,7 +325,16 @@ class SqliteStore:
         self._enqueue(request)
         return await request.done  # cancelled before its turn, it is skipped; after, it is written all the same
 
+    async def _alone(self, job: Callable[[], Awaitable[None]]) -> None:
+        """Run `job` between two writes."""
+        done: asyncio.Future[ClusterSnapshot] = asyncio.get_running_loop().create_future()
+        self._enqueue(_Request(done, job=job))
+        await done
+
     def _enqueue(self, request: _Request) -> None:
+        if self._broken is not None:
+            request.done.set_exception(self._broken)
+            return
         self._requests.append(request)
         self._wake.set()
 
@@ -314,18 +349,45 @@ class SqliteStore:
         self._enqueue(_Request(done))
 
     async def _write_forever(self) -> None:
-        while True:
-            while not self._requests:
-                self._wake.clear()
-                await self._wake.wait()
-            if (job := self._requests[0].job) is not None:
-                request = self._requests.popleft()
-                await self._run_job(job, request)
-                continue
-            batch: list[_Request] = []
-            while self._requests and len(batch) < BATCH and self._requests[0].job is None:
-                batch.append(self._requests.popleft())
-            await self._write_batch(batch)
+        in_hand: list[_Request] = []
+        try:
+            while True:
+                while not self._requests:
+                    self._wake.clear()
+                    await self._wake.wait()
+                in_hand = self._next_requests()
+                if (job := in_hand[0].job) is not None:
+                    await self._run_job(job, in_hand[0])
+                else:
+                    await self._write_batch(in_hand)
+        except BaseException as e:
+            self._break_off(e, in_hand)
+            raise
+
+    def _next_requests(self) -> list[_Request]:
+        """Take a job, or what can be written together."""
+        taken = [self._requests.popleft()]
+        while taken[0].job is None and self._requests and len(taken) < BATCH and self._requests[0].job is None:
+            taken.append(self._requests.popleft())
+        return taken
+
+    def _break_off(self, cause: BaseException, in_hand: Sequence[_Request]) -> None:
+        """Nobody may wait for a writer that has ended. What was written and not published is read at the next
+        start; to go on without it would give the same index to two states."""
+        self._broken = StoreReadOnly(
+            "the store is closed"
+            if isinstance(cause, asyncio.CancelledError)
+            else f"the store has stopped: {cause!r} in its writer, which is a bug",
+            hint="Start the manager again: all that was acknowledged is on disk",
+            path=str(self.path),
+        )
+        self._broken.__cause__ = cause
+        if not isinstance(cause, asyncio.CancelledError):
+            log.critical("store_writer_ended path=%s", self.path, exc_info=cause)
+        for request in (*in_hand, *self._requests):
+            if not request.done.done():
+                request.done.set_exception(self._broken)
+        self._requests.clear()
 
     async def _run_job(self, job: Callable[[], Awaitable[None]], request: _Request) -> None:
         try:
@@ -333,6 +395,9 @@ class SqliteStore:
         except Exception as e:
             if not request.done.done():
                 request.done.set_exception(e)
+        else:
+            if not request.done.done():
+                request.done.set_result(self._snapshot)
 
     async def _write_batch(self, batch: Sequence[_Request]) -> None:
         base = self._snapshot
@@ -342,7 +407,7 @@ class SqliteStore:
         try:
             if prepared or dirty != _Dirty():
                 durable = any(r.durable for r in batch)
-                tidy = time.monotonic() - self._tidied > TIDY_EVERY_S
+                tidy = self._clock.monotonic() - self._tidied > TIDY_EVERY_S
                 observed = dirty.as_changes(base)
                 await self._in_thread(lambda: self._write_rows(observed, prepared, durable, tidy))
         except Exception as e:
@@ -461,7 +526,7 @@ class SqliteStore:
             if prepared:
                 schema.set_meta(db, "index", prepared[-1].index)
         if tidy:
-            self._tidied = time.monotonic()
+            self._tidied = self._clock.monotonic()
             with contextlib.suppress(sqlite3.OperationalError):  # tidying waits; what was written is acknowledged
                 self._tidy()
 

@@ -20,7 +20,7 @@ from swarmsh.adapters.store import SqliteStore, schema
 from swarmsh.adapters.store.sqlite import Retention
 from swarmsh.errors import StoreCorrupt, StoreReadOnly, Unavailable
 from swarmsh.model.objects import Cluster, Event, TaskStatus
-from swarmsh.model.snapshot import Changes
+from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.states import TaskState
 from tests.fakes.objects import a_node, a_service, a_task
 from tests.fakes.store import under_way
@@ -259,6 +259,60 @@ async def test_a_store_behind_its_nodes_refuses_writes_until_told_otherwise(stat
     store.observe(put(a_service("seen")))
     store.forbid_writes("")
     await store.commit(put(a_service()))
+    await store.close()
+
+
+async def test_a_bug_in_the_writer_fails_everybody_and_ends_the_store(state_dir, clock, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("a bug")
+
+    store = await SqliteStore.open(state_dir, clock)
+    failed = asyncio.create_task(store.failed())
+    monkeypatch.setattr("swarmsh.adapters.store.sqlite.rebase", broken)
+    writing = await under_way(store, put(a_service()))
+    async with asyncio.timeout(10):
+        # The second was not in the batch that failed.
+        for commit in (
+            writing,
+            store.commit(put(a_service("b"))),
+            store.commit_orchestration(put(a_service("c"))),
+        ):
+            with pytest.raises(StoreReadOnly, match=r"stopped.*a bug"):
+                await commit
+        with pytest.raises(StoreReadOnly):
+            await store.archive()
+        with pytest.raises(RuntimeError, match="a bug"):
+            await failed
+        await store.close()
+    monkeypatch.undo()
+    again = await SqliteStore.open(state_dir, clock)
+    assert await again.commit(put(a_service("d")))
+    await again.close()
+
+
+async def test_nobody_waits_for_a_store_that_was_closed_meanwhile(state_dir, clock):
+    store = await SqliteStore.open(state_dir, clock)
+    closing = asyncio.create_task(store.close())
+    late = []
+    while not closing.done():
+        late.append(asyncio.create_task(store.commit(put(a_service()))))
+        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        outcomes = await asyncio.gather(*late, return_exceptions=True)
+    assert all(isinstance(o, ClusterSnapshot | Unavailable | StoreReadOnly) for o in outcomes)
+
+
+async def test_a_raised_index_is_on_disk_and_only_climbs(state_dir, clock):
+    store = await SqliteStore.open(state_dir, clock)
+    await store.commit(put(a_service()))
+    await store.raise_index(40)
+    await store.raise_index(7)
+    assert store.snapshot.index == 40 == on_disk(store.path, "SELECT value FROM meta WHERE key = 'index'")
+    after = await store.commit(put(a_service("b")))
+    assert after.services[after.service_ids["b"]].version == 41
+    store.forbid_writes("behind")
+    with pytest.raises(StoreReadOnly, match="behind"):
+        await store.raise_index(50)
     await store.close()
 
 
