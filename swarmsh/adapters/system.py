@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 import time
 
+# Linux's clock that goes on while the machine sleeps (clock_gettime(2)); elsewhere the usual one has to do.
+_MONOTONIC = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 25  # swarmkit `identity`: 128 bits in base 36
 
@@ -16,7 +18,7 @@ class SystemClock:
         return time.time()
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        return time.clock_gettime(_MONOTONIC)
 
 
 class RandomIds:
