@@ -13,15 +13,17 @@ from pathlib import Path
 from swarmsh.adapters.inventory import Inventory, load_inventory
 from swarmsh.adapters.nodes.engine import NodeEngines
 from swarmsh.adapters.nodes.payload import load_helper, stub_command
-from swarmsh.adapters.nodes.sessions import NodeSessions
+from swarmsh.adapters.nodes.sessions import NodeSessions, SessionLimits
 from swarmsh.adapters.ssh import SshDialer
 from swarmsh.adapters.store import SqliteStore
 from swarmsh.adapters.system import RandomIds, SystemClock
 from swarmsh.api.app import build_app, serve
 from swarmsh.api.context import Deps
-from swarmsh.errors import InventoryError
+from swarmsh.errors import InventoryError, StoreReadOnly
 from swarmsh.manager.loop import Manager
+from swarmsh.manager.settings import Settings
 from swarmsh.manager.usecases.cluster import init_cluster
+from swarmsh.manager.usecases.credentials import forget_orphans
 from swarmsh.manager.usecases.nodes import add_node, retarget_node
 from swarmsh.model.specs import NodeSpec
 
@@ -31,8 +33,9 @@ log = logging.getLogger(__name__)
 def run(state_dir: Path, socket: Path, inventory: Path | None = None) -> None:
     """Run a manager in the foreground until SIGTERM or SIGINT; prints the socket's address when it is ready.
 
-    With an inventory, hosts that are not in the cluster yet are added, and addresses of known ones taken over;
-    nothing is removed. Raises InventoryError, and what opening the store raises.
+    A new state begins with a new cluster; one that was left stays without. With an inventory, hosts that are not
+    in the cluster yet are added, and addresses of known ones taken over; nothing is removed. Raises
+    InventoryError, and what opening the store raises.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for chatty in ("asyncssh", "aiohttp.access"):
@@ -48,7 +51,8 @@ async def _run(state_dir: Path, socket: Path, hosts: Inventory | None) -> None:
     store = await SqliteStore.open(state_dir, clock)
     try:
         epoch = await store.next_epoch()
-        fresh = store.snapshot.index == 0
+        settings = Settings()
+        await _begin(hosts, store, ids, clock)
 
         def cluster_id() -> str:
             cluster = store.snapshot.cluster
@@ -62,15 +66,14 @@ async def _run(state_dir: Path, socket: Path, hosts: Inventory | None) -> None:
             cluster_id=cluster_id,
             epoch=lambda: epoch,
             index=lambda: store.snapshot.index,
+            on_index_ahead=store.raise_index,
+            on_epoch_ahead=store.forbid_writes,
             clock=clock,
             socket_dir=state_dir / "engines",
+            limits=SessionLimits(lease_s=settings.lease_s, heartbeat_s=settings.heartbeat_s),
         )
         engines = NodeEngines(nodes)
-        manager = Manager(store, nodes, clock, ids, epoch)
-        if fresh or (hosts is not None and store.snapshot.cluster is None):
-            await init_cluster(store, ids, clock)
-        if hosts is not None:
-            await _take_over(hosts, store, ids, clock)
+        manager = Manager(store, nodes, clock, ids, epoch, settings)
         deps = Deps(
             store=store,
             ids=ids,
@@ -83,35 +86,38 @@ async def _run(state_dir: Path, socket: Path, hosts: Inventory | None) -> None:
             started_at=clock.now(),
         )
         api = await serve(build_app(deps), socket)
-        work = asyncio.create_task(manager.run())
+        works = (asyncio.create_task(store.failed()), asyncio.create_task(manager.run()))
         try:
             # What was imported and built stays for good: collections need not walk it (33 ms pauses otherwise).
             gc.freeze()
             print(f"unix://{socket}", flush=True)
             log.info("manager_ready socket=%s state=%s epoch=%d", socket, state_dir, epoch)
-            await _until_told_to_stop(work)
+            await _until_told_to_stop(*works)
             log.info("manager_stopped")
         finally:
             await api.cleanup()
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
+            for work in works:
+                work.cancel()
+            await asyncio.gather(*works, return_exceptions=True)
             await engines.close()
             await nodes.close()
     finally:
         await store.close()
 
 
-async def _until_told_to_stop(work: asyncio.Task[None]) -> None:
-    """Wait for SIGTERM or SIGINT; if the manager's work ends before, that is a bug, and its error is raised."""
+async def _until_told_to_stop(*works: asyncio.Task[None]) -> None:
+    """Wait for SIGTERM or SIGINT; if one of the works ends before, that is a bug, and its error is raised; that of
+    the first, which is nearest to the cause, if several do."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     stopping = asyncio.create_task(stopped.wait())
-    await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({*works, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
-    if work.done():
-        work.result()
+    for work in works:
+        if work.done():
+            work.result()
 
 
 def _require_pins(hosts: Inventory) -> None:
@@ -123,6 +129,23 @@ def _require_pins(hosts: Inventory) -> None:
                 hint=f"Add swarmsh_host_key to {host.name}, or let `swarmsh up -i INVENTORY` ask you",
                 host=host.name,
             )
+
+
+async def _begin(hosts: Inventory | None, store: SqliteStore, ids: RandomIds, clock: SystemClock) -> None:
+    """Bring the state in order before anybody works with it: cluster, credentials, hosts."""
+    if store.snapshot.index == 0:
+        await init_cluster(store, ids, clock)
+    if store.snapshot.cluster is None:
+        # Whoever left it meant it: only a person begins another one.
+        log.warning("no_cluster the cluster was left; `swarmsh up` or `docker swarm init` begins a new one")
+        return
+    try:
+        if forgotten := await forget_orphans(store):
+            log.info("credentials_forgotten orphans=%d", forgotten)
+    except StoreReadOnly as e:
+        log.warning("credentials_not_forgotten error=%s", e)
+    if hosts is not None:
+        await _take_over(hosts, store, ids, clock)
 
 
 async def _take_over(hosts: Inventory, store: SqliteStore, ids: RandomIds, clock: SystemClock) -> None:

@@ -75,10 +75,18 @@ async def serve(client_key: asyncssh.SSHKey) -> AsyncIterator[Callable[..., Awai
 
 
 class Sessions(NodeSessions):
-    """NodeSessions with what tests need: events one by one, with a deadline."""
+    """NodeSessions with what tests need: events one by one, with a deadline; a stand-in for the store."""
+
+    cluster = "cluster1"
+    index = 42
+
+    async def raise_index(self, at_least: int) -> None:
+        await asyncio.sleep(0)
+        self.index = at_least
 
     def start_reading(self) -> None:
         self.seen: list[NodeEvent] = []
+        self.behind: list[str] = []
         self._stream = self.events()
 
     async def next_event(self) -> NodeEvent:
@@ -108,15 +116,19 @@ async def make_sessions(dialer: SshDialer, tmp_path: Path) -> AsyncIterator[Call
             "tick_s": 0.05,
             "request_s": 2.0,
             "start_s": 5.0,
+            "lease_s": 10.0,
+            "heartbeat_s": 1.0,
         }
         epoch = next(epochs)
         sessions = Sessions(
             dialer,
             TinyHelper(),
             lambda python, become: f"{'sudo -n ' if become else ''}{python} -c stub",
-            cluster_id=lambda: "cluster1",
+            cluster_id=lambda: sessions.cluster,
             epoch=lambda: epoch,
-            index=lambda: 42,
+            index=lambda: sessions.index,
+            on_index_ahead=lambda index: sessions.raise_index(index),
+            on_epoch_ahead=lambda reason: sessions.behind.append(reason),
             clock=RealClock(),
             socket_dir=tmp_path / "s",
             limits=SessionLimits(**(fast | limits)),

@@ -55,6 +55,7 @@ class ScriptedHelper:
     pushed: list[bytes] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
     sessions: list[Session] = field(default_factory=list)
+    first_lines: list[dict[str, Any]] | None = None  # instead of `hello`, in one piece
     # What the verb `engine` leads to.
     engine: Callable[[asyncssh.SSHServerProcess[bytes]], Any] | None = None
 
@@ -99,7 +100,8 @@ class Session:
         self.send({"event": "task", "data": {"task_id": task_id, "state": state, **more}})
 
     async def run(self) -> None:
-        self.send({"event": "hello", "data": self.helper.hello})
+        first = self.helper.first_lines or [{"event": "hello", "data": self.helper.hello}]
+        self.raw(b"".join(json.dumps(line).encode() + b"\n" for line in first))
         beats = asyncio.create_task(self._beat())
         try:
             with suppress(asyncssh.Error, OSError, asyncio.IncompleteReadError):

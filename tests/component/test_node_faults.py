@@ -8,6 +8,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 
+from swarmsh.errors import NodeUnreachable
 from swarmsh.manager.ports import Connected, Disconnected, NodeClient, Refused, TasksReported, Untrusted
 from swarmsh.model.actions import Batch
 from tests.component.conftest import RealClock, eventually
@@ -266,6 +267,33 @@ async def test_a_helper_that_does_not_start_says_why(
     assert reason in (await sessions.until(Disconnected)).reason
 
 
+async def test_a_node_whose_stub_always_fails_is_never_heard(serve, make_sessions, key_file: Path) -> None:
+    server = await serve(run_locally)
+    sessions = make_sessions()
+    sessions._stub_command = lambda python, become: (
+        """echo 'Welcome!'; echo '{"error":"no space left on /run"}'; exit 1"""
+    )
+    sessions.keep("node1", "n1", server.target(key_file))
+    await sessions.until(Disconnected)
+    assert sessions.last_heard("node1") is None
+
+
+async def test_a_stub_that_fails_does_not_renew_when_its_node_was_heard(
+    serve, make_sessions, helper, key_file: Path
+) -> None:
+    server = await serve(helper.serve)
+    sessions = make_sessions()
+    sessions.keep("node1", "n1", server.target(key_file))
+    await sessions.until(Connected)
+    helper.first_lines = [{"error": "no space left on /run"}]
+    server.drop_all()
+    await sessions.until(Disconnected)
+    heard = sessions.last_heard("node1")
+    assert heard is not None
+    assert "no space left" in (await sessions.until(Disconnected)).reason
+    assert sessions.last_heard("node1") == heard
+
+
 # --- keeping and dropping -----------------------------------------------------------------------------------
 async def test_a_changed_target_reconnects(serve, make_sessions, helper, key_file: Path) -> None:
     server = await serve(helper.serve)
@@ -292,6 +320,23 @@ async def test_a_dropped_node_is_released_and_stays_away(serve, make_sessions, h
     sessions.keep("node1", "n1", server.target(key_file))
     await sessions.until(Connected)
     assert len(helper.sessions) == 2
+
+
+async def test_without_a_cluster_no_node_is_dialled(serve, make_sessions, helper, key_file: Path) -> None:
+    server = await serve(helper.serve)
+    sessions = make_sessions(slow_retry_s=1e6)
+    sessions.cluster = ""
+    sessions.keep("node1", "n1", server.target(key_file))
+    for _ in range(20):
+        sessions.poke("node1")
+        await asyncio.sleep(0)
+    with pytest.raises(NodeUnreachable, match="there is no cluster"):
+        await sessions.apply("node1", Batch(cluster_id="", epoch=1, index=1, actions=()))
+    sessions.cluster = "cluster1"
+    sessions.keep("node1", "n1", server.target(key_file))  # as the use case that begins a cluster does
+    await sessions.until(Connected)
+    assert helper.requests[0]["args"]["cluster_id"] == "cluster1"
+    assert len(server.connections) == 1
 
 
 async def test_many_nodes_come_back_together(serve, make_sessions, helper, key_file: Path) -> None:

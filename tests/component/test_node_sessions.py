@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from swarmsh.errors import HelperRefused, NodeDeadline, NodeRequestFailed, NodeUnreachable
-from swarmsh.manager.ports import Connected, Described, Disconnected, TasksReported
+from swarmsh.manager.ports import Connected, Described, Disconnected, Refused, TasksReported
 from swarmsh.model.actions import Batch, EnsureTask, RemoveTask, StopTask
 from tests.component.conftest import TinyHelper, eventually
 from tests.component.scripted_helper import HELLO
@@ -85,6 +85,47 @@ async def test_sudo_is_used_where_the_target_says_so(serve, make_sessions, helpe
     assert helper.commands == ["sudo -n /opt/python3 -c stub"]
 
 
+# --- what the node has seen of us -----------------------------------------------------------------------------
+async def test_a_node_that_has_seen_a_higher_index_raises_ours_before_we_attach(
+    serve, make_sessions, helper, key_file: Path
+) -> None:
+    helper.hello = HELLO | {"cluster_id": "cluster1", "epoch": 1, "index": 57}
+    server = await serve(helper.serve)
+    sessions = make_sessions()
+    sessions.keep("node1", "n1", server.target(key_file))
+    await sessions.until(Connected)
+    assert sessions.index == 57
+    assert helper.requests[0]["args"]["index"] == 57
+    assert sessions.behind == []
+
+
+async def test_a_node_that_has_seen_a_higher_epoch_tells_that_the_database_is_behind(
+    serve, make_sessions, helper, key_file: Path
+) -> None:
+    helper.hello = HELLO | {"cluster_id": "cluster1", "epoch": 12, "index": 57}
+    server = await serve(helper.serve)
+    sessions = make_sessions()
+    sessions.keep("node1", "n1", server.target(key_file))
+    refused = await sessions.until(Refused)
+    assert refused.code == "stale_epoch"
+    assert "node n1 has seen session epoch 12" in refused.reason
+    assert "the database is behind its nodes" in refused.reason
+    assert sessions.behind == [refused.reason]
+    assert sessions.index == 42
+    assert helper.requests == []
+
+
+async def test_what_a_node_has_seen_of_another_cluster_does_not_matter(
+    serve, make_sessions, helper, key_file: Path
+) -> None:
+    helper.hello = HELLO | {"cluster_id": "cluster2", "epoch": 12, "index": 57}
+    server = await serve(helper.serve)
+    sessions = make_sessions()
+    sessions.keep("node1", "n1", server.target(key_file))
+    await sessions.until(Connected)
+    assert (sessions.index, sessions.behind) == (42, [])
+
+
 # --- reports ------------------------------------------------------------------------------------------------
 async def test_task_events_are_merged_and_come_together(serve, make_sessions, helper, key_file: Path) -> None:
     server = await serve(helper.serve)
@@ -105,6 +146,21 @@ async def test_task_events_are_merged_and_come_together(serve, make_sessions, he
     assert report is not None
     assert len(report.tasks) == 49
     assert report.tasks["t4"].container_id == "c4"
+
+
+async def test_reports_right_behind_hello_are_not_lost(serve, make_sessions, helper, key_file: Path) -> None:
+    more = [{"event": "task", "data": {"task_id": f"t{i}", "state": "running"}} for i in range(1, 300)]
+    lines = [
+        {"event": "hello", "data": HELLO | {"tasks": [{"task_id": "t0", "state": "running"}], "more": True}},
+        *more,
+        {"event": "synced", "data": {}},
+    ]
+    helper.first_lines = lines  # in one piece
+    server = await serve(helper.serve)
+    sessions = make_sessions()
+    sessions.keep("node1", "n1", server.target(key_file))
+    report = (await sessions.until(Connected)).report
+    assert report.tasks.keys() == {f"t{i}" for i in range(300)}
 
 
 async def test_a_report_once_read_does_not_change(serve, make_sessions, helper, key_file: Path) -> None:
@@ -192,6 +248,10 @@ async def test_a_refused_batch_says_so(serve, make_sessions, helper, key_file: P
     with pytest.raises(HelperRefused, match=r"have seen 7\. restore") as e:
         await sessions.apply("node1", batch())
     assert e.value.fields["code"] == code
+    event = await sessions.next_event()
+    assert isinstance(event, Refused) and event.code == code
+    assert "have seen 7" in event.reason
+    await sessions.until(Connected)  # a new session, which settles it
 
 
 async def test_a_request_without_an_answer_has_a_deadline(serve, make_sessions, helper, key_file: Path) -> None:

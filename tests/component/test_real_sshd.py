@@ -98,10 +98,12 @@ async def sessions(dialer, tmp_path: Path, root: Path):
         cluster_id=lambda: "cluster1",
         epoch=lambda: 1,
         index=lambda: 1,
+        on_index_ahead=lambda index: made.raise_index(index),
+        on_epoch_ahead=lambda reason: made.behind.append(reason),
         clock=RealClock(),
         socket_dir=tmp_path / "s",
         root=str(root),
-        limits=SessionLimits(start_s=30, tick_s=0.1, first_retry_s=0.05),
+        limits=SessionLimits(lease_s=10, heartbeat_s=1, start_s=30, tick_s=0.1, first_retry_s=0.05),
     )
     made.start_reading()
     yield made

@@ -101,8 +101,8 @@ class HelperSession:
         self.reason = ""
         self.view: NodeView | None = None
         self.attached = False
-        self.last_heard = clock.monotonic()
-        self.last_sent = self.last_heard
+        self.last_heard: float | None = None  # from the helper's hello on: what a stub says is no sign of it
+        self.last_sent = clock.monotonic()
         self.peer_is_dead = False  # set by who ends it for silence: a farewell would only wait
         self._blocked_since: float | None = None
         self._clock = clock
@@ -113,7 +113,7 @@ class HelperSession:
         self._channel: ByteChannel | None = None
         # Until hello the lines are the stub's, and awaited one by one; None is the session's end.
         self._in_stub = True
-        self._stub_lines: asyncio.Queue[StubLine | None] = asyncio.Queue()
+        self._stub_lines: asyncio.Queue[StubLine | Hello | NodeUnreachable | None] = asyncio.Queue()
         self._noise = bytearray()
         self._next_id = 1
         self._waiting: dict[int, asyncio.Future[Line]] = {}
@@ -131,7 +131,7 @@ class HelperSession:
                 self._channel = await self.link.exec(command, self._on_data, self._on_end)
                 self._send(opening)
                 line = await self._stub_line()
-                if line.need:
+                if isinstance(line, StubLine) and line.need:
                     await self._push(helper, line.need)
                     line = await self._stub_line()
         except TimeoutError as e:
@@ -139,7 +139,9 @@ class HelperSession:
                 f"the helper on node {self.node} did not start within {deadline_s:g} s{self._on_stderr()}",
                 node=self.node,
             ) from e
-        return self._welcome(line)
+        if isinstance(line, StubLine):
+            raise NodeUnreachable(f"the stub on node {self.node} did not end in a helper's hello", node=self.node)
+        return line
 
     async def _push(self, helper: HelperArchive, wanted: str) -> None:
         if wanted != helper.sha256:
@@ -151,8 +153,7 @@ class HelperSession:
             self._send(bytes(view[start : start + _PUSH_CHUNK]), lines=0)
 
     def _welcome(self, line: StubLine) -> Hello:
-        if line.event != "hello":
-            raise NodeUnreachable(f"the stub on node {self.node} did not end in a helper's hello", node=self.node)
+        """Take over hello, at once: reports that follow it must find the view. Raises NodeUnreachable."""
         try:
             hello = parse(Hello, line.data)
         except MalformedLine as e:
@@ -176,11 +177,13 @@ class HelperSession:
         await self.request("attach", args, deadline_s)
         self.attached = True
 
-    async def _stub_line(self) -> StubLine:
+    async def _stub_line(self) -> StubLine | Hello:
         line = await self._stub_lines.get()
         if line is None:
             raise self._died_in_stub()
-        if line.error:
+        if isinstance(line, NodeUnreachable):
+            raise line
+        if isinstance(line, StubLine) and line.error:
             raise NodeUnreachable(f"node {self.node}: {line.error}", hint=line.hint, node=self.node)
         return line
 
@@ -272,7 +275,6 @@ class HelperSession:
 
     # --- what comes in ---
     def _on_data(self, data: bytes) -> None:
-        self.last_heard = self._clock.monotonic()
         self._counters.bytes_in += len(data)
         if self.ended.is_set():
             return
@@ -285,6 +287,8 @@ class HelperSession:
                     self._on_line(line)
                 if self.ended.is_set():
                     return
+            if self.view is not None:
+                self.last_heard = self._clock.monotonic()  # parts of a line count: a slow link takes long for one
         except LineTooLong:
             self.end(f"the helper sent a line of more than {self._line_bytes} bytes")
         except MalformedLine as e:
@@ -298,8 +302,14 @@ class HelperSession:
                 raise LineTooLong
             return
         parsed = parse(StubLine, line)
-        self._stub_lines.put_nowait(parsed)
         self._in_stub = not parsed.event
+        if parsed.event != "hello":
+            self._stub_lines.put_nowait(parsed)
+            return
+        try:
+            self._stub_lines.put_nowait(self._welcome(parsed))
+        except NodeUnreachable as e:
+            self._stub_lines.put_nowait(e)
 
     def _on_line(self, line: bytes) -> None:
         parsed = parse_line(line)

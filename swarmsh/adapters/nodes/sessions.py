@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +18,7 @@ from swarmsh.adapters.nodes.lines import LINE_BYTES
 from swarmsh.adapters.nodes.messages import (
     PROTOCOL,
     CheckItems,
+    Hello,
     MalformedLine,
     ReachedPeers,
     ResolvedImage,
@@ -43,8 +44,10 @@ log = logging.getLogger("swarmsh.nodes")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionLimits:
-    lease_s: float = 10.0
-    heartbeat_s: float = 1.0
+    """Seconds and sizes. Lease and heartbeat are the manager's own settings, by which it judges silence."""
+
+    lease_s: float
+    heartbeat_s: float
     many_nodes: int = 200  # above: half as many heartbeats
     silence_s: float = 8.0  # then a connection is given up; the manager judges silence much earlier
     start_s: float = 90.0  # stub, push, first start of a helper on a slow node
@@ -70,6 +73,7 @@ class _Kept:
     session: HelperSession | None = None  # attached
     heard_before: float | None = None  # in sessions that have ended
     trouble: str = "not connected yet"
+    awaits_cluster: bool = False
     announced: NodeEvent | None = None
     engine: EngineSocket | None = None
     engine_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -78,8 +82,11 @@ class _Kept:
 class NodeSessions:
     """The manager's NodeClient over SSH and helpers.
 
-    `cluster_id`, `epoch` and `index` are asked at each session start; `stub_command(python, become)` gives the
-    command line that runs the stub. Engine sockets are made in `socket_dir`, which becomes 0700.
+    `cluster_id`, `epoch` and `index` are asked at each session start; without a cluster no session is opened.
+    `on_index_ahead` is awaited before we attach to a node that has seen a higher index than ours from a process of
+    this database: it lost its last writes, and must not use their numbers again. `on_epoch_ahead` hears why the
+    database as a whole is behind its nodes. `stub_command(python, become)` gives the command line that runs the
+    stub. Engine sockets are made in `socket_dir`, which becomes 0700.
     """
 
     def __init__(
@@ -91,10 +98,12 @@ class NodeSessions:
         cluster_id: Callable[[], str],
         epoch: Callable[[], int],
         index: Callable[[], int],
+        on_index_ahead: Callable[[int], Awaitable[None]],
+        on_epoch_ahead: Callable[[str], None],
         clock: Clock,
         socket_dir: Path,
+        limits: SessionLimits,
         root: str = "/run/swarmsh",
-        limits: SessionLimits | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self._dialer = dialer
@@ -103,10 +112,12 @@ class NodeSessions:
         self._cluster_id = cluster_id
         self._epoch = epoch
         self._index = index
+        self._on_index_ahead = on_index_ahead
+        self._on_epoch_ahead = on_epoch_ahead
         self._clock = clock
         self._socket_dir = socket_dir
         self._root = root
-        self._limits = limits or SessionLimits()
+        self._limits = limits
         self._rng = rng or random.Random()
         self._kept: dict[str, _Kept] = {}
         self._feed = EventFeed()
@@ -122,6 +133,8 @@ class NodeSessions:
             kept = self._kept[node_id] = _Kept(node_id, name, target)
         elif kept.target == target:
             kept.name = name
+            if kept.awaits_cluster:
+                kept.poked.set()
             return
         else:
             kept.name, kept.target, kept.announced = name, target, None
@@ -208,10 +221,18 @@ class NodeSessions:
             raise NodeRequestFailed(f"node {session.node} answered {op} with {e}", node=session.node) from e
 
     async def apply(self, node_id: str, batch: Batch) -> None:
-        """Give a batch, one round trip (more only if it is too long for one line)."""
+        """Give a batch, one round trip (more only if it is too long for one line).
+
+        A refused one is an event too, and ends the session: the next one's start tells what is the matter.
+        """
         session = self._session(node_id)
-        for part in _parts(batch, self._limits.line_bytes - 1024):
-            await session.request("apply", part, self._limits.request_s)
+        try:
+            for part in _parts(batch, self._limits.line_bytes - 1024):
+                await session.request("apply", part, self._limits.request_s)
+        except HelperRefused as e:
+            self._feed.put(_refused(node_id, e))
+            session.end(str(e))
+            raise
 
     async def check_peers(self, node_id: str, peers: Sequence[tuple[str, SshTarget]]) -> dict[str, bool]:
         timeout_s = 5.0  # a busy machine may take seconds to let its sshd speak
@@ -285,6 +306,12 @@ class NodeSessions:
         failures = 0
         while True:
             kept.poked.clear()
+            if not self._cluster_id():
+                # To whom would the node's helper belong? `keep` is called anew when a cluster begins.
+                kept.trouble, kept.awaits_cluster = "there is no cluster", True
+                await self._pause(kept, self._limits.slow_retry_s)
+                continue
+            kept.awaits_cluster = False
             started = self._clock.monotonic()
             slow = False
             try:
@@ -298,8 +325,7 @@ class NodeSessions:
                 self._announce(kept, Untrusted(node_id=kept.node_id, shown=shown, pinned=pinned), str(e))
             except HelperRefused as e:
                 slow = True
-                code = str(e.fields.get("code", ""))
-                self._announce(kept, Refused(node_id=kept.node_id, code=code, reason=str(e)), str(e))
+                self._announce(kept, _refused(kept.node_id, e), str(e))
             except SwarmshError as e:
                 self._announce(kept, Disconnected(node_id=kept.node_id, reason=str(e)), str(e))
             except Exception as e:
@@ -343,13 +369,15 @@ class NodeSessions:
         )
         try:
             command = self._stub_command(kept.target.python, kept.target.become)
-            await session.start(command, self._opening("session"), self._helper, self._limits.start_s)
+            hello = await session.start(command, self._opening("session"), self._helper, self._limits.start_s)
+            await self._compare(kept, hello)
             await session.attach(self._about_us(kept), self._limits.request_s)
             self._attached(kept, session, self._clock.monotonic() - started)
             await session.ended.wait()
         finally:
             session.end("closed by the manager")
-            kept.heard_before = session.last_heard
+            if session.last_heard is not None:
+                kept.heard_before = session.last_heard
             if kept.session is session:
                 kept.session = None
                 if kept.node_id in self._kept:
@@ -359,6 +387,30 @@ class NodeSessions:
                 link.abort()
             else:
                 await link.close()
+
+    async def _compare(self, kept: _Kept, hello: Hello) -> None:
+        """See whether the node has seen more of our cluster than we have. Raises HelperRefused if it is settled
+        that we are not its newest manager; what a node of another cluster says is the attach's business."""
+        if hello.cluster_id != self._cluster_id():
+            return
+        if hello.epoch > self._epoch():
+            # Epochs are on disk before they are used, so no crash of ours explains it.
+            refusal = HelperRefused(
+                f"node {kept.name} has seen session epoch {hello.epoch}, and this manager is at {self._epoch()}: "
+                "the database is behind its nodes",
+                hint="An older copy was restored, or another manager runs on a newer one: stop this manager, and "
+                "use the newest copy",
+                node=kept.name,
+                code="stale_epoch",
+            )
+            self._on_epoch_ahead(str(refusal))
+            raise refusal
+        if hello.index > self._index():
+            log.warning(
+                "index_behind node=%s seen=%d ours=%d: the last decisions were lost in a power cut",
+                *(kept.name, hello.index, self._index()),
+            )
+            await self._on_index_ahead(hello.index)
 
     def _about_us(self, kept: _Kept) -> Attach:
         many = len(self._kept) > self._limits.many_nodes
@@ -402,6 +454,7 @@ class NodeSessions:
 
     def _look_after(self, kept: _Kept, session: HelperSession, now: float) -> None:
         limits = self._limits
+        assert session.last_heard is not None  # it is attached
         silent_s = now - max(session.last_heard, self._silent_from)
         if silent_s > limits.silence_s:
             session.peer_is_dead = True
@@ -437,6 +490,10 @@ class _Listener:
         report = self._report(self._node_id)
         if report is not None:
             self._feed.put(Described(node_id=self._node_id, report=report))
+
+
+def _refused(node_id: str, error: HelperRefused) -> Refused:
+    return Refused(node_id=node_id, code=str(error.fields.get("code", "")), reason=str(error))
 
 
 def _parts(batch: Batch, limit: int) -> list[Batch]:
