@@ -50,6 +50,15 @@ def current_nodes(manager: ManagerClient) -> dict[str, Json]:
         raise
 
 
+def connected_nodes(manager: ManagerClient) -> set[str]:
+    """Names of nodes that the manager has a session with."""
+    return {session["name"] for session in manager.get("/swarmsh/status")["sessions"] if session["connected"]}
+
+
+def _is_ready(status: Json) -> bool:
+    return status.get("State") == "ready"
+
+
 class Joining:
     """Adding hosts; `failures` counts what did not work and was told."""
 
@@ -91,7 +100,7 @@ class Joining:
                 self._tell(f"{host.name}: {error}")
 
     def await_ready(self, manager: ManagerClient, names: list[str]) -> list[str]:
-        """Wait for nodes; the names of those that are ready. Others are told with the reason."""
+        """Wait for nodes; the names of those that are ready and answer. Others are told with the reason."""
         display = Display()
         deadline = time.monotonic() + READY_S
         while True:
@@ -99,14 +108,22 @@ class Joining:
             states = {name: nodes[name].get("Status", {}) for name in names if name in nodes}
             for name, status in states.items():
                 display.set(name, " ".join(filter(None, (status.get("State", ""), status.get("Message", "")))))
-            waiting = [name for name, status in states.items() if status.get("State") not in ("ready", *_FINAL)]
+            # A manager that was just started remembers states from before: ready is who answers it.
+            answering = connected_nodes(manager)
+            waiting = [
+                name
+                for name, status in states.items()
+                if status.get("State") not in _FINAL and not (_is_ready(status) and name in answering)
+            ]
             if not waiting or time.monotonic() > deadline:
                 break
             time.sleep(POLL_S)
         for name, status in states.items():
-            if status.get("State") != "ready":
+            if not _is_ready(status):
                 self._tell(f"{name} is {status.get('State')}: {status.get('Message') or 'no reason given'}")
-        return [name for name in names if states.get(name, {}).get("State") == "ready"]
+            elif name in waiting:
+                self._tell(f"{name} does not answer: {status.get('Message') or 'there is no session with it yet'}")
+        return [name for name in names if name in states and _is_ready(states[name]) and name not in waiting]
 
     def check(self, manager: ManagerClient, names: list[str]) -> None:
         """Print what is missing on nodes, with the way out."""

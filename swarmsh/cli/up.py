@@ -32,23 +32,19 @@ def up(inventory: Path, yes: bool, accept_new_host_keys: bool) -> None:
     adds the hosts, checks them, and prints what to do next. Repeating it adds what is missing, and takes over
     addresses that changed; it removes nothing.
     """
-    from swarmsh.cli.join import Joining, current_nodes, initialise
+    from swarmsh.cli.join import Joining, initialise
 
     hosts = _read(inventory)
     manager = ManagerClient()
-    running = manager.ping()
-    there = (
-        {name: node["Status"].get("Addr", "") for name, node in current_nodes(manager).items()} if running else {}
-    )
+    # Of an earlier cluster only its manager knows the hosts and their keys; a new one begins after the answers.
+    running = manager.ping() or (any(default_state_dir().glob("*.db")) and _start(manager))
+    there = _addresses(manager) if running else {}
     joining = Joining(accept_new=accept_new_host_keys, never_ask=yes)
     pinned = joining.pin([host for host in hosts if there.get(host.name) != host.target.address])
     if not running:
-        from swarmsh.cli.manager import start_manager
-
-        state = default_state_dir()
-        start_manager(state, manager.path)
-        note(f"Manager started at {manager.path}")
+        _start(manager)
     initialise(manager)
+    there = _addresses(manager)  # again: a cluster that begins takes over the hosts of one that was left
     joining.move(manager, [host for host in pinned if host.name in there])
     joining.add(manager, [host for host in pinned if host.name not in there])
     ready = joining.await_ready(manager, [host.name for host in hosts])
@@ -58,6 +54,20 @@ def up(inventory: Path, yes: bool, accept_new_host_keys: bool) -> None:
         note(_next_steps(manager.path))
     if joining.failures:
         raise click.exceptions.Exit(1)
+
+
+def _start(manager: ManagerClient) -> bool:
+    from swarmsh.cli.manager import start_manager
+
+    start_manager(default_state_dir(), manager.path)
+    note(f"Manager started at {manager.path}")
+    return True
+
+
+def _addresses(manager: ManagerClient) -> dict[str, str]:
+    from swarmsh.cli.join import current_nodes
+
+    return {name: node["Status"].get("Addr", "") for name, node in current_nodes(manager).items()}
 
 
 def _read(path: Path) -> list[NewHost]:

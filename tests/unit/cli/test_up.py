@@ -90,6 +90,9 @@ def cluster(manager: Recorder, home: Path) -> Recorder:
     manager.on("POST", "/swarmsh/nodes", add)
     manager.on("GET", "/nodes", lambda request: nodes)
     manager.on(
+        "GET", "/swarmsh/status", {"sessions": [{"name": name, "connected": True} for name in ("n1", "n2")]}
+    )
+    manager.on(
         "GET", "/swarmsh/nodes/.*/check", {"items": [{"name": "python", "ok": True, "detail": "", "fix": ""}]}
     )
     return manager
@@ -259,3 +262,68 @@ def test_an_address_that_changed_is_taken_over(inventory: Path, cluster: Recorde
     assert cli("up", "-i", str(inventory)).code == 0
     assert cluster.sent("POST", "/swarmsh/nodes/n1/target")[0].body["Address"] == "127.0.0.1"
     assert not cluster.sent("POST", "/swarmsh/nodes")
+
+
+@pytest.fixture
+def stopped(cluster: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """The cluster's manager, stopped; it answers again when it is started."""
+
+    def start(state: Path, socket: Path, inventory: Path | None = None) -> None:
+        cluster.on("HEAD", "/_ping", {})
+        cluster.on("GET", "/_ping", {})
+        cluster.requests.append(Request("START", str(state), {}, {}, None))
+
+    state = tmp_path / "xdg" / "swarmsh"
+    state.mkdir(parents=True)
+    monkeypatch.setenv("XDG_STATE_HOME", str(state.parent))
+    monkeypatch.setattr("swarmsh.cli.manager.start_manager", start)
+    for method in ("HEAD", "GET"):
+        cluster.on(method, "/_ping", (503, {"message": "stopped"}))
+    return cluster
+
+
+def test_up_after_a_stop_starts_the_manager_and_finds_all_there(
+    inventory: Path, stopped: Recorder, cli: Cli, tmp_path: Path
+) -> None:
+    (tmp_path / "xdg" / "swarmsh" / "swarmsh.db").touch()
+    stopped.on("GET", "/nodes", [make_node("n1", Addr="127.0.0.1"), make_node("n2", Addr="127.0.0.1")])
+    result = cli("up", "-i", str(inventory), "-y")  # n2 has no pin: the manager's own is enough
+    assert result.code == 0, result.err
+    assert len(stopped.sent("START", ".*")) == 1
+    assert not stopped.sent("POST", "/swarmsh/nodes.*")
+    assert "2 of 2 nodes are ready" in result.err
+
+
+def test_a_first_up_asks_before_it_starts_a_manager(inventory: Path, stopped: Recorder, cli: Cli) -> None:
+    assert cli("up", "-i", str(inventory), "-y").code == 1
+    assert not stopped.sent("START", ".*")
+    result = cli("up", "-i", str(inventory), "-y", "--accept-new-host-keys")
+    assert result.code == 0, result.err
+    assert len(stopped.sent("START", ".*")) == 1
+    assert len(stopped.sent("POST", "/swarmsh/nodes")) == 2
+
+
+def test_hosts_that_a_left_cluster_had_are_taken_over_by_the_next(
+    inventory: Path, cluster: Recorder, cli: Cli
+) -> None:
+    known = [make_node("n1", Addr="127.0.0.1"), make_node("n2", Addr="127.0.0.1")]
+    begun = [False]
+    cluster.on("GET", "/nodes", lambda request: known if begun[0] else (503, {"message": "not a swarm manager"}))
+    cluster.on("POST", "/swarm/init", lambda request: begun.insert(0, True) or "id")
+    cluster.on("POST", "/swarmsh/nodes/n[12]/target", {})
+    result = cli("up", "-i", str(inventory), "-y", "--accept-new-host-keys")
+    assert result.code == 0, result.err
+    assert not cluster.sent("POST", "/swarmsh/nodes")
+    assert len(cluster.sent("POST", "/swarmsh/nodes/n[12]/target")) == 2
+
+
+def test_ready_is_who_answers_the_manager_that_was_just_started(
+    inventory: Path, cluster: Recorder, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(join, "READY_S", 0.3)
+    sessions = [{"name": "n1", "connected": True}, {"name": "n2", "connected": False}]
+    cluster.on("GET", "/swarmsh/status", {"sessions": sessions})
+    result = cli("up", "-i", str(inventory), "--accept-new-host-keys")
+    assert result.code == 1
+    assert "n2 does not answer" in result.err
+    assert "1 of 2 nodes are ready" in result.err
