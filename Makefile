@@ -35,7 +35,8 @@ types: venv
 
 # Everything that CI runs; the summary of pytest comes last.
 test: packages lint types
-	SWARMSH_TEST_DOCKER_CLI="$$(vagrant/lab docker-cli forky)" $(VENV)/bin/pytest
+	clis="$$(for suite in bullseye trixie forky; do vagrant/lab docker-cli $$suite || exit 1; done)" && \
+	SWARMSH_DOCKER_CLIS="$$(echo $$clis | tr ' ' :)" SWARMSH_TEST_DOCKER_CLI="$${clis##*$$'\n'}" $(VENV)/bin/pytest
 
 # What needs no lab: seconds instead of minutes.
 unit: lint types
