@@ -94,8 +94,7 @@ def main() -> None:
             side.remove_all()
             bench.lab.fault(lost, "power-on", "--wait")
             bench.machines.open(lost)
-            for other in sides.values():
-                poll(lambda other=other: lost in other.ready(), f"{lost} ready again", PATIENCE_S)  # type: ignore[misc]
+            poll(lambda: all(lost in s.ready() for s in sides.values()), f"{lost} ready again", PATIENCE_S)
             bench.machines.wait_empty(settle_s=3.0)
             bench.machines.start_bare(bench.image, [lost])  # the first one after a boot is slow
             bench.machines.wait_empty()
