@@ -53,7 +53,8 @@ def _places(state: Path | None, socket: Path | None) -> tuple[Path, Path]:
 def run(state: Path | None, socket: Path | None, inventory: Path | None) -> None:
     """Run the manager in the foreground until it is told to stop; it prints its socket when it is ready.
 
-    Cluster and hosts of --inventory are set up if they are not there yet; their host keys must be pinned in it.
+    Cluster and hosts of --inventory are set up if they are not there yet; their host keys must be pinned in it. A
+    cluster that was left stays left: `swarmsh up` or `docker swarm init` begins a new one.
     """
     from swarmsh import daemon
 
