@@ -116,6 +116,7 @@ class Helper:
         }
         if rest:
             hello["more"] = True
+        session.described = self.description
         session.event("hello", hello)
         for report in rest:
             session.event("task", report)
@@ -196,13 +197,16 @@ class Helper:
         except (EngineGone, EngineError) as e:
             log("not_described", cause=e)  # the stream of events breaks as well, and this runs again
             return
-        self.tasks.set_harmless_runtimes(await harmless_runtimes(info))
-        found = dict(own_facts(), **from_info(info, self.engine.version))
-        changed, self.description = found != self.description, found
+        self.description = dict(own_facts(), **from_info(info, self.engine.version))
         self._described.set()
-        for session in self.sessions.values():
-            if changed and session.attached:
-                session.event("description", found)
+        self._tell_description()
+        self.tasks.set_harmless_runtimes(await harmless_runtimes(info))
+
+    def _tell_description(self) -> None:
+        session = self.session
+        if session is not None and session.described != self.description:
+            session.described = self.description
+            session.event("description", self.description)
 
     def _beat(self) -> None:
         session = self.session
@@ -282,6 +286,7 @@ class Helper:
         self._stop_heart()
         loop = asyncio.get_running_loop()
         loop.call_soon(self._beat)
+        loop.call_soon(self._tell_description)
         for task in list(self.tasks.by_id.values()):
             self._on_report(task)
             task.kick(dirty=False)

@@ -71,6 +71,7 @@ class Session:
         self.attached = False
         self.open = True
         self.sent: dict = {}
+        self.described: dict = {}  # the newest description that this session was given
         self._in, self._out, self._link = fd_in, fd_out, link
         self._on_message, self._on_closed = on_message, on_closed
         self._splitter = LineSplitter()

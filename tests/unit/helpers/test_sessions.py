@@ -151,6 +151,19 @@ async def test_a_hello_that_fits_no_line_is_sent_in_parts(world: World, monkeypa
     assert len(manager.tasks) == 30
 
 
+async def test_a_description_that_came_after_the_hello_is_told_on_attach(world: World) -> None:
+    await world.crash()
+    await world.engine.stop()
+    world.resume()
+    manager = await world.manager(attach=False)
+    await world.engine.start()
+    assert world.helper is not None
+    await world.helper.watch.synced.wait()
+    await world.helper._described.wait()
+    await manager.attach()
+    assert shape(await manager.event("description")) == shape(sample("description")["data"])
+
+
 async def test_a_deadline_is_answered(world: World) -> None:
     manager = await world.manager()
     await world.engine.stop()
