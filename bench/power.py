@@ -2,7 +2,7 @@
 
     .venv/bin/python bench/power.py [--lab NAME] [--rounds N]
 
-Six replicas on three machines. From the end of the machine's process (a worker's) to six tasks `running` on the
+Six replicas on three machines. From the death of the machine's process (a worker's) to six tasks `running` on the
 other two, asked of each side's API every 50 ms. The floor: as many containers as were moved, created and started
 at once by the two Engines that are left, with the third machine still off. A round takes minutes: the machine
 boots again after each.
@@ -10,12 +10,12 @@ boots again after each.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 from common import PATIENCE_S, Bench, Side, Target, Times, parser, poll, print_targets, rounds, service_spec
 
@@ -24,12 +24,22 @@ DOWN_AFTER_S = 12.0
 
 
 def cut_power(bench: Bench, name: str) -> float:
-    """Cut it; the monotonic time at which the machine's process had ended."""
+    """Cut it; the monotonic time at which the machine's first process, and with it all of them, was killed.
+
+    Its memory map goes at once, while the process itself stays until the whole machine is cleared away: a second
+    or two, in which nothing of it runs any more.
+    """
     pid = bench.lab.status().nodes[name].pid
     ended: list[float] = []
 
+    def alive() -> bool:
+        try:
+            return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
     def watch() -> None:
-        while os.path.exists(f"/proc/{pid}"):
+        while alive():
             time.sleep(0.005)
         ended.append(time.monotonic())
 
