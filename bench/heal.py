@@ -3,9 +3,10 @@
     .venv/bin/python bench/heal.py [--lab NAME] [--rounds N]
 
 One replica on each side, held on one worker by a constraint, restart delay 0. SIGKILL through that node's Engine
-(or, `--by kernel`, to the process itself, as a crash would be); from that to another task `running` in the side's API, asked every 50 ms. The floor: one container created
-and started by the same Engine. A second floor kills a bare container first: what killing one and clearing it
-away costs the Engine is the same for either side, and slows the next start.
+(or, `--by kernel`, to the process itself, as a crash would be); from that to another task `running` in the side's
+API, asked every 50 ms. The floor: one container created and started by the same Engine. A second floor kills a bare
+container first: what killing one and clearing it away costs the Engine is the same for either side, and slows the
+next start.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import time
 
 from common import (
-    COMMAND,
+    CHECKOUT,
     LABEL,
     Bench,
     Side,
@@ -45,7 +46,8 @@ class Killer:
         if not by_engine:
             # Kept open, so that the signal is sent as soon as its line is written.
             self._shell = subprocess.Popen(
-                [str(COMMAND), "ssh", f"--name={bench.lab.name}", node, "--", "sh"], stdin=subprocess.PIPE
+                [str(CHECKOUT / "vagrant" / "lab"), "ssh", f"--name={bench.lab.name}", node, "--", "sh"],
+                stdin=subprocess.PIPE,
             )
 
     def kill(self, container: str) -> float:
