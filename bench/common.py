@@ -343,9 +343,14 @@ class OurManager:
         line = self.process.stdout.readline().decode().strip()
         if line != f"unix://{self.socket}":
             raise BenchFailed(f"our manager did not start: {line!r}\n{self.log_tail()}")
-        poll(
-            lambda: len(self.side.ready()) == len(self._machines.names), lambda: f"nodes ready\n{self.log_tail()}"
-        )
+        names = set(self._machines.names)
+        # After a restart a node is ready by what was known of it: its session counts.
+        poll(lambda: self.connected() == self.side.ready() == names, lambda: f"nodes ready\n{self.log_tail()}")
+
+    def connected(self) -> set[str]:
+        """Names of the nodes with a session."""
+        sessions = self.side.api.ask("GET", "/swarmsh/status")["sessions"]
+        return {s["name"] for s in sessions if s["connected"]}
 
     @property
     def pid(self) -> int:

@@ -4,9 +4,9 @@
 
 One replica on each side, held on one worker by a constraint, restart delay 0. SIGKILL through that node's Engine
 (or, `--by kernel`, to the process itself, as a crash would be); from that to another task `running` in the side's
-API, asked every 50 ms. The floor: one container created and started by the same Engine. A second floor kills a bare
-container first: what killing one and clearing it away costs the Engine is the same for either side, and slows the
-next start.
+API, asked every 50 ms. The floor: one container created and started by the same Engine. A second floor kills a
+bare container first: what killing one and clearing it away costs the Engine is the same for either side, and slows
+the next start.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def main() -> None:
         finally:
             set_links(bench, slow=False)
     times.print(every=options.times)
-    print("\nExchanged during one create over the slow link, leases and heartbeats aside:")
+    print("\nExchanged during one create over the slow link; without leases, lines in with heartbeats:")
     heads = ("tasks", "took s", "node", "round trips", "lines out", "lines in", "bytes out")
     print(tabulate(trips, heads, tablefmt="simple", floatfmt=".1f"))
     plain, slow = (times.median(what) for what in inventories)
