@@ -227,6 +227,27 @@ async def test_a_slow_reader_holds_the_node_up_and_not_the_manager(node, helper)
     writer.close()
 
 
+async def test_a_stub_that_does_not_answer_in_time_is_left(serve, make_sessions, helper, key_file: Path) -> None:
+    ended = asyncio.Event()
+
+    async def wait_for_the_end(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        try:
+            await process.stdin.read()
+        finally:
+            ended.set()
+
+    helper.engine, helper.engine_is_silent = wait_for_the_end, True
+    server = await serve(helper.serve)
+    sessions = make_sessions(request_s=0.3)
+    sessions.keep("node1", "n1", server.target(key_file))
+    await sessions.until(Connected)
+    reader, writer = await asyncio.open_unix_connection(await sessions.engine_socket("node1"))
+    assert b"did not open within 0.3 s" in await asyncio.wait_for(reader.read(), 10)
+    await asyncio.wait_for(ended.wait(), 5)
+    assert sessions.connected("node1")
+    writer.close()
+
+
 async def test_connections_end_with_the_session(node, engine: SmallEngine) -> None:
     reader, writer = await asyncio.open_unix_connection(await node.engine_socket("node1"))
     writer.write(b"GET /containers/c/logs?follow=1 HTTP/1.1\r\nHost: e\r\n\r\n")

@@ -349,3 +349,23 @@ async def test_a_lost_jump_host_ends_the_links_behind_it(serve, dialer, key_file
     jump.drop_all()
     await asyncio.wait_for(lost.wait(), 10)
     await (await dialer.connect(target)).close()
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3, 4, 6, 10])
+async def test_a_start_that_is_cancelled_leaves_no_channel(serve, dialer, key_file: Path, turns: int) -> None:
+    async def wait_for_the_end(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        await process.stdin.read()
+        process.exit(0)
+
+    server = await serve(wait_for_the_end)
+    link = await dialer.connect(server.target(key_file))
+    starting = asyncio.create_task(link.exec("x", lambda data: None, lambda: None))
+    for _ in range(turns):  # at several points of the way
+        await asyncio.sleep(0)
+    starting.cancel()
+    await asyncio.wait([starting])
+    await asyncio.sleep(0.1)
+    await eventually(lambda: not link.connection._channels, "the channel stays open")
+    channel = await link.exec("x", lambda data: None, lambda: None)  # the connection itself goes on
+    channel.close()
+    await link.close()

@@ -85,9 +85,10 @@ class _Join:
                 self._channel = await open_channel(self._on_data, self._on_end, self._on_eof)
                 await self._answer
         except TimeoutError as e:
+            self._give_up()
             raise NodeUnreachable(f"the Engine's socket did not open within {start_s:g} s") from e
         except BaseException:
-            self._close_channel()
+            self._give_up()
             raise
         upward = asyncio.create_task(self._pump_up())
         try:
@@ -97,6 +98,11 @@ class _Join:
             if self._draining is not None:
                 self._draining.cancel()
             self._close_channel()
+
+    def _give_up(self) -> None:
+        """Nobody awaits the answer any more, nor what the channel would still bring."""
+        self._answer.cancel()
+        self._close_channel()
 
     def _close_channel(self) -> None:
         if self._channel is not None:

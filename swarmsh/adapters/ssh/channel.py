@@ -32,10 +32,13 @@ class ByteChannel(asyncssh.SSHClientSession[bytes]):
         self.exit_status: int | None = None
         self.exit_signal = ""
         self.ended = False
+        self._unwanted = False
 
     # --- what asyncssh calls ---
     def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
         self._chan = chan
+        if self._unwanted:
+            chan.close()
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
         if datatype is None:
@@ -103,5 +106,7 @@ class ByteChannel(asyncssh.SSHClientSession[bytes]):
             self._chan.resume_reading()
 
     def close(self) -> None:
+        """Repeatable; a channel that is still being opened is closed as soon as the other side has answered."""
+        self._unwanted = True
         if self._chan is not None and not self.ended:
             self._chan.close()

@@ -21,6 +21,7 @@ class SshLink:
         self.target = target
         self._channel_s = channel_s
         self._at_end: list[Callable[[], None]] = []
+        self._opening: set[asyncio.Task[None]] = set()
         self._ended = False
 
     def on_lost(self, call: Callable[[], None]) -> None:
@@ -53,12 +54,7 @@ class SshLink:
         where = place(self.target)
         try:
             async with asyncio.timeout(self._channel_s):
-                await self.connection.create_session(
-                    lambda: channel,
-                    command,
-                    encoding=None,
-                    request_pty=False,
-                )
+                await self._start(channel, command)
         except TimeoutError as e:
             raise NodeUnreachable(f"{where} did not start a command within {self._channel_s:g} s") from e
         except asyncssh.ChannelOpenError as e:
@@ -69,6 +65,27 @@ class SshLink:
         except (asyncssh.Error, OSError) as e:
             raise NodeUnreachable(f"the connection to {where} ended: {e or type(e).__name__}") from e
         return channel
+
+    async def _start(self, channel: ByteChannel, command: str) -> None:
+        """Cancelled, it closes the channel once the other side has answered: asyncssh would leave it open."""
+
+        async def open_channel() -> None:
+            await self.connection.create_session(lambda: channel, command, encoding=None, request_pty=False)
+
+        opening = asyncio.create_task(open_channel())
+        self._opening.add(opening)
+        opening.add_done_callback(self._opened)
+        try:
+            await asyncio.wait([opening])
+        except asyncio.CancelledError:
+            channel.close()
+            raise
+        opening.result()
+
+    def _opened(self, opening: asyncio.Task[None]) -> None:
+        self._opening.discard(opening)
+        if not opening.cancelled():
+            opening.exception()  # seen: whoever awaited it may have left
 
     async def close(self) -> None:
         """End the connection and its channels; waits a little for the other side."""
