@@ -248,6 +248,25 @@ async def test_a_stub_that_does_not_answer_in_time_is_left(serve, make_sessions,
     writer.close()
 
 
+async def test_a_client_that_goes_away_ends_the_stream(node, helper) -> None:
+    ended = asyncio.Event()
+
+    async def trickle(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        try:
+            while not process.is_closing():
+                process.stdout.write(b"y\n")
+                await asyncio.sleep(0.01)
+        finally:
+            ended.set()
+
+    helper.engine = trickle
+    reader, writer = await asyncio.open_unix_connection(await node.engine_socket("node1"))
+    await reader.readexactly(10)
+    writer.close()
+    await asyncio.wait_for(ended.wait(), 5)
+    await node.end_processes("node1", [])  # the session itself goes on
+
+
 async def test_connections_end_with_the_session(node, engine: SmallEngine) -> None:
     reader, writer = await asyncio.open_unix_connection(await node.engine_socket("node1"))
     writer.write(b"GET /containers/c/logs?follow=1 HTTP/1.1\r\nHost: e\r\n\r\n")

@@ -123,7 +123,10 @@ class _Join:
     def _on_data(self, data: bytes) -> None:
         if not self._answer.done():
             data = self._on_answer(data)
-        if not data or not self._joined or self._writer.is_closing():
+        if not data or not self._joined:
+            return
+        if self._writer.is_closing():
+            self._close_channel()  # the client went away: what still comes is for nobody
             return
         self._writer.write(data)
         if self._draining is None and self._writer.transport.get_write_buffer_size() > _READ_BYTES:
