@@ -144,8 +144,11 @@ class NodeClient(Protocol):
     async def check_peers(self, node_id: str, peers: Sequence[tuple[str, SshTarget]]) -> dict[str, bool]:
         """Ask this node which of the others (id, target) it reaches. Raises NodeUnreachable, NodeDeadline."""
 
-    async def end_processes(self, node_id: str, task_ids: Sequence[str]) -> None:
-        """End the processes of tasks although the Engine hangs. Raises as `apply`."""
+    async def end_processes(self, node_id: str, task_ids: Sequence[str]) -> frozenset[str]:
+        """End the processes of tasks although the Engine hangs; gives the tasks of which none is left.
+
+        Raises as `apply`, and NodeRequestFailed.
+        """
 
     async def resolve_image(self, node_id: str, image: str, auth: str) -> tuple[str, Sequence[tuple[str, str]]]:
         """Digest and (os, architecture) platforms of an image, as this node's Engine finds them in the registry.

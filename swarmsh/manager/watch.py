@@ -239,15 +239,20 @@ class NodeWatch:
             link.asking = False
 
     async def _end_processes(self, node: Node, link: _Link) -> None:
-        """The Engine hangs and its tasks are about to run elsewhere: end them without it."""
+        """The Engine hangs and its tasks are about to run elsewhere: end them without it.
+
+        What is left of them is asked again at the next tick: it must not run twice.
+        """
         tasks = [
             t.id
             for t in self.store.snapshot.tasks_of_node(node.id)
             if TaskState.STARTING <= t.status.state <= TaskState.RUNNING
         ]
         try:
-            await self.nodes.end_processes(node.id, tasks)
-            link.processes_ended = True
+            left = set(tasks) - await self.nodes.end_processes(node.id, tasks)
+            link.processes_ended = not left
+            if left:
+                log.warning("processes_not_ended node=%s tasks=%s", node.id, ",".join(sorted(left)))
         except SwarmshError as e:
             log.warning("processes_not_ended node=%s error=%s", node.id, e)
         finally:

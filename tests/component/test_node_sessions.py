@@ -293,8 +293,9 @@ async def test_the_other_questions(serve, make_sessions, helper, key_file: Path)
     assert helper.requests[-1]["args"]["peers"] == [{"node": "node2", "address": "127.0.0.1", "port": server.port}]
     assert await sessions.resolve_image("node1", "web:1", "") == ("sha256:12", (("linux", "amd64"),))
     assert (await sessions.check("node1"))[0]["fix"] == "modprobe ip_vs"
-    await sessions.end_processes("node1", ["t1"])
-    assert helper.requests[-1]["args"] == {"task_ids": ["t1"]}
+    helper.answers["end_processes"] = {"ended": ["t1"]}
+    assert await sessions.end_processes("node1", ["t1", "t2"]) == {"t1"}
+    assert helper.requests[-1]["args"] == {"task_ids": ["t1", "t2"]}
     helper.answers["resolve_image"] = {"error": {"code": "failed", "message": "manifest unknown"}}
     with pytest.raises(NodeRequestFailed, match="manifest unknown"):
         await sessions.resolve_image("node1", "web:2", "")

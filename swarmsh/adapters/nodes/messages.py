@@ -95,6 +95,10 @@ class Goodbye(msgspec.Struct):
     reason: str = ""
 
 
+class EndedProcesses(msgspec.Struct):
+    ended: list[str] = []
+
+
 class ReachedPeers(msgspec.Struct):
     reached: dict[str, bool]
 

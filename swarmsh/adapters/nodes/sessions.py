@@ -18,6 +18,7 @@ from swarmsh.adapters.nodes.lines import LINE_BYTES
 from swarmsh.adapters.nodes.messages import (
     PROTOCOL,
     CheckItems,
+    EndedProcesses,
     Hello,
     MalformedLine,
     ReachedPeers,
@@ -242,8 +243,10 @@ class NodeSessions:
         }
         return (await self._call(node_id, "check_peers", args, ReachedPeers, timeout_s + 3)).reached
 
-    async def end_processes(self, node_id: str, task_ids: Sequence[str]) -> None:
-        await self._session(node_id).request("end_processes", {"task_ids": list(task_ids)}, self._limits.request_s)
+    async def end_processes(self, node_id: str, task_ids: Sequence[str]) -> frozenset[str]:
+        args = {"task_ids": list(task_ids)}
+        answer = await self._call(node_id, "end_processes", args, EndedProcesses, self._limits.request_s)
+        return frozenset(answer.ended)
 
     async def resolve_image(self, node_id: str, image: str, auth: str) -> tuple[str, Sequence[tuple[str, str]]]:
         timeout_s = 10.0

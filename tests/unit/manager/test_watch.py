@@ -29,6 +29,7 @@ class Sessions:
         self.reports: dict[str, NodeReport] = {}
         self.peers_reach: bool = False
         self.ended: list[str] = []
+        self.stubborn: set[str] = set()
 
     def connected(self, node_id: str) -> bool:
         return node_id in self.reports
@@ -42,8 +43,9 @@ class Sessions:
     async def check_peers(self, node_id: str, peers: Sequence[tuple[str, SshTarget]]) -> dict[str, bool]:
         return {n: self.peers_reach for n, _ in peers}
 
-    async def end_processes(self, node_id: str, task_ids: Sequence[str]) -> None:
+    async def end_processes(self, node_id: str, task_ids: Sequence[str]) -> frozenset[str]:
         self.ended.extend(task_ids)
+        return frozenset(task_ids) - self.stubborn
 
 
 class Scene:
@@ -120,6 +122,37 @@ async def test_a_hung_engine_ends_processes_once_and_then_counts_as_down(scene: 
     assert (scene.state(3), scene.sessions.ended) == (NodeState.READY, [])
     await scene.seconds(3, "node1", "node2", "node3")
     assert (scene.state(3), scene.sessions.ended) == (NodeState.DOWN, ["t1"])
+
+
+async def test_a_hung_engine_whose_processes_did_not_end_is_asked_again_and_not_yet_down(scene: Scene) -> None:
+    tasks = tuple(
+        Task(
+            id=name, version=0, created_at=0.0, updated_at=0.0, service_id="s", service_name="web", slot=1,
+            node_id="node3", spec=TaskSpec(),
+        )
+        for name in ("t1", "t2")
+    )  # fmt: skip
+    running = {name: TaskReport(task_id=name, state="running") for name in ("t1", "t2")}
+    await scene.store.commit(lambda s: Changes(put_tasks=tasks))
+    scene.watch.take(Connected("node3", NodeReport(tasks=running)))
+    scene.sessions.reports["node3"] = NodeReport(
+        tasks=running, engine_ok=False, engine_message="no answer", engine_since=scene.clock.monotonic()
+    )
+    scene.sessions.stubborn = {"t2"}
+    await scene.seconds(15, "node1", "node2", "node3")
+    assert scene.state(3) is NodeState.READY
+    assert scene.sessions.ended.count("t2") > 1
+    scene.sessions.stubborn = set()
+    await scene.seconds(1.5, "node1", "node2", "node3")
+    assert scene.state(3) is NodeState.DOWN
+
+
+async def test_a_hung_engine_with_no_tasks_is_down(scene: Scene) -> None:
+    scene.sessions.reports["node3"] = NodeReport(
+        engine_ok=False, engine_message="no answer", engine_since=scene.clock.monotonic()
+    )
+    await scene.seconds(12, "node1", "node2", "node3")
+    assert scene.state(3) is NodeState.DOWN
 
 
 async def test_a_node_speaks_only_for_its_own_tasks(scene: Scene) -> None:
