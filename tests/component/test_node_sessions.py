@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -293,6 +294,7 @@ async def test_the_other_questions(serve, make_sessions, helper, key_file: Path)
     assert helper.requests[-1]["args"]["peers"] == [{"node": "node2", "address": "127.0.0.1", "port": server.port}]
     assert await sessions.resolve_image("node1", "web:1", "") == ("sha256:12", (("linux", "amd64"),))
     assert (await sessions.check("node1"))[0]["fix"] == "modprobe ip_vs"
+    assert abs(helper.requests[-1]["args"]["now"] - time.time()) < 5
     helper.answers["end_processes"] = {"ended": ["t1"]}
     assert await sessions.end_processes("node1", ["t1", "t2"]) == {"t1"}
     assert helper.requests[-1]["args"] == {"task_ids": ["t1", "t2"]}

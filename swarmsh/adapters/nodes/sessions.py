@@ -255,7 +255,8 @@ class NodeSessions:
         return found.digest, tuple(found.platforms)
 
     async def check(self, node_id: str) -> Sequence[dict[str, object]]:
-        return (await self._call(node_id, "check", {}, CheckItems, 30.0)).items
+        args = {"now": self._clock.now()}
+        return (await self._call(node_id, "check", args, CheckItems, 30.0)).items
 
     # --- the Engine through the session ---
     async def engine_socket(self, node_id: str) -> str:
