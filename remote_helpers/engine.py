@@ -175,9 +175,9 @@ class Engine:
                 return None
             raise
 
-    async def list(self, label: str) -> list:
-        """Containers, running or not, that carry `label` (a key, or key=value)."""
-        query = {"all": "1", "filters": json.dumps({"label": [label]})}
+    async def list(self, *labels: str) -> list:
+        """Containers, running or not, that carry all `labels` (a key, or key=value)."""
+        query = {"all": "1", "filters": json.dumps({"label": list(labels)})}
         return await self.call("GET", "/containers/json", query=query, timeout_s=60.0) or []
 
     async def signal(self, container: str, name: str) -> None:

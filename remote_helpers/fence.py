@@ -36,7 +36,9 @@ class Fence:
         """
         cluster_id, epoch = _text(args, "cluster_id"), _number(args, "epoch")
         others = sorted(held_by - {cluster_id})
-        if self.cluster_id and self.cluster_id != cluster_id and leased:
+        if self.cluster_id == cluster_id:
+            others = []  # it holds the node: what another one left here when it let go changes nothing
+        elif self.cluster_id and leased:
             others = others or [self.cluster_id]
         if others and not self.released:
             holder = self.cluster_id if self.cluster_id in others else others[0]

@@ -97,7 +97,7 @@ class Helper:
             await wait_event(task.looked, until - time.monotonic())
         if not session.open:
             return
-        reports = self.tasks.reports()
+        reports = self._reports()
         first, rest = split_reports(reports, REPORT_ROOM)
         session.sent = {report["task_id"]: report for report in reports}
         hello = {
@@ -129,6 +129,10 @@ class Helper:
         """The cluster that holds this node; after a reboot its containers tell."""
         clusters = self.tasks.clusters()
         return self.fence.cluster_id or (clusters.pop() if len(clusters) == 1 and not self.fence.released else "")
+
+    def _reports(self) -> list:
+        """What is told of: the tasks of the cluster that holds this node, never those of another."""
+        return [task.report() for task in self.tasks.of(self._cluster_id())]
 
     def _attach_due(self, session: Session) -> None:
         if session.open and not session.attached:
@@ -164,7 +168,10 @@ class Helper:
         self._leave_if_released()
         if session is None or not session.open:
             return
+        cluster_id = self._cluster_id()
         for task in changed.values():
+            if task.cluster_id != cluster_id:
+                continue
             report = task.report()
             if session.sent.get(task.id) != report:
                 session.sent[task.id] = report
@@ -290,7 +297,7 @@ class Helper:
         for task in list(self.tasks.by_id.values()):
             self._on_report(task)
             task.kick(dirty=False)
-        for task_id in set(session.sent) - set(self.tasks.by_id):
+        for task_id in set(session.sent) - {task.id for task in self.tasks.of(self.fence.cluster_id)}:
             session.sent.pop(task_id)
             loop.call_soon(session.event, "task", {"task_id": task_id, "state": "gone"})
         return {}
@@ -325,7 +332,7 @@ class Helper:
         await self._describe()
         for task in list(self.tasks.by_id.values()):
             await task.looked.wait()
-        reports = self.tasks.reports()
+        reports = self._reports()
         first, rest = split_reports(reports, REPORT_ROOM)
         for report in rest:
             session.event("task", report)
@@ -336,7 +343,8 @@ class Helper:
 
     async def _op_end_processes(self, session: Session, args: dict) -> dict:
         self._only_newest(session)
-        wanted = [self.tasks.by_id[one] for one in args.get("task_ids") or [] if one in self.tasks.by_id]
+        named = set(args.get("task_ids") or [])
+        wanted = [task for task in self.tasks.of(self.fence.cluster_id) if task.id in named]
         ended = await asyncio.gather(*(task.end_processes() for task in wanted))
         return {"ended": [task.id for task, done in zip(wanted, ended) if done]}
 

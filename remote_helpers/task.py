@@ -113,6 +113,9 @@ class Task:
 
     def adopt(self, labels: dict, container_id: str) -> None:
         """A container with this task's labels was seen."""
+        if self.cluster_id and labels.get(LABEL_CLUSTER) != self.cluster_id:
+            log("container_of_another_cluster", task=self.id, container=container_id[:12])
+            return
         if not self.container_id:
             self.container_id = container_id
         if not self.action:
@@ -302,11 +305,16 @@ class Task:
         return self._view
 
     async def _find(self):
-        for found in await self.node.engine.list(f"{LABEL_TASK}={self.id}"):
+        for found in await self._list():
             inspected = await self.node.engine.inspect(found["Id"])
             if inspected:
                 return inspected
         return None
+
+    async def _list(self) -> list:
+        """What the Engine lists for this task, of its own cluster only."""
+        labels = [f"{LABEL_TASK}={self.id}"] + ([f"{LABEL_CLUSTER}={self.cluster_id}"] if self.cluster_id else [])
+        return await self.node.engine.list(*labels)
 
     def _note(self, view) -> None:
         """Take over what an inspection says."""
@@ -424,7 +432,7 @@ class Task:
                 raise
             there = await engine.inspect(name)
             labels = ((there or {}).get("Config") or {}).get("Labels") or {}
-            if there is None or labels.get(LABEL_TASK) != self.id:
+            if there is None or (labels.get(LABEL_TASK), labels.get(LABEL_CLUSTER)) != (self.id, self.cluster_id):
                 raise
             self.container_id = there["Id"]  # made before a crash, ours or the Engine's
         self.node.save_soon()
@@ -564,7 +572,7 @@ class Task:
     async def _remove(self):
         engine = self.node.engine
         self._stop_watch()
-        found = {one["Id"] for one in await engine.list(f"{LABEL_TASK}={self.id}")}
+        found = {one["Id"] for one in await self._list()}
         for container in sorted(found):
             try:
                 query = {"force": "1", "v": "1"}

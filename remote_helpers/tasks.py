@@ -53,6 +53,10 @@ class Tasks:
         """Take on checked actions, in order; returns before any of them is carried out."""
         for action in actions:
             task = self._get(action["task_id"])
+            if task.cluster_id and task.cluster_id != cluster_id:
+                log("action_of_another_cluster", task=task.id, holder=task.cluster_id, cluster=cluster_id)
+                continue
+            task.cluster_id = cluster_id
             if action["do"] == "ensure_task":
                 task.ensure({key: value for key, value in action.items() if key != "do"}, cluster_id)
             elif action["do"] == "stop_task":
@@ -124,9 +128,9 @@ class Tasks:
         self.by_id.pop(task.id, None)
         self._save_soon()
 
-    def reports(self) -> list:
-        """All reports, in order of task ids."""
-        return [task.report() for _, task in sorted(self.by_id.items())]
+    def of(self, cluster_id: str) -> list:
+        """The tasks of a cluster, in order of their ids: no other one is told of them, nor may act on them."""
+        return [task for _, task in sorted(self.by_id.items()) if cluster_id and task.cluster_id == cluster_id]
 
     @property
     def busy(self) -> int:

@@ -189,12 +189,13 @@ class FakeEngine:
         }[word]  # fmt: skip
 
     def _list(self, query: dict[str, str]) -> list[dict[str, Any]]:
-        key, _, value = json.loads(query["filters"])["label"][0].partition("=")
-        return [
-            {"Id": one["Id"], "Labels": one["Config"]["Labels"]}
-            for one in self.containers.values()
-            if key in one["Config"]["Labels"] and value in ("", one["Config"]["Labels"][key])
-        ]
+        wanted = [label.partition("=") for label in json.loads(query["filters"])["label"]]
+
+        def fits(labels: dict[str, str]) -> bool:
+            return all(key in labels and value in ("", labels[key]) for key, _, value in wanted)
+
+        found = [(one["Id"], one["Config"]["Labels"]) for one in self.containers.values()]
+        return [{"Id": container, "Labels": labels} for container, labels in found if fits(labels)]
 
     def _create(self, name: str, body: Any) -> tuple[int, Any]:
         if body["Image"] not in self.images:
