@@ -360,7 +360,9 @@ class Helper:
         return {"digest": (found.get("Descriptor") or {}).get("digest", ""), "platforms": platforms}
 
     async def _op_release(self, session: Session, args: dict) -> dict:
+        self._only_newest(session)
         self.fence.release()
+        self.tasks.let_go()
         self.lease.drop()
         self.state.save()
         log("released")

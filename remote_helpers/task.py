@@ -111,6 +111,13 @@ class Task:
         self._search = self._dirty = True
         self._set_goal("remove")
 
+    def let_go(self) -> None:
+        """Its cluster left the node: nothing is pulled, started, stopped or handed over for it any more."""
+        self.action, self.goal, self._auth, self._auth_lost, self._unhealthy = {}, "", "", False, ""
+        self._stop_watch()
+        self._goal_changed.set()
+        self.kick()
+
     def adopt(self, labels: dict, container_id: str) -> None:
         """A container with this task's labels was seen."""
         if self.cluster_id and labels.get(LABEL_CLUSTER) != self.cluster_id:
@@ -380,6 +387,8 @@ class Task:
             return 0.0
         try:
             async with self.node.slots:
+                if self.goal not in ("ready", "running"):
+                    return 0.0
                 await self._create()
         except EngineError as e:
             err = e.message

@@ -65,6 +65,12 @@ class Tasks:
                 task.remove()
             task.run()
 
+    def let_go(self, but: str = "") -> None:
+        """Nothing more is done for any cluster (`but` this one): what runs here runs on as it is."""
+        for task in self.by_id.values():
+            if not but or task.cluster_id != but:
+                task.let_go()
+
     def set_alone(self, alone: bool) -> None:
         """The lease was lost, or is back: the Engine's restart policies follow."""
         if self.node.alone != alone:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from tests.unit.helpers.conftest import Manager, World, ensure
-from tests.unit.helpers.test_tasks import remove, stop
+from tests.unit.helpers.test_tasks import poll, remove, stop
 
 
 def batch(cluster: str, *actions: dict[str, Any], epoch: int = 1, index: int = 1) -> dict[str, Any]:
@@ -65,3 +66,45 @@ async def test_a_cluster_that_comes_back_finds_what_it_left(world: World) -> Non
     await manager.apply(remove())
     await manager.task("t1", "gone")
     assert not world.engine.containers
+
+
+# --- B: nothing of it stays armed ---
+async def test_nothing_is_pulled_or_started_after_a_release(world: World) -> None:
+    world.engine.hold_pulls = asyncio.Event()
+    world.engine.registry.add("x:1")
+    manager = await world.manager()
+    await manager.apply(ensure("t1", image="x:1"), ensure("t2", desired="ready"))
+    await manager.task("t2", "ready")
+    await poll(lambda: world.engine.auths)
+    assert (await manager.request("release"))["ok"]
+    world.engine.hold_pulls.set()
+    assert world.helper is not None
+    helper = world.helper
+    await poll(lambda: set(helper.tasks.by_id) == {"t2"})
+    assert not [one for one in world.engine.calls if one.endswith("/start")]
+    assert len(world.engine.containers) == 1
+
+
+async def test_a_released_container_gets_no_policy_when_the_next_cluster_loses_its_lease(world: World) -> None:
+    await released(world)
+    manager = await world.manager(cluster="clusterb", lease_s=0.5)
+    await manager.request("apply", batch("clusterb", ensure("t2")))
+    await manager.task("t2", "running", ready=True)
+    await poll(lambda: world.engine.container_of("t2")["HostConfig"]["RestartPolicy"]["Name"] == "always")
+    assert world.engine.container_of("t1")["HostConfig"]["RestartPolicy"]["Name"] == "no"
+    world.engine.die("t1", 1)
+    world.engine.die("t2", 1)
+    await poll(lambda: world.engine.state_of("t2")["Running"])
+    assert not world.engine.state_of("t1")["Running"]
+
+
+async def test_only_the_newest_session_may_release(world: World) -> None:
+    old = await world.manager()
+    assert world.helper is not None
+    helper = world.helper
+    was = helper.session
+    await world.manager(epoch=2)
+    reply = await asyncio.gather(helper._carry_out(was, "release", {}), return_exceptions=True)
+    assert getattr(reply[0], "code", "") == "stale_epoch"
+    assert helper.fence.cluster_id == "clustera"
+    await old.close()
