@@ -61,6 +61,8 @@ class Helper:
         self.tasks.restore(saved.get("tasks") or {})
         log("helper_started", helper=self.hash[:12], pid=os.getpid(), tasks=len(self.tasks.by_id))
         self._spawn(self.watch.run())
+        # Released by a former process of this helper: a session that is about to begin comes first.
+        asyncio.get_running_loop().call_later(ATTACH_WITHIN_S, self._leave_if_released)
 
     def _collect(self) -> dict:
         return {
@@ -282,6 +284,7 @@ class Helper:
 
     async def _op_attach(self, session: Session, args: dict) -> dict:
         self.fence.attach(args, self.tasks.clusters(), self.lease.living)
+        self.tasks.let_go(but=self.fence.cluster_id)  # those without a container are forgotten with that
         older, self.session = self.session, session
         session.attached = True
         self._heartbeat_s = max(0.1, float(args.get("heartbeat_s") or 1.0))

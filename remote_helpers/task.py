@@ -83,6 +83,7 @@ class Task:
         self._policy = ""  # the restart policy last given to the Engine
         self._policy_tried = None
         self._view = None
+        self._absent = False  # looked for, and there was none
         self._dirty = True
         self._search = False  # a container may exist whose id is not known
         self._watch = None
@@ -123,8 +124,9 @@ class Task:
         if self.cluster_id and labels.get(LABEL_CLUSTER) != self.cluster_id:
             log("container_of_another_cluster", task=self.id, container=container_id[:12])
             return
-        if not self.container_id:
+        if not self.container_id or self._absent:
             self.container_id = container_id
+        self._absent = self._absent and container_id != self.container_id
         if not self.action:
             self.cluster_id = labels.get(LABEL_CLUSTER, "")
             self.service_id = labels.get(LABEL_SERVICE, "")
@@ -154,6 +156,11 @@ class Task:
         self._goal_changed.set()
         self.node.on_report(self)
         self.kick(dirty=False)
+
+    @property
+    def has_container(self) -> bool:
+        """As far as is known; what a former process knew counts until it was looked for."""
+        return bool(self.container_id) and not self._absent
 
     @property
     def terminal(self) -> bool:
@@ -245,6 +252,8 @@ class Task:
             return await self._remove()
         view = await self._look()
         self.looked.set()
+        if view is None and not self.action:
+            return self._forget()
         if view is not None:
             await self._ensure_policy(view)
         if self.terminal:
@@ -325,6 +334,7 @@ class Task:
 
     def _note(self, view) -> None:
         """Take over what an inspection says."""
+        self._absent = view is None
         if view is None:
             self._set(pid=0, ready=False)
             self._stop_watch()
@@ -374,8 +384,6 @@ class Task:
 
     # --- to created -------------------------------------------------------------------------------------------
     async def _prepare(self):
-        if not self.action:
-            return self._forget()
         if RANK[self.state] >= RANK["ready"]:
             self._end("failed", self.message, f"No such container: {self.container_id}")
             return None
@@ -435,7 +443,7 @@ class Task:
             made = await engine.call(
                 "POST", "/containers/create", query={"name": name}, body=body, timeout_s=300.0
             )
-            self.container_id = made["Id"]
+            self.container_id, self._absent = made["Id"], False
         except EngineError as e:
             if e.status != 409:
                 raise
@@ -443,7 +451,7 @@ class Task:
             labels = ((there or {}).get("Config") or {}).get("Labels") or {}
             if there is None or (labels.get(LABEL_TASK), labels.get(LABEL_CLUSTER)) != (self.id, self.cluster_id):
                 raise
-            self.container_id = there["Id"]  # made before a crash, ours or the Engine's
+            self.container_id, self._absent = there["Id"], False  # made before a crash, ours or the Engine's
         self.node.save_soon()
 
     # --- to running -------------------------------------------------------------------------------------------
@@ -544,8 +552,6 @@ class Task:
 
     # --- to stopped and gone ------------------------------------------------------------------------------------
     async def _stop(self, view):
-        if view is None and not self.action:
-            return self._forget()
         if view is None or (not view.running and not view.restarting):
             code = view.exit_code if view is not None and view.started_at else None
             self._end("shutdown", "shutdown", "", exit_code=code)

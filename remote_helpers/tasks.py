@@ -144,8 +144,8 @@ class Tasks:
         return sum(1 for task in self.by_id.values() if task.busy)
 
     def clusters(self) -> set:
-        """Ids of the clusters whose tasks are here."""
-        return {task.cluster_id for task in self.by_id.values() if task.cluster_id}
+        """Ids of the clusters whose containers are here: a task without one keeps nobody out."""
+        return {task.cluster_id for task in self.by_id.values() if task.cluster_id and task.has_container}
 
     # --- what outlives the process ----------------------------------------------------------------------------
     def to_state(self) -> dict:

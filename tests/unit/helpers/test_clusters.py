@@ -108,3 +108,35 @@ async def test_only_the_newest_session_may_release(world: World) -> None:
     assert getattr(reply[0], "code", "") == "stale_epoch"
     assert helper.fence.cluster_id == "clustera"
     await old.close()
+
+
+# --- C: the way out ---
+async def test_a_lost_clusters_containers_removed_by_hand_let_the_next_cluster_in(world: World) -> None:
+    manager = await world.manager(lease_s=0.5)
+    await manager.apply(ensure("t1"), ensure("t2", image="nosuch:1"))
+    await manager.task("t1", "running", ready=True)
+    await manager.task("t2", "rejected")
+    await manager.close()
+    assert world.helper is not None
+    helper = world.helper
+    await poll(lambda: helper.lease.alone)
+    other = await world.manager(attach=False)
+    refused = await other.attach(cluster="clusterb")
+    assert refused["error"]["code"] == "other_cluster"
+    assert "docker rm -f" in refused["error"]["hint"]
+    world.engine.event("destroy", world.engine.containers.pop("c1"))
+    await poll(lambda: helper.tasks.clusters() == set())
+    assert (await other.attach(cluster="clusterb"))["ok"]
+    await poll(lambda: not helper.tasks.by_id)
+    await other.until(lambda: not told(other))
+
+
+async def test_a_released_helper_leaves_when_its_last_container_is_removed_by_hand(world: World) -> None:
+    await released(world)
+    assert world.helper is not None
+    helper = world.helper
+    await poll(lambda: not helper.sessions)
+    assert not helper.finished.is_set()
+    world.engine.event("destroy", world.engine.containers.pop("c1"))
+    await poll(helper.finished.is_set)
+    assert not helper.tasks.by_id
