@@ -19,6 +19,7 @@ class Fence:
         self.node_id = ""
         self.epoch = 0
         self.index = 0
+        self.unchecked = False  # taken before the Engine ever listed its containers: another cluster's may be here
         self.released = False  # its owner let it go although tasks are left
 
     def to_state(self) -> dict:
@@ -29,8 +30,9 @@ class Fence:
             if key in state:
                 setattr(self, key, state[key])
 
-    def attach(self, args: dict, held_by: set, leased: bool) -> None:
-        """Take a manager's session. `held_by`: clusters with tasks here; `leased`: the last lease still holds.
+    def attach(self, args: dict, held_by: set, leased: bool, listed: bool = True) -> None:
+        """Take a manager's session. `held_by`: clusters with containers here; `leased`: the last lease still
+        holds; `listed`: the Engine has told its containers.
 
         Raises Refused (`other_cluster`, `stale_epoch`).
         """
@@ -41,18 +43,12 @@ class Fence:
         elif self.cluster_id and leased:
             others = others or [self.cluster_id]
         if others and not self.released:
-            holder = self.cluster_id if self.cluster_id in others else others[0]
-            raise Refused(
-                "other_cluster",
-                f"this node is held by cluster {holder}; cluster {cluster_id} may not use it",
-                f"Release it there (`swarmsh node rm --force NODE` with the manager of {holder}), or, if that "
-                f"manager is lost, remove its containers on the node: "
-                f"docker rm -f $(docker ps -aq --filter label=swarmsh.cluster={holder})",
-            )
+            raise held(self.cluster_id if self.cluster_id in others else others[0], cluster_id)
         if self.cluster_id == cluster_id:
             self._check_epoch(epoch)
         else:
             self.epoch = self.index = 0
+            self.unchecked = not listed and not self.released
         self.cluster_id, self.epoch, self.released = cluster_id, epoch, False
         self.node_id = str(args.get("node_id", ""))
 
@@ -78,11 +74,37 @@ class Fence:
                 "Stop the older manager, or restore the newest database",
             )
 
+    def check(self, found: set) -> Refused | None:
+        """The Engine listed containers of the clusters `found`: whether an attach before that was wrong.
+
+        If so, it is forgotten, and the answer is what it should have been.
+        """
+        others = sorted(found - {self.cluster_id})
+        wrong = self.unchecked and bool(others)
+        self.unchecked = False
+        if not wrong:
+            return None
+        refused = held(others[0], self.cluster_id)
+        self.cluster_id = self.node_id = ""
+        self.epoch = self.index = 0
+        return refused
+
     def release(self) -> None:
         """Forget the cluster; what still runs no longer keeps another one out."""
         self.cluster_id = self.node_id = ""
         self.epoch = self.index = 0
-        self.released = True
+        self.released, self.unchecked = True, False
+
+
+def held(holder: str, cluster_id: str) -> Refused:
+    """The refusal for `cluster_id`, with the ways out."""
+    return Refused(
+        "other_cluster",
+        f"this node is held by cluster {holder}; cluster {cluster_id} may not use it",
+        f"Release it there (`swarmsh node rm --force NODE` with the manager of {holder}), or, if that "
+        f"manager is lost, remove its containers on the node: "
+        f"docker rm -f $(docker ps -aq --filter label=swarmsh.cluster={holder})",
+    )
 
 
 def _text(args: dict, key: str) -> str:

@@ -7,7 +7,8 @@ import os
 import time
 
 from .check import run_checks
-from .engine import Engine, EngineError, EngineGone
+from .container import index_of
+from .engine import LABEL_CLUSTER, Engine, EngineError, EngineGone
 from .facts import from_info, own_facts
 from .fence import Fence, Refused
 from .lease import Lease
@@ -48,6 +49,7 @@ class Helper:
         self._heart = None
         self._heartbeat_s = 1.0
         self._beats = 0
+        self._listed = False  # the Engine has told its containers, once in this process
         self._described = asyncio.Event()
         self._changed: dict = {}  # tasks whose report goes out in this turn of the loop
 
@@ -189,8 +191,31 @@ class Helper:
         self.state.save_soon()
 
     def _on_connected(self, containers: list) -> None:
+        self._check_holder(containers)
+        self._listed = True
         self.tasks.on_connected(containers)
         self._spawn(self._describe())
+
+    def _check_holder(self, containers: list) -> None:
+        """After a reboot a manager may have attached before the Engine could tell whose containers are here."""
+        found = [container.get("Labels") or {} for container in containers]
+        refused = self.fence.check({labels.get(LABEL_CLUSTER, "") for labels in found} - {""})
+        if refused is not None:
+            log("attach_taken_back", cause=refused)
+            self.lease.drop()
+            self.tasks.let_go()
+            session, self.session = self.session, None
+            self._stop_heart()
+            if session is not None:
+                session.end(f"other_cluster: {refused.message}. {refused.hint}")
+        own = [labels for labels in found if labels.get(LABEL_CLUSTER) == self.fence.cluster_id]
+        highest = max((index_of(labels) for labels in own), default=0)
+        if highest > self.fence.index:
+            self.fence.index = highest
+            if self.session is not None and self.session.index < highest:
+                # Its manager would only meet refusals: from the next hello it learns what it has lost.
+                self.session.end(f"this node has seen version index {highest}")
+        self.state.save_soon()
 
     def _on_event(self, event) -> None:
         if isinstance(event, dict):
@@ -283,10 +308,11 @@ class Helper:
         return await known(session, args)
 
     async def _op_attach(self, session: Session, args: dict) -> dict:
-        self.fence.attach(args, self.tasks.clusters(), self.lease.living)
+        self.fence.attach(args, self.tasks.clusters(), self.lease.living, self._listed)
         self.tasks.let_go(but=self.fence.cluster_id)  # those without a container are forgotten with that
         older, self.session = self.session, session
         session.attached = True
+        session.index = max(session.index, int(args.get("index") or 0))
         self._heartbeat_s = max(0.1, float(args.get("heartbeat_s") or 1.0))
         self.lease.grant(max(0.5, float(args.get("lease_s") or 10.0)))
         self.state.save()
@@ -319,7 +345,8 @@ class Helper:
             except BadAction as e:
                 raise Refused("bad_request", str(e)) from e
         self.fence.batch(args)
-        self.tasks.apply(actions, self.fence.cluster_id)
+        session.index = max(session.index, self.fence.index)
+        self.tasks.apply(actions, self.fence.cluster_id, begin=not self.fence.unchecked)
         self.state.save()
         return {"accepted": len(actions)}
 
@@ -331,7 +358,9 @@ class Helper:
         return {"reached": await check_peers(args.get("peers") or [], float(args.get("timeout_s") or 2.0))}
 
     async def _op_report(self, session: Session, args: dict) -> dict:
-        self.tasks.on_connected(await self.engine.list("swarmsh.cluster"))
+        containers = await self.engine.list(LABEL_CLUSTER)
+        self._check_holder(containers)
+        self.tasks.on_connected(containers)
         await self._describe()
         for task in list(self.tasks.by_id.values()):
             await task.looked.wait()

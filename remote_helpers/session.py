@@ -69,6 +69,7 @@ class Session:
     def __init__(self, number: int, fd_in: int, fd_out: int, link, on_message, on_closed) -> None:
         self.number = number
         self.attached = False
+        self.index = 0  # the highest version index that its manager spoke of
         self.open = True
         self.sent: dict = {}
         self.described: dict = {}  # the newest description that this session was given

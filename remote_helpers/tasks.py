@@ -49,8 +49,11 @@ class Tasks:
         self.node = Node(engine, wait_engine, self._reported, self._gone, save_soon)
 
     # --- orders -----------------------------------------------------------------------------------------------
-    def apply(self, actions: list, cluster_id: str) -> None:
-        """Take on checked actions, in order; returns before any of them is carried out."""
+    def apply(self, actions: list, cluster_id: str, *, begin: bool = True) -> None:
+        """Take on checked actions, in order; returns before any of them is carried out.
+
+        Without `begin` new tasks wait for the next list of the Engine.
+        """
         for action in actions:
             task = self._get(action["task_id"])
             if task.cluster_id and task.cluster_id != cluster_id:
@@ -63,7 +66,8 @@ class Tasks:
                 task.stop(float(action.get("grace_s", 10.0)))
             else:
                 task.remove()
-            task.run()
+            if begin:
+                task.run()
 
     def let_go(self, but: str = "") -> None:
         """Nothing more is done for any cluster (`but` this one): what runs here runs on as it is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from tests.unit.helpers.conftest import Manager, World, ensure
@@ -140,3 +141,60 @@ async def test_a_released_helper_leaves_when_its_last_container_is_removed_by_ha
     world.engine.event("destroy", world.engine.containers.pop("c1"))
     await poll(helper.finished.is_set)
     assert not helper.tasks.by_id
+
+
+# --- D: after a reboot, before the Engine answers ---
+async def reboot(world: World) -> None:
+    await world.crash()
+    await world.engine.stop()
+    (Path(world.root) / "state.json").unlink()
+    world.resume()
+
+
+def container(world: World, cluster: str, index: int = 7) -> None:
+    labels = {"swarmsh.cluster": cluster, "swarmsh.index": str(index), "com.docker.swarm.task.id": "t1"}
+    world.engine.add({"Labels": labels}, "web.1.t1")
+
+
+async def test_an_attach_before_the_list_is_taken_back_if_another_cluster_has_containers(world: World) -> None:
+    container(world, "clustera")
+    await world.manager()
+    await reboot(world)
+    manager = await world.manager(cluster="clusterb")
+    assert (await manager.request("apply", batch("clusterb", ensure("t2"))))["ok"]
+    await world.engine.start()
+    reason = (await manager.event("goodbye"))["reason"]
+    assert reason.startswith("other_cluster")
+    assert "clustera" in reason
+    assert world.helper is not None
+    helper = world.helper
+    await poll(lambda: set(helper.tasks.by_id) == {"t1"})
+    assert not [call for call in world.engine.calls if call.startswith("POST")]
+    again = await world.manager(attach=False)
+    assert (await again.event("hello"))["cluster_id"] == "clustera"
+    assert (await again.attach(cluster="clusterb"))["error"]["code"] == "other_cluster"
+    assert (await again.attach())["ok"]
+
+
+async def test_an_attach_before_the_list_stands_if_the_containers_are_its_own(world: World) -> None:
+    container(world, "clustera")
+    await world.manager()
+    await reboot(world)
+    manager = await world.manager(index=7)
+    assert (await manager.apply(ensure("t2")))["ok"]
+    await world.engine.start()
+    await manager.task("t2", "running")
+    assert world.helper is not None
+    assert world.helper.fence.index == 7
+    assert (await manager.apply(index=6))["error"]["code"] == "stale_index"
+
+
+async def test_a_manager_behind_the_containers_is_sent_back_to_the_hello(world: World) -> None:
+    container(world, "clustera")
+    await world.manager()
+    await reboot(world)
+    manager = await world.manager(index=6)
+    await world.engine.start()
+    assert "index 7" in (await manager.event("goodbye"))["reason"]
+    again = await world.manager(attach=False)
+    assert (await again.event("hello"))["index"] == 7
