@@ -50,6 +50,7 @@ class Helper:
         self._heartbeat_s = 1.0
         self._beats = 0
         self._listed = False  # the Engine has told its containers, once in this process
+        self._seen = asyncio.Event()  # and each of them was looked at, or too slow for it
         self._described = asyncio.Event()
         self._changed: dict = {}  # tasks whose report goes out in this turn of the loop
 
@@ -95,7 +96,7 @@ class Helper:
 
     async def _greet(self, session: Session, leftover: bytes) -> None:
         until = time.monotonic() + HELLO_WAITS_S
-        for event in (self.watch.synced, self._described):
+        for event in (self.watch.synced, self._described, self._seen):
             await wait_event(event, until - time.monotonic())
         for task in list(self.tasks.by_id.values()):
             await wait_event(task.looked, until - time.monotonic())
@@ -113,8 +114,7 @@ class Helper:
             "epoch": self.fence.epoch,
             "index": self.fence.index,
             "tasks": first,
-            # Without the list of containers `tasks` may lack some: that must not read as their end.
-            "engine_ok": self.watch.ok and self.watch.synced.is_set(),
+            "engine_ok": self._engine_ok and self.watch.synced.is_set(),
             "engine_message": self.watch.message,
             "mono": round(time.monotonic(), 3),
         }
@@ -192,9 +192,29 @@ class Helper:
 
     def _on_connected(self, containers: list) -> None:
         self._check_holder(containers)
+        if not self._listed:
+            self._spawn(self._see_all())
         self._listed = True
         self.tasks.on_connected(containers)
         self._spawn(self._describe())
+
+    async def _see_all(self) -> None:
+        """After the first list: once all tasks were told, what is not told is not here."""
+        await asyncio.sleep(0)  # the list is being taken in
+        until = time.monotonic() + HELLO_WAITS_S
+        for task in list(self.tasks.by_id.values()):
+            await wait_event(task.looked, until - time.monotonic())
+        for task in list(self.tasks.by_id.values()):
+            self._on_report(task)
+        await asyncio.sleep(0)
+        self._seen.set()
+        if self.watch.ok:
+            self._on_health()
+
+    @property
+    def _engine_ok(self) -> bool:
+        """Without the first list of containers the reports lack some: that must not read as their end."""
+        return self.watch.ok and self._seen.is_set()
 
     def _check_holder(self, containers: list) -> None:
         """After a reboot a manager may have attached before the Engine could tell whose containers are here."""
@@ -222,7 +242,7 @@ class Helper:
             self.tasks.on_event(event)
 
     def _on_health(self) -> None:
-        if self.session is not None:
+        if self.session is not None and self._engine_ok == self.watch.ok:  # else it follows the first list
             self.session.event("engine", {"ok": self.watch.ok, "message": self.watch.message})
 
     async def _describe(self) -> None:
@@ -249,7 +269,7 @@ class Helper:
         self._beats += 1
         self._heart = asyncio.get_running_loop().call_later(self._heartbeat_s, self._beat)
         down_s = round(self.watch.down_s, 1)
-        data = {"seq": self._beats, "engine_ok": self.watch.ok, "engine_down_s": down_s, "busy": self.tasks.busy}
+        data = {"seq": self._beats, "engine_ok": self._engine_ok, "engine_down_s": down_s, "busy": self.tasks.busy}
         session.event("heartbeat", data)
 
     def _stop_heart(self) -> None:

@@ -198,3 +198,22 @@ async def test_a_manager_behind_the_containers_is_sent_back_to_the_hello(world: 
     assert "index 7" in (await manager.event("goodbye"))["reason"]
     again = await world.manager(attach=False)
     assert (await again.event("hello"))["index"] == 7
+
+
+# --- E: what `engine_ok` says ---
+async def test_the_engine_is_not_ok_before_its_first_list_was_told(world: World) -> None:
+    container(world, "clustera")
+    await world.manager()
+    await reboot(world)
+    manager = await world.manager(heartbeat_s=0.1, index=7)
+    await world.engine.start()
+    await manager.event("engine", ok=True)
+    await manager.event("heartbeat", engine_ok=True)
+    names = [
+        (one["event"], one["data"].get("engine_ok", one["data"].get("ok")))
+        for one in manager.events
+        if one["event"] in ("task", "engine", "heartbeat")
+    ]
+    told_at = next(i for i, (name, _) in enumerate(names) if name == "task")
+    assert not any(ok for name, ok in names[:told_at] if name != "task")
+    assert [ok for name, ok in names if name == "engine"] == [True]
