@@ -40,6 +40,18 @@ def cgroup_of(pid: int, container_id: str) -> str:
     return ""
 
 
+def find_cgroup(container_id: str) -> str:
+    """A container's cgroup by its id, for one whose process is not known; "" if there is none."""
+    for folder, below, _ in os.walk(ROOT):
+        for name in below:
+            ours = name == f"docker-{container_id}.scope" or (
+                name == container_id and os.path.basename(folder) == "docker"
+            )
+            if ours and os.path.exists(f"{folder}/{name}/cgroup.procs"):
+                return f"{folder}/{name}"
+    return ""
+
+
 def pids_in(directory: str) -> list:
     """Processes in a cgroup and in those below it."""
     found = []

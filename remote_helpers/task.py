@@ -10,7 +10,7 @@ import asyncio
 import time
 
 from . import ready
-from .cgroups import cgroup_of, end_cgroup
+from .cgroups import cgroup_of, end_cgroup, find_cgroup, pids_in
 from .container import (
     GOALS,
     POLICIES,
@@ -28,6 +28,7 @@ from .log import log
 from .timing import wait_event
 
 ERR_LIMIT = 4000
+ENDED = "ended by its cgroup"
 LOOK_AGAIN_S = 10.0  # while the end of a container is awaited: should its event have been lost
 
 
@@ -464,6 +465,9 @@ class Task:
             async with self.node.slots:
                 if self.goal != "running":
                     return 0.0
+                if self._unhealthy:
+                    self._end("failed", "starting", self._unhealthy)
+                    return None
                 await self.node.engine.call("POST", f"/containers/{view.id}/start", timeout_s=300.0)
         except EngineError as e:
             self._end("failed", "starting", f"starting container failed: {e.message}")
@@ -607,10 +611,19 @@ class Task:
 
     async def end_processes(self) -> bool:
         """Kill its processes without the Engine; whether none is left."""
-        if not self.pid or not self._cgroup:
+        if not self.pid and not self.terminal and RANK[self.state] >= RANK["starting"]:
+            # Its start may be under way in the Engine, or have been missed: no known process proves nothing.
+            loop = asyncio.get_running_loop()
+            self._cgroup = await loop.run_in_executor(None, find_cgroup, self.container_id)
+            if not self._cgroup or not pids_in(self._cgroup):
+                self._unhealthy = ENDED  # should it start after all, it is wound down
+                self.node.save_soon()
+                self.kick(dirty=False)
+                return False
+        elif not self.pid or not self._cgroup:
             return self.terminal or not self.pid
         if not await end_cgroup(self._cgroup):
             return False
         if not self.terminal:
-            self._end("failed", "started", "task: non-zero exit (137): ended by its cgroup", exit_code=137)
+            self._end("failed", "started", f"task: non-zero exit (137): {ENDED}", exit_code=137)
         return True

@@ -6,6 +6,8 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.unit.helpers.conftest import Manager, World, ensure
 from tests.unit.helpers.test_tasks import poll, remove, stop
 
@@ -217,3 +219,29 @@ async def test_the_engine_is_not_ok_before_its_first_list_was_told(world: World)
     told_at = next(i for i, (name, _) in enumerate(names) if name == "task")
     assert not any(ok for name, ok in names[:told_at] if name != "task")
     assert [ok for name, ok in names if name == "engine"] == [True]
+
+
+# --- F: processes that are not known are not ended ---
+async def test_a_task_whose_start_hangs_is_not_called_ended_and_wound_down_when_it_starts(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await world.manager()
+    await manager.apply(ensure(desired="ready"))
+    await manager.task("t1", "ready")
+    assert world.helper is not None
+    task = world.helper.tasks.by_id["t1"]
+    call, begun, goes_on = task.node.engine.call, asyncio.Event(), asyncio.Event()
+
+    async def hang(method: str, path: str, **more: Any) -> Any:
+        if path.endswith("/start"):
+            begun.set()
+            await goes_on.wait()
+        return await call(method, path, **more)
+
+    monkeypatch.setattr(task.node.engine, "call", hang)
+    await manager.apply(ensure())
+    await begun.wait()
+    assert (await manager.request("end_processes", {"task_ids": ["t1"]}))["result"] == {"ended": []}
+    goes_on.set()
+    assert "ended by its cgroup" in (await manager.task("t1", "failed"))["err"]
+    assert not world.engine.state_of("t1")["Running"]
