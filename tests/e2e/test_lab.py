@@ -326,7 +326,7 @@ def test_a_hung_engine_answers_nobody_while_its_containers_run(lab: Lab) -> None
         )
     finally:
         lab.fault("n1", "resume-engine")
-    assert lab.status().nodes["n1"].engine
+    eventually(lambda: lab.status().nodes["n1"].engine is not None, "the Engine answers")
     lab.ssh("n1", "docker rm -f w2")
 
 
