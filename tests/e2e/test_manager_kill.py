@@ -15,6 +15,7 @@ from .swarm import Swarm
 pytestmark = pytest.mark.e2e
 
 ALL = ("n1", "n2", "n3")
+NAMES = ("a", "b", "c")
 KILLS = int(os.environ.get("SWARMSH_TEST_KILLS", "50"))
 
 
@@ -53,7 +54,7 @@ def body(name: str, replicas: int) -> dict[str, object]:
 
 def one_change(swarm: Swarm, rng: random.Random, ledger: Ledger) -> None:
     """Create, scale or remove one of three services, as the dice say; an answer makes it acknowledged."""
-    name = rng.choice(["a", "b", "c"])
+    name = rng.choice(NAMES)
     known = ledger.acknowledged.get(name)
     if known is None:
         replicas = rng.randint(0, 2)
@@ -85,7 +86,7 @@ def stored(swarm: Swarm) -> dict[str, int]:
     return {
         s["Spec"]["Name"]: s["Spec"]["Mode"]["Replicated"]["Replicas"]
         for s in swarm.get("/services")
-        if s["Spec"]["Name"] != "steady"
+        if s["Spec"]["Name"] in NAMES
     }
 
 
@@ -93,6 +94,7 @@ def test_a_manager_killed_again_and_again_loses_nothing_and_restarts_nothing(swa
     seed = int(os.environ.get("SWARMSH_TEST_SEED", str(random.SystemRandom().randrange(10**6))))
     print(f"SWARMSH_TEST_SEED={seed}")
     rng, ledger = random.Random(seed), Ledger()
+    swarm.clear()
     swarm.docker("service", "create", "-d", "--name", "steady", "--replicas", "3", "web:1")
     swarm.wait_running("steady", 3)
     steady_tasks = {t["ID"] for t in swarm.running("steady")}
