@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import calendar
+import copy
+import time
+
 from .engine import LABEL_CLUSTER, LABEL_INDEX, LABEL_SERVICE, LABEL_TASK
 
 LADDER = (
@@ -52,10 +56,21 @@ class View:
         self.ports = bound_ports(network.get("Ports") or {})
         self.address = first_address(network)
 
-    @property
-    def ended(self) -> bool:
-        """It ran, and does not any more."""
-        return bool(self.started_at) and not self.running and not self.restarting
+    def started_before(self, at_ns: int) -> bool:
+        """Whether its present run began before that time (nanoseconds since the epoch, as events have it)."""
+        whole, _, fraction = self.started_at.rstrip("Z").partition(".")
+        try:
+            seconds = calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S"))
+            return seconds * 10**9 + int((fraction + "0" * 9)[:9]) < at_ns
+        except ValueError:
+            return False
+
+    def after_end(self, exit_code: int, oom_killed: bool) -> View:
+        """The same container after the end of its process; the Engine will not start it again."""
+        view = copy.copy(self)
+        view.status, view.running, view.pid = "exited", False, 0
+        view.exit_code, view.oom_killed, view.ports = exit_code, oom_killed, []
+        return view
 
 
 def bound_ports(ports: dict) -> list:

@@ -84,6 +84,8 @@ class Task:
         self._policy = ""  # the restart policy last given to the Engine
         self._policy_tried = None
         self._view = None
+        self._told_end = None  # the container as it is by the event of its end, until the worker takes it over
+        self._oom = False  # the Engine told of it since the last start
         self._absent = False  # looked for, and there was none
         self._dirty = True
         self._search = False  # a container may exist whose id is not known
@@ -135,6 +137,29 @@ class Task:
 
     def saw_start(self) -> None:
         self._starts_seen += 1
+        self._oom = False
+        self.kick()
+
+    def saw_oom(self) -> None:
+        """The Engine tells of this before it tells of the end."""
+        self._oom = True
+
+    def saw_end(self, exit_code: str, at_ns: int) -> None:
+        """Its process ended; what the event says is all there is to know, unless the Engine may start it again."""
+        view = self._view
+        known = (
+            view is not None
+            and view.running
+            and not self._dirty
+            and not self.node.alone
+            and view.policy == "no"
+            and self._policy in ("", "no")
+            and exit_code.isdigit()
+            and view.started_before(at_ns)  # else it is the end of an earlier run
+        )
+        if known:
+            self._told_end = view.after_end(int(exit_code), self._oom)
+        self.kick(dirty=not known)
 
     def kick(self, *, dirty: bool = True) -> None:
         """Something may have changed: take a step."""
@@ -306,7 +331,13 @@ class Task:
     # --- looking ----------------------------------------------------------------------------------------------
     async def _look(self):
         """The container as it is (read only if something may have changed), or None."""
+        told, self._told_end = self._told_end, None
+        if told is not None and (self._view is None or self._view.started_at != told.started_at):
+            self._dirty = True  # it was read meanwhile, and is another run
         if not self._dirty:
+            if told is not None:
+                self._view = told
+                self._note(told)
             return self._view
         self._dirty = False  # before the await: an event during it makes it dirty again
         try:
@@ -388,32 +419,35 @@ class Task:
         if RANK[self.state] >= RANK["ready"]:
             self._end("failed", self.message, f"No such container: {self.container_id}")
             return None
-        if self._auth_lost and not await self.node.engine.has_image(self.action["image"]):
+        if self._auth_lost and await self._lacks_image():
             return None  # the manager is told by an empty `wanted`, and gives the task again
         self._set(state="preparing", message="preparing")
-        pull_error = await self._ensure_image()
-        if self.goal not in ("ready", "running"):
-            return 0.0
-        try:
-            async with self.node.slots:
-                if self.goal not in ("ready", "running"):
-                    return 0.0
-                await self._create()
-        except EngineError as e:
-            err = e.message
-            if e.status == 404 and pull_error:
-                err += f" ({pull_error})"
-            self._end("rejected", "preparing", err)
-            return None
-        self._auth = ""
-        self._dirty = True
+        pull_error = await self._pull() if self.action.get("pull") == "always" and not self._pulled else ""
+        while self.goal in ("ready", "running"):
+            try:
+                async with self.node.slots:
+                    if self.goal in ("ready", "running"):
+                        await self._create()
+                break
+            except EngineError as e:
+                # Most often the image is there: the create is asked first, and says so if it is not.
+                if e.status == 404 and not self._pulled and not pull_error and await self._lacks_image():
+                    pull_error = await self._pull()
+                    if not pull_error:
+                        continue
+                err = f"{e.message} ({pull_error})" if e.status == 404 and pull_error else e.message
+                self._end("rejected", "preparing", err)
+                return None
+        if self.container_id:
+            self._auth = ""
         return 0.0
 
-    async def _ensure_image(self) -> str:
-        """Have the image, if it can be had. Returns why the pull failed; a new goal ends it early."""
+    async def _lacks_image(self) -> bool:
+        return not await self.node.engine.has_image(self.action["image"])
+
+    async def _pull(self) -> str:
+        """Pull the image. Returns why that failed; a new goal ends it early."""
         reference = self.action["image"]
-        if self._pulled or (self.action.get("pull") != "always" and await self.node.engine.has_image(reference)):
-            return ""
         pull = asyncio.ensure_future(self.node.engine.pull(reference, self._auth))
         try:
             while not pull.done():
@@ -445,6 +479,9 @@ class Task:
                 "POST", "/containers/create", query={"name": name}, body=body, timeout_s=300.0
             )
             self.container_id, self._absent = made["Id"], False
+            # What was just created needs no inspection.
+            self._view = View({"Id": made["Id"], "Config": body, "HostConfig": body.get("HostConfig")})
+            self._note(self._view)
         except EngineError as e:
             if e.status != 409:
                 raise
@@ -453,6 +490,7 @@ class Task:
             if there is None or (labels.get(LABEL_TASK), labels.get(LABEL_CLUSTER)) != (self.id, self.cluster_id):
                 raise
             self.container_id, self._absent = there["Id"], False  # made before a crash, ours or the Engine's
+            self._dirty = True
         self.node.save_soon()
 
     # --- to running -------------------------------------------------------------------------------------------

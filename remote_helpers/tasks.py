@@ -115,7 +115,11 @@ class Tasks:
             return
         if kind == "start":
             task.saw_start()
-        if kind != "create":  # its own worker made it
+        elif kind == "oom":
+            task.saw_oom()
+        elif kind == "die" and str(actor.get("ID", "")) == task.container_id:
+            task.saw_end(str(labels.get("exitCode", "")), int(event.get("timeNano") or 0))
+        elif kind != "create":  # its own worker made it
             task.kick()
 
     def _adopt(self, labels: dict, container_id: str) -> None:

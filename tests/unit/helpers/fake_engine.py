@@ -6,10 +6,12 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 NEVER = "0001-01-01T00:00:00Z"
+BEGAN = datetime(2026, 11, 22, 15, tzinfo=UTC).timestamp()  # its clock goes a second with each start
 
 
 class FakeEngine:
@@ -21,6 +23,7 @@ class FakeEngine:
         self.images = {"web:1"}
         self.registry: set[str] = set()
         self.calls: list[str] = []  # "POST /containers/c1/start", reads left out
+        self.reads: list[str] = []  # "/containers/c1/json"
         self.auths: list[str] = []
         self.hold_pulls: asyncio.Event | None = None
         self.create_breaks_off = False
@@ -63,8 +66,13 @@ class FakeEngine:
 
     def die(self, task_id: str, code: int, **state: Any) -> None:
         one = self.container_of(task_id)
+        self._end(one, code, **state)
+
+    def _end(self, one: dict[str, Any], code: int, **state: Any) -> None:
         one["State"].update(Running=False, Status="exited", Pid=0, ExitCode=code, Restarting=False, **state)
-        self.event("die", one)
+        if state.get("OOMKilled"):
+            self.event("oom", one)
+        self.event("die", one, exitCode=str(code))
 
     def run(self, task_id: str) -> None:
         """The Engine's own restart of a container that died."""
@@ -93,9 +101,14 @@ class FakeEngine:
         self.event("create", one)
         return one
 
-    def event(self, action: str, one: dict[str, Any]) -> None:
-        attributes = dict(one["Config"]["Labels"])
-        event = {"Type": "container", "Action": action, "Actor": {"ID": one["Id"], "Attributes": attributes}}
+    def event(self, action: str, one: dict[str, Any], *, at: float | None = None, **more: str) -> None:
+        attributes = {**one["Config"]["Labels"], **more}
+        event = {
+            "Type": "container",
+            "Action": action,
+            "Actor": {"ID": one["Id"], "Attributes": attributes},
+            "timeNano": int((BEGAN + self._numbers + 0.5 if at is None else at) * 1e9),
+        }
         for writer in self._streams:
             line = json.dumps(event).encode() + b"\n"
             writer.write(b"%x\r\n%s\r\n" % (len(line), line))
@@ -103,7 +116,8 @@ class FakeEngine:
     def _begin(self, one: dict[str, Any]) -> None:
         self._numbers += 1
         state = {"Status": "running", "Running": True, "Restarting": False, "Pid": 10**8 + self._numbers}
-        one["State"].update(state, StartedAt=f"2026-11-22T15:00:{self._numbers:02d}Z", ExitCode=0)
+        started = datetime.fromtimestamp(BEGAN + self._numbers, UTC)
+        one["State"].update(state, StartedAt=f"{started:%Y-%m-%dT%H:%M:%S}.25Z", ExitCode=0, OOMKilled=False)
         if self.health_at_start:
             one["State"]["Health"] = {"Status": self.health_at_start}
         self.event("start", one)
@@ -121,7 +135,9 @@ class FakeEngine:
             if path.startswith("/v1."):
                 path = "/" + path.split("/", 2)[2]
             query = {key: values[0] for key, values in parse_qs(url.query).items()}
-            if method != "GET":
+            if method == "GET":
+                self.reads.append(path)
+            else:
                 self.calls.append(f"{method} {path}")
             if path == "/events":
                 await self._events(reader, writer)
@@ -216,8 +232,7 @@ class FakeEngine:
             return 500, {"message": self.start_error}
         self._begin(one)
         if self.exit_on_start is not None:
-            one["State"].update(Running=False, Status="exited", Pid=0, ExitCode=self.exit_on_start)
-            self.event("die", one)
+            self._end(one, self.exit_on_start)
         return 204, None
 
     def _do_restart(self, one: dict[str, Any], query: Any, body: Any) -> tuple[int, Any]:
@@ -229,8 +244,7 @@ class FakeEngine:
             return 409, {"message": "is not running"}
         if query["signal"] == "SIGKILL" or not self.ignores_term:
             code = 137 if query["signal"] == "SIGKILL" else 143
-            one["State"].update(Running=False, Status="exited", Pid=0, ExitCode=code)
-            self.event("die", one)
+            self._end(one, code)
         return 204, None
 
     def _do_update(self, one: dict[str, Any], query: Any, body: Any) -> tuple[int, Any]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from remote_helpers.cgroups import parse_cgroup
 from remote_helpers.check import module_state
@@ -123,7 +126,16 @@ def test_a_restarting_container_does_not_run() -> None:
     waiting = view(Running=True, Restarting=True)
     assert waiting.restarting
     assert not waiting.running
-    assert not waiting.ended
+
+
+@given(began=st.integers(0, 4 * 10**18), after=st.integers(1, 10**12))
+def test_which_run_an_event_is_of(began: int, after: int) -> None:
+    seconds, nanos = divmod(began, 10**9)
+    whole = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    for written in {f"{whole}.{nanos:09d}Z", f"{whole}.{nanos:09d}".rstrip("0").rstrip(".") + "Z"}:
+        one = view(Running=True, StartedAt=written)
+        assert one.started_before(began + after)
+        assert not one.started_before(began)
 
 
 def test_each_port_binding_is_reported_once() -> None:

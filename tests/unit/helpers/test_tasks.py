@@ -142,6 +142,40 @@ async def test_exit_codes(world: World) -> None:
     assert "out of memory" in (await manager.task("oom", "failed"))["err"]
 
 
+async def test_the_event_of_an_end_says_all_of_it(world: World) -> None:
+    manager = await world.manager()
+    await manager.apply(ensure())
+    await manager.task("t1", "running", ready=True)
+    await manager.request("report")
+    world.engine.reads.clear()
+    world.engine.die("t1", 3)
+    failed = await manager.task("t1", "failed")
+    assert (failed["exit_code"], failed["err"]) == (3, "task: non-zero exit (3)")
+    assert "pid" not in failed
+    assert world.engine.reads == []
+
+
+async def test_the_late_end_of_an_earlier_run_ends_nothing(world: World) -> None:
+    manager = await world.manager()
+    await manager.apply(ensure())
+    await manager.task("t1", "running", ready=True)
+    await manager.request("report")
+    world.engine.reads.clear()
+    world.engine.event("die", world.engine.container_of("t1"), at=1.0, exitCode="1")
+    await poll(lambda: "/containers/c1/json" in world.engine.reads)
+    await manager.request("report")
+    world.engine.die("t1", 0)
+    assert (await manager.task("t1", "complete"))["exit_code"] == 0
+    assert not [one for one in manager.events if one["event"] == "task" and one["data"]["state"] == "failed"]
+
+
+async def test_between_create_and_start_nothing_is_looked_up(world: World) -> None:
+    manager = await world.manager()
+    await manager.apply(ensure(desired="ready"))
+    await manager.task("t1", "ready")
+    assert not [path for path in world.engine.reads if path.startswith(("/images/", "/containers/c1/"))]
+
+
 async def test_a_task_that_ends_at_once_is_not_missed(world: World) -> None:
     world.engine.exit_on_start = 7
     manager = await world.manager()
