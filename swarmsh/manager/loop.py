@@ -47,10 +47,7 @@ class Manager:
             before = self.store.snapshot
             for node in before.nodes.values():
                 self._keep(node, tasks)
-            watch = NodeWatch(
-                self.store, self.nodes, self.clock, self.settings, self._session_started, self._node_spoke
-            )
-            await watch.run(tasks)
+            await self._watch.run(tasks)
             self._orchestrator.touch_all()
             tasks.create_task(self._orchestrator.run())
             tasks.create_task(self._safety_net())
@@ -98,22 +95,27 @@ class Manager:
                         actions = [RemoveTask(task_id=i) for i in sorted(held - told)]
                         await worker.give(actions, cluster.id, self.store.snapshot.index)
                         told |= held
+                        continue  # it may have nothing left by now, and then it says nothing more
                     await reported.wait()
                     reported.clear()
-        except (SwarmshError, TimeoutError) as e:
-            log.warning("node_left_with_containers node=%s error=%s", node_id, e or "deadline")
+        except TimeoutError:
+            log.warning("node_left_with_containers node=%s error=deadline", node_id)
+        except SwarmshError as e:
+            log.warning("node_left_with_containers node=%s error=%s", node_id, e)
         finally:
             del self._leaving[node_id]
             self._watch.forget(node_id)
             await self.nodes.drop(node_id, release=True)
 
     def _held(self, node_id: str, worker: NodeWorker) -> set[str]:
-        """Tasks that the node has, or was told of and has not spoken of yet; empty if it does not answer."""
+        """Tasks that the node has, or was told of and has not spoken of yet; empty if it does not answer.
+
+        What it was told to remove it has as long as it says so.
+        """
         report = self.nodes.report(node_id)
         if report is None:
             return set()
-        gone = {i for i, t in report.tasks.items() if t.state == "gone"}
-        return (report.tasks.keys() | worker.told.keys()) - gone
+        return report.tasks.keys() | {i for i, goal in worker.told.items() if goal != "remove"}
 
     def _node_spoke(self, node_id: str) -> None:
         if node_id in self._leaving:
