@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -13,6 +13,36 @@ from swarmsh.model.states import NodeState
 SILENT_AFTER_BEATS = 3
 # An opinion of a peer older than this is asked for again before anything is decided by it.
 OPINION_VALID_S = 8.0
+# Peers are asked this early, before anything changes: the check of a host that is gone takes its whole deadline.
+ASK_AFTER_BEATS = 2
+# Two noes count as two only if asked for this far apart: one moment's loss must not be both of them. Peers are
+# asked again this soon while a node is silent and nobody reaches it.
+ASK_AGAIN_S = 1.5
+# Of `down_after_s`, the silence after which a node is down that its peers failed to reach twice. The rest of the
+# time waits for it to come back from what one look may mistake for an end; a second look says as much, sooner.
+# By default 6 s: two missed heartbeats, and two rounds of 2 s.
+CONFIRMED_SHARE = 0.6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opinion:
+    """What one peer last said of the way to a node. Times as in `Signs`."""
+
+    asked_at: float
+    answered_at: float
+    reached: bool
+    no_since: float | None = None  # when it was asked what it first denied; every answer since was no
+
+
+def form_opinion(
+    before: Opinion | None, *, asked_at: float, answered_at: float, reached: bool, heard_at: float
+) -> Opinion:
+    """A peer's opinion after one more answer; noes from before the node was last heard are not of this silence."""
+    if reached:
+        return Opinion(asked_at=asked_at, answered_at=answered_at, reached=True)
+    first = before.no_since if before is not None else None
+    no_since = first if first is not None and first > heard_at else asked_at
+    return Opinion(asked_at=asked_at, answered_at=answered_at, reached=False, no_since=no_since)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +51,7 @@ class Signs:
 
     connected: bool
     heard_at: float  # last line of the node; the manager's start, or the end of its own gap, if later
+    counted_anew: bool = False  # `heard_at` is not the node's last line
     untrusted: str = ""  # why, if it showed another host key
     refused: str = ""  # why, if its helper refused the session
     reason: str = ""  # why there is no session
@@ -28,7 +59,8 @@ class Signs:
     engine_message: str = ""
     engine_since: float = 0.0  # when the Engine stopped answering
     processes_ended: bool = False  # the tasks' processes were ended although the Engine hangs
-    peers_reach: Mapping[str, tuple[float, bool]] | None = None  # peer -> (when asked, whether it reached it)
+    opinions: Mapping[str, Opinion] | None = None  # by peer
+    reached_by: Set[str] = frozenset()  # peers known to have reached it while it was ready
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +93,14 @@ def judge_node(signs: Signs, before: NodeStatus, moment: Moment) -> Verdict:
         return Verdict(status=_status(before, moment.wall, NodeState.UNTRUSTED, signs.untrusted))
     if signs.refused:
         return Verdict(status=_status(before, moment.wall, NodeState.UNREACHABLE, signs.refused))
-    if signs.connected and silent_for < silent_after:
-        return _judge_engine(signs, before, moment)
-    if silent_for < silent_after:
-        return Verdict(status=before)
-    return _judge_silence(signs, before, moment)
+    if silent_for >= silent_after:
+        return _judge_silence(signs, before, moment)
+    verdict = _judge_engine(signs, before, moment) if signs.connected else Verdict(status=before)
+    late = silent_for >= ASK_AFTER_BEATS * moment.heartbeat_s
+    if late and before.state in (NodeState.READY, NodeState.UNREACHABLE):
+        ask_peers = _must_ask(_valid_opinions(signs, moment.now), moment.now)
+        return Verdict(status=verdict.status, ask_peers=ask_peers, end_processes=verdict.end_processes)
+    return verdict
 
 
 def _judge_engine(signs: Signs, before: NodeStatus, moment: Moment) -> Verdict:
@@ -74,11 +109,12 @@ def _judge_engine(signs: Signs, before: NodeStatus, moment: Moment) -> Verdict:
         return Verdict(status=_status(before, wall, NodeState.READY, ""))
     hung_for = moment.now - signs.engine_since
     message = f"its Docker Engine does not answer: {signs.engine_message}"
+    # What is down waits for its Engine to come back from that: nothing is placed on it for the moment in between.
+    state = NodeState.DOWN if before.state is NodeState.DOWN else NodeState.READY
     if hung_for < moment.down_after_s:
-        state = NodeState.READY if before.state is not NodeState.DOWN else before.state
         return Verdict(status=_hung(before, wall, state, message))
     if not signs.processes_ended:
-        return Verdict(status=_hung(before, wall, NodeState.READY, message), end_processes=True)
+        return Verdict(status=_hung(before, wall, state, message), end_processes=True)
     return Verdict(status=_hung(before, wall, NodeState.DOWN, message))
 
 
@@ -88,14 +124,17 @@ def _judge_silence(signs: Signs, before: NodeStatus, moment: Moment) -> Verdict:
     if before.state is NodeState.UNKNOWN and now - signs.heard_at < moment.down_after_s:
         # First contact takes its time: the helper may have to be brought there.
         return Verdict(status=_status(before, wall, before.state, signs.reason))
-    opinions = [o for o in (signs.peers_reach or {}).values() if now - o[0] <= OPINION_VALID_S]
-    if any(reached for _, reached in opinions):
+    opinions = _valid_opinions(signs, now)
+    must_ask = _must_ask(opinions, now)
+    if any(o.reached for o in opinions.values()):
         message = f"the manager has no link to it ({why}), but other nodes reach it: its tasks stay"
         status = _status(before, wall, NodeState.UNREACHABLE, message)
-        return Verdict(status=replace(status, silent=False), ask_peers=_stale(opinions, now))
+        return Verdict(status=replace(status, silent=False), ask_peers=must_ask)
     silent = replace(_status(before, wall, before.state, f"no answer: {why}"), silent=True)
-    if now - signs.heard_at < moment.down_after_s:
-        return Verdict(status=silent, ask_peers=not opinions)
+    # After a gap of the manager's own the whole time is given: links come back one by one.
+    confirmed = moment.others_heard and not signs.counted_anew and _denied_twice(signs, opinions)
+    if now - signs.heard_at < moment.down_after_s * (CONFIRMED_SHARE if confirmed else 1.0):
+        return Verdict(status=silent, ask_peers=must_ask)
     if not moment.others_heard:
         doubt = "no other node answers either: the manager doubts its own network, and moves nothing"
         return Verdict(status=replace(silent, message=doubt))
@@ -104,12 +143,36 @@ def _judge_silence(signs: Signs, before: NodeStatus, moment: Moment) -> Verdict:
     return Verdict(status=_status(before, wall, NodeState.DOWN, f"no answer, and no other node reaches it: {why}"))
 
 
+def _valid_opinions(signs: Signs, now: float) -> dict[str, Opinion]:
+    return {peer: o for peer, o in (signs.opinions or {}).items() if now - o.answered_at <= OPINION_VALID_S}
+
+
+def _must_ask(opinions: Mapping[str, Opinion], now: float) -> bool:
+    """Whether another round is due: seldom while a peer reaches the node, else as soon as it would count."""
+    if not opinions:
+        return True
+    if any(o.reached for o in opinions.values()):
+        return now - max(o.answered_at for o in opinions.values()) > OPINION_VALID_S / 2
+    return now - max(o.asked_at for o in opinions.values()) >= ASK_AGAIN_S
+
+
+def _denied_twice(signs: Signs, opinions: Mapping[str, Opinion]) -> bool:
+    """Whether a peer that reached the node before has failed to, twice in this silence.
+
+    Rounds do not overlap, so each peer that could be asked has answered once by then. A peer that never reached
+    the node says nothing by a no: there may be NAT between them.
+    """
+    return any(
+        peer in signs.reached_by
+        and o.no_since is not None
+        and o.no_since > signs.heard_at
+        and o.asked_at - o.no_since >= ASK_AGAIN_S
+        for peer, o in opinions.items()
+    )
+
+
 def _hung(before: NodeStatus, wall: float, state: NodeState, message: str) -> NodeStatus:
     return replace(_status(before, wall, state, message), engine_hung=True)
-
-
-def _stale(opinions: list[tuple[float, bool]], now: float) -> bool:
-    return now - max(at for at, _ in opinions) > OPINION_VALID_S / 2
 
 
 def _status(before: NodeStatus, wall: float, state: NodeState, message: str) -> NodeStatus:

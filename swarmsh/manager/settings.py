@@ -14,4 +14,7 @@ class Settings:
     stall_s: float = 2.0
     leave_deadline_s: float = 60.0
     peers_asked: int = 3
+    # How often it is found out which peers reach a node that is well: its sshd logs a line for each of them.
+    baseline_every_s: float = 600.0
+    many_nodes: int = 200  # above: half as many heartbeats
     full_pass_s: float = 300.0

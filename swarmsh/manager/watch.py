@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from swarmsh.core.liveness import SILENT_AFTER_BEATS, Moment, Signs, judge_node
+from swarmsh.core.liveness import (
+    ASK_AFTER_BEATS,
+    SILENT_AFTER_BEATS,
+    Moment,
+    Opinion,
+    Signs,
+    form_opinion,
+    judge_node,
+)
 from swarmsh.core.reports import merge_full_report, merge_report
 from swarmsh.errors import SwarmshError
 from swarmsh.manager.ports import (
@@ -40,8 +48,10 @@ class _Link:
     reason: str = ""
     untrusted: str = ""
     refused: str = ""
-    opinions: dict[str, tuple[float, bool]] = field(default_factory=dict)
-    asking: bool = False
+    opinions: dict[str, Opinion] = field(default_factory=dict)
+    asking: bool = False  # a round of peers is under way; the next one waits for its end
+    reached_by: set[str] = field(default_factory=set)  # peers that reached it while it was ready
+    baseline_at: float | None = None  # when that was last found out
     ending: bool = False
     processes_ended: bool = False
 
@@ -163,8 +173,11 @@ class NodeWatch:
         if snapshot.cluster is None:
             return
         now = self.clock.monotonic()
-        recent = now - SILENT_AFTER_BEATS * self.settings.heartbeat_s
-        heard = {n for n in snapshot.nodes if self._heard_at(n) > recent and self.nodes.connected(n)}
+        # As the sessions ask for: else each node of many would look late at every heartbeat, and be asked about.
+        beat = self.settings.heartbeat_s * (2 if len(snapshot.nodes) > self.settings.many_nodes else 1)
+        heard = self._heard_since(now - SILENT_AFTER_BEATS * beat)
+        # A node that is late itself is no peer to ask: it may have gone too, and the round would wait for it.
+        fresh = self._heard_since(now - ASK_AFTER_BEATS * beat)
         if heard and self._deaf:
             # The network is seen again: whoever is still silent has the whole time from now to be heard.
             self._since = now
@@ -175,21 +188,36 @@ class NodeWatch:
             moment = Moment(
                 now=now,
                 wall=self.clock.now(),
-                heartbeat_s=self.settings.heartbeat_s,
+                heartbeat_s=beat,
                 down_after_s=snapshot.cluster.down_after_s,
                 others_heard=bool(heard - {node.id}),
             )
             verdict = judge_node(self._signs(node, link), node.status, moment)
             if verdict.status != node.status:
                 changed[node.id] = verdict.status
-            if verdict.ask_peers and not link.asking:
+            peers = fresh - {node.id}
+            if verdict.ask_peers and peers and not link.asking:
                 link.asking = True
-                tasks.create_task(self._ask_peers(node, link, sorted(heard - {node.id})))
+                tasks.create_task(self._ask_peers(node, link, self._choose(peers, link)))
+            ready = node.id in fresh and verdict.status.state is NodeState.READY
+            if ready and peers and self._baseline_due(link, now):
+                link.baseline_at = now
+                tasks.create_task(self._learn_baseline(node, link, self._choose(peers, link)))
             if verdict.end_processes and not link.ending:
                 link.ending = True
                 tasks.create_task(self._end_processes(node, link))
         if changed:
             self.store.observe(lambda s: self._judged(s, changed))
+
+    def _heard_since(self, since: float) -> set[str]:
+        return {n for n in self.store.snapshot.nodes if self._heard_at(n) > since and self.nodes.connected(n)}
+
+    def _choose(self, peers: set[str], link: _Link) -> list[str]:
+        """Those first whose no says something, and the same each time: only a second no confirms the first."""
+        return sorted(peers, key=lambda n: (n not in link.reached_by, n))[: self.settings.peers_asked]
+
+    def _baseline_due(self, link: _Link, now: float) -> bool:
+        return link.baseline_at is None or now - link.baseline_at >= self.settings.baseline_every_s
 
     def _heard_at(self, node_id: str) -> float:
         return max(self._since, self.nodes.last_heard(node_id) or 0.0)
@@ -199,6 +227,7 @@ class NodeWatch:
         return Signs(
             connected=self.nodes.connected(node.id),
             heard_at=self._heard_at(node.id),
+            counted_anew=(self.nodes.last_heard(node.id) or 0.0) < self._since,
             untrusted=link.untrusted,
             refused=link.refused,
             reason=link.reason,
@@ -206,7 +235,8 @@ class NodeWatch:
             engine_message=report.engine_message if report else "",
             engine_since=report.engine_since if report else 0.0,
             processes_ended=link.processes_ended,
-            peers_reach=link.opinions,
+            opinions=link.opinions,
+            reached_by=link.reached_by,
         )
 
     def _judged(self, snapshot: ClusterSnapshot, verdicts: dict[str, NodeStatus]) -> Changes:
@@ -226,17 +256,45 @@ class NodeWatch:
         """Let some connected nodes try to reach this one; those that cannot be asked have no opinion."""
 
         async def ask(peer: str) -> None:
-            try:
-                reached = await self.nodes.check_peers(peer, [(node.id, node.target)])
-            except SwarmshError as e:
-                log.info("peer_not_asked peer=%s node=%s error=%s", peer, node.id, e)
-                return
-            link.opinions[peer] = (self.clock.monotonic(), reached.get(node.id, False))
+            asked_at = self.clock.monotonic()
+            reached = await self._reaches(peer, node)
+            if reached is not None:
+                link.opinions[peer] = form_opinion(
+                    link.opinions.get(peer),
+                    asked_at=asked_at,
+                    answered_at=self.clock.monotonic(),
+                    reached=reached,
+                    heard_at=self._heard_at(node.id),
+                )
 
         try:
-            await asyncio.gather(*(ask(p) for p in peers[: self.settings.peers_asked]))
+            await asyncio.gather(*(ask(p) for p in peers))
         finally:
             link.asking = False
+
+    async def _learn_baseline(self, node: Node, link: _Link, peers: list[str]) -> None:
+        """Find out which nodes reach this one while it is well.
+
+        These are no opinions: what was true while it spoke must not keep it once it is silent.
+        """
+
+        async def ask(peer: str) -> None:
+            reached = await self._reaches(peer, node)
+            if reached:
+                link.reached_by.add(peer)
+            elif reached is not None:
+                link.reached_by.discard(peer)
+
+        await asyncio.gather(*(ask(p) for p in peers))
+
+    async def _reaches(self, peer: str, node: Node) -> bool | None:
+        """Whether a peer reaches the node now; None if the peer cannot be asked."""
+        try:
+            reached = await self.nodes.check_peers(peer, [(node.id, node.target)])
+        except SwarmshError as e:
+            log.info("peer_not_asked peer=%s node=%s error=%s", peer, node.id, e)
+            return None
+        return reached.get(node.id, False)
 
     async def _end_processes(self, node: Node, link: _Link) -> None:
         """The Engine hangs and its tasks are about to run elsewhere: end them without it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 
 import pytest
 
@@ -24,10 +24,15 @@ from ..core.world import make_node
 class Sessions:
     """`NodeClient` as far as the watch uses it."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
         self.heard: dict[str, float] = {}
         self.reports: dict[str, NodeReport] = {}
-        self.peers_reach: bool = False
+        self.peers_reach: bool = True  # a node that speaks; and else:
+        self.silent_reached: bool = False
+        self.no_takes_s: float = 0.0  # as a host that answers nothing uses up the deadline of a check
+        self.asked: list[tuple[float, str, str]] = []  # when, who, about whom
+        self.time_passed = asyncio.Event()
         self.ended: list[str] = []
         self.stubborn: set[str] = set()
 
@@ -41,16 +46,41 @@ class Sessions:
         return self.reports.get(node_id)
 
     async def check_peers(self, node_id: str, peers: Sequence[tuple[str, SshTarget]]) -> dict[str, bool]:
-        return {n: self.peers_reach for n, _ in peers}
+        [(asked_about, _)] = peers
+        asked_at = self.clock.monotonic()
+        self.asked.append((asked_at, node_id, asked_about))
+        speaks = asked_at - self.heard.get(asked_about, 0.0) < 1.0
+        reached = self.peers_reach if speaks else self.silent_reached
+        while not reached and self.clock.monotonic() < asked_at + self.no_takes_s:
+            await self.time_passed.wait()
+        return {asked_about: reached}
 
     async def end_processes(self, node_id: str, task_ids: Sequence[str]) -> frozenset[str]:
         self.ended.extend(task_ids)
         return frozenset(task_ids) - self.stubborn
 
 
+class Jobs:
+    """`asyncio.TaskGroup` as far as the watch uses it; what it runs may outlast a tick."""
+
+    def __init__(self) -> None:
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def create_task(self, job: Coroutine[None, None, None]) -> None:
+        self.tasks.add(asyncio.create_task(job))
+
+    async def settle(self) -> None:
+        """Let run what can."""
+        for _ in range(10):
+            await asyncio.sleep(0)
+        for task in [t for t in self.tasks if t.done()]:
+            self.tasks.discard(task)
+            task.result()
+
+
 class Scene:
     def __init__(self, clock: FakeClock, store: MemoryStore) -> None:
-        self.clock, self.store, self.sessions = clock, store, Sessions()
+        self.clock, self.store, self.sessions, self.jobs = clock, store, Sessions(clock), Jobs()
         self.watch = NodeWatch(store, self.sessions, clock, Settings(), lambda n: None, lambda n: None)  # type: ignore[arg-type]
 
     def speak(self, *nodes: str) -> None:
@@ -63,15 +93,31 @@ class Scene:
         for _ in range(int(count * 2)):
             self.clock.pass_time(0.5)
             self.speak(*speaking)
-            async with asyncio.TaskGroup() as tasks:
-                self.watch.judge_all(tasks)
+            passed, self.sessions.time_passed = self.sessions.time_passed, asyncio.Event()
+            passed.set()
+            await self.jobs.settle()
+            self.watch.judge_all(self.jobs)  # type: ignore[arg-type]
+            await self.jobs.settle()
+
+    async def seconds_until_down(self, number: int, *speaking: str) -> float:
+        """How long the node was silent when it was called down."""
+        for _ in range(60):
+            await self.seconds(0.5, *speaking)
+            if self.state(number) is NodeState.DOWN:
+                return self.clock.monotonic() - self.sessions.heard[f"node{number}"]
+        raise AssertionError("not down after 30 s")
+
+    def rounds_about(self, node: str) -> list[float]:
+        """When peers were asked about a node, in seconds since it spoke; once a round."""
+        since = self.sessions.heard[node]
+        return sorted({at - since for at, _, about in self.sessions.asked if about == node and at > since})
 
     def state(self, number: int) -> NodeState:
         return self.store.snapshot.nodes[f"node{number}"].status.state
 
 
 @pytest.fixture
-async def scene() -> Scene:
+async def scene() -> AsyncIterator[Scene]:
     clock = FakeClock()
     store = MemoryStore(clock)
     cluster = Cluster(id="c", version=1, created_at=0.0, updated_at=0.0)
@@ -80,10 +126,22 @@ async def scene() -> Scene:
     scene = Scene(clock, store)
     scene.speak("node1", "node2", "node3")
     await scene.seconds(1, "node1", "node2", "node3")
-    return scene
+    yield scene
+    for task in scene.jobs.tasks:
+        task.cancel()
+    await asyncio.gather(*scene.jobs.tasks, return_exceptions=True)
+
+
+def without_baseline(scene: Scene) -> None:
+    """As if the nodes had never reached each other."""
+    scene.sessions.peers_reach = False
+    for number in (1, 2, 3):
+        scene.watch.take(Connected(f"node{number}", NodeReport()))
 
 
 async def test_a_silent_node_is_down_after_ten_seconds_if_no_peer_reaches_it(scene: Scene) -> None:
+    without_baseline(scene)
+    await scene.seconds(1, "node1", "node2", "node3")
     await scene.seconds(9, "node1", "node2")
     assert scene.state(3) is NodeState.READY
     assert scene.store.snapshot.nodes["node3"].status.silent
@@ -91,10 +149,82 @@ async def test_a_silent_node_is_down_after_ten_seconds_if_no_peer_reaches_it(sce
     assert scene.state(3) is NodeState.DOWN
 
 
+@pytest.mark.parametrize(
+    ("no_takes_s", "down_at"),
+    [
+        pytest.param(0.0, 6.0, id="refused at once"),
+        pytest.param(2.0, 6.0, id="noes after 2 s"),
+        pytest.param(3.0, 8.0, id="no route to it"),
+        pytest.param(5.0, 10.0, id="noes too late for a second round"),
+    ],
+)
+async def test_peers_that_used_to_reach_a_node_and_fail_twice_shorten_the_wait(
+    scene: Scene, no_takes_s: float, down_at: float
+) -> None:
+    scene.sessions.no_takes_s = no_takes_s
+    assert await scene.seconds_until_down(3, "node1", "node2") == down_at
+
+
+async def test_rounds_follow_each_other_and_do_not_overlap(scene: Scene) -> None:
+    scene.sessions.no_takes_s = 2.0
+    await scene.seconds(5.5, "node1", "node2")
+    assert scene.rounds_about("node3") == [2.0, 4.0]
+    assert {peer for _, peer, about in scene.sessions.asked if about == "node3"} == {"node1", "node2"}
+
+
+async def test_a_node_that_is_late_itself_is_not_asked(scene: Scene) -> None:
+    await scene.seconds(5, "node1")
+    assert scene.rounds_about("node3")
+    since = scene.sessions.heard["node3"]
+    assert {peer for at, peer, about in scene.sessions.asked if about == "node3" and at > since} == {"node1"}
+
+
+async def test_who_reaches_a_node_is_found_out_once_and_again_after_ten_minutes(scene: Scene) -> None:
+    everybody = ("node1", "node2", "node3")
+    pairs = {(a, b) for a in everybody for b in everybody if a != b}
+    assert {(peer, about) for _, peer, about in scene.sessions.asked} == pairs
+    await scene.seconds(590, *everybody)
+    assert len(scene.sessions.asked) == len(pairs)
+    await scene.seconds(20, *everybody)
+    assert len(scene.sessions.asked) == 2 * len(pairs)
+
+
+async def test_what_was_true_of_an_earlier_session_confirms_nothing(scene: Scene) -> None:
+    scene.sessions.peers_reach = False
+    scene.watch.take(Disconnected("node3", "gone"))
+    scene.watch.take(Connected("node3", NodeReport()))
+    await scene.seconds(1, "node1", "node2", "node3")
+    assert await scene.seconds_until_down(3, "node1", "node2") == 10.0
+
+
+async def test_that_peers_reached_a_node_while_it_spoke_does_not_keep_it_once_it_is_silent(scene: Scene) -> None:
+    await scene.seconds(3.5, "node1", "node2")
+    status = scene.store.snapshot.nodes["node3"].status
+    assert (status.state, status.silent) == (NodeState.READY, True)
+
+
+async def test_above_two_hundred_nodes_a_heartbeat_every_two_seconds_is_not_late() -> None:
+    clock = FakeClock()
+    store = MemoryStore(clock)
+    cluster = Cluster(id="c", version=1, created_at=0.0, updated_at=0.0)
+    nodes = tuple(make_node(n) for n in range(1, 202))
+    await store.commit(lambda s: Changes(cluster=cluster, put_nodes=nodes))
+    scene = Scene(clock, store)
+    everybody = [n.id for n in nodes]
+    scene.speak(*everybody)
+    await scene.seconds(0.5, *everybody)
+    scene.sessions.asked.clear()
+    await scene.seconds(3.5)
+    assert scene.sessions.asked == []
+    assert not any(n.status.silent for n in store.snapshot.nodes.values())
+
+
 async def test_a_node_that_peers_reach_is_unreachable_for_as_long_as_they_do(scene: Scene) -> None:
-    scene.sessions.peers_reach = True
+    scene.sessions.silent_reached = True
     await scene.seconds(60, "node1", "node2")
     assert scene.state(3) is NodeState.UNREACHABLE
+    gaps = [b - a for a, b in zip(scene.rounds_about("node3"), scene.rounds_about("node3")[1:], strict=False)]
+    assert min(gaps) > 4.0
 
 
 async def test_a_manager_that_hears_nobody_judges_nobody_and_gives_the_whole_time_afterwards(scene: Scene) -> None:
