@@ -6,6 +6,10 @@ import asyncio
 
 from .timing import Expired, deadline
 
+# A host's kernel takes a connection at once, however busy the host: one lost packet (sent again after 1 s) is
+# allowed for. Its sshd may need longer to speak.
+CONNECT_S = 2.0
+
 
 async def check_peers(peers: list, timeout_s: float) -> dict:
     """Node id to whether a banner of SSH was read from it in time; all at once."""
@@ -17,7 +21,8 @@ async def _reached(peer: dict, timeout_s: float) -> bool:
     writer = None
     try:
         async with deadline(timeout_s):
-            reader, writer = await asyncio.open_connection(peer["address"], int(peer.get("port", 22)))
+            async with deadline(CONNECT_S):
+                reader, writer = await asyncio.open_connection(peer["address"], int(peer.get("port", 22)))
             return (await reader.readexactly(4)) == b"SSH-"
     except (OSError, EOFError, Expired):
         return False

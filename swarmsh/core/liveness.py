@@ -86,7 +86,7 @@ class Moment:
 def judge_node(signs: Signs, before: NodeStatus, moment: Moment) -> Verdict:
     """The node's state by what is known at this moment."""
     silent_for, silent_after = moment.now - signs.heard_at, SILENT_AFTER_BEATS * moment.heartbeat_s
-    if before.state is NodeState.DOWN and not signs.connected:
+    if before.state is NodeState.DOWN and not (signs.connected and silent_for < silent_after):
         # Only the node itself leads out of this: its tasks are being replaced, whoever answers at its address.
         return Verdict(status=replace(before, message=signs.untrusted or signs.refused or before.message))
     if signs.untrusted:

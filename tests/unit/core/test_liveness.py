@@ -246,9 +246,10 @@ def test_if_nobody_answers_the_manager_doubts_itself() -> None:
     assert "doubts its own network" in verdict.status.message
 
 
-def test_down_stays_down_until_it_speaks() -> None:
+@pytest.mark.parametrize("connected", [False, True])
+def test_down_stays_down_until_it_speaks(connected: bool) -> None:
     down = NodeStatus(state=NodeState.DOWN, since=1.0)
-    assert judge(60, before=down, opinions={"p": (1.0, True)}).status == down
+    assert judge(60, before=down, connected=connected, opinions={"p": (1.0, True)}).status == down
 
 
 def test_whoever_answers_in_place_of_a_lost_node_does_not_bring_it_back() -> None:
