@@ -65,11 +65,16 @@ class Swarm:
         self.process.wait(30)
 
     def stop(self) -> None:
-        """SIGTERM; it must end by itself with exit code 0."""
-        assert self.process is not None
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(30) == 0, self.log_tail()
+        """SIGTERM; it must end by itself with exit code 0. It is none of ours then: `wait` does not miss it."""
+        process, self.process = self.process, None
+        assert process is not None
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(30) == 0, self.log_tail()
+        except subprocess.TimeoutExpired:
+            self.process = process  # still to be ended
+            raise
 
     def end(self) -> None:
         """Leave no process behind, whatever happened."""
