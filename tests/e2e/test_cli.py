@@ -95,10 +95,17 @@ def test_a_probe_label_gates_running_as_a_healthcheck_does(swarm: Swarm) -> None
     swarm.wait_running("web", 1)
 
 
-def test_credentials_and_digests_with_a_real_registry(swarm: Swarm, tmp_path: Path) -> None:
-    swarm.lab.up(nodes=3, suite="mixed", registry=True, registry_auth="joe:very-secret-word")
-    registry = swarm.lab.status().registry
-    assert registry is not None
+@pytest.fixture
+def registry(lab: Lab) -> Iterator[str]:
+    """host:port of a registry that wants a login; open again afterwards, as other tests expect it."""
+    try:
+        lab.up(registry_auth="joe:very-secret-word")
+        yield lab.status().registry or ""
+    finally:
+        lab.up(registry_auth="")
+
+
+def test_credentials_and_digests_with_a_real_registry(swarm: Swarm, registry: str, tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"auths": {registry: {"auth": "am9lOnZlcnktc2VjcmV0LXdvcmQ="}}}))
     image = f"{registry}/nginx:latest"

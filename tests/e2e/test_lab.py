@@ -245,6 +245,19 @@ def test_the_registry_serves_every_machine(lab: Lab) -> None:
     assert '"nginx"' in lab.run("curl", "-s", f"http://{registry}/v2/_catalog")
 
 
+def test_up_changes_the_login_of_a_registry_that_runs(lab: Lab) -> None:
+    def catalog(*options: str) -> str:
+        return lab.run("curl", "-sS", *options, "http://10.98.0.1:5000/v2/_catalog")
+
+    lab.up(registry_auth="joe:a word")
+    try:
+        assert "UNAUTHORIZED" in catalog()
+        assert '"nginx"' in catalog("--user", "joe:a word")
+    finally:
+        lab.up(registry_auth="")
+    assert '"nginx"' in catalog()
+
+
 @pytest.mark.parametrize(("suite", "version"), [("bullseye", "20.10."), ("trixie", "26.1."), ("forky", "28.5.")])
 def test_docker_clients_of_the_suites_run_on_this_host(lab: Lab, suite: str, version: str) -> None:
     told = subprocess.run(

@@ -32,10 +32,15 @@ def address(paths: LabPaths) -> str | None:
 
 
 def ensure(paths: LabPaths, auth: str, shell: Shell) -> None:
-    """Run the registry and fill it with the test images, pushed by the Engine of one machine."""
+    """Run the registry and fill it with the test images, pushed by the Engine of one machine.
+
+    One that runs with another login than `auth` (USER:PASSWORD, or "" for none) is started anew with its data.
+    """
+    if address(paths) is not None and _login(paths) != auth:
+        stop(paths)
     if address(paths) is None:
         _start(paths, auth)
-    if not wait_until(lambda: _answers(paths, auth), timeout_s=20, every_s=0.1):
+    if not wait_until(lambda: _answers(paths, auth), timeout_s=60, every_s=0.1):
         log = (paths.root / "registry/log").read_text(errors="replace")[-800:]
         raise LabError(f"the registry does not answer; its log ends with:\n{log}")
     if _catalog(paths, auth) >= {tag.split(":")[0] for tag in IMAGES}:
@@ -73,6 +78,7 @@ def _start(paths: LabPaths, auth: str) -> None:
     folder.mkdir(exist_ok=True)
     config = folder / "config.yml"
     config.write_text(_config(folder, auth))
+    (folder / "login").write_text(auth)
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
             [
@@ -112,6 +118,14 @@ def _config(folder: Path, auth: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _login(paths: LabPaths) -> str | None:
+    """USER:PASSWORD that the registry was started with, "" for none; None if that is not known."""
+    try:
+        return (paths.root / "registry/login").read_text()
+    except FileNotFoundError:
+        return None
+
+
 def _bcrypt(password: str) -> str:
     """The registry takes bcrypt only; every Debian has it in libcrypt.so.1."""
     crypt = ctypes.CDLL("libcrypt.so.1").crypt
@@ -143,7 +157,7 @@ def _answers(paths: LabPaths, auth: str) -> bool:
     except urllib.error.HTTPError as err:
         raise LabError(
             f"the registry refuses the lab ({err})",
-            "It runs with other credentials: `down` first, or name the same --registry-auth.",
+            "Its log is in the lab's folder, registry/log.",
         ) from err
     except OSError:
         return False
