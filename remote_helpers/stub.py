@@ -18,6 +18,7 @@ ENGINE = "/var/run/docker.sock"
 UNIT = "swarmsh-helper"
 HELPER_ANSWERS_S = 8.0  # a hand-over takes some seconds on a slow machine
 HELPER_STARTS_S = 30.0
+ARCHIVE_STALLS_S = 60
 
 
 class Fault(Exception):
@@ -129,7 +130,13 @@ def ensure_archive(root, wanted, size, rest):
         return rest
     say({"need": wanted})
     data = bytearray(rest)
+    import select
+
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
     while len(data) < size:
+        if not poll.poll(ARCHIVE_STALLS_S * 1000):  # the link died, which sshd may not know for hours
+            raise Fault("nothing of the helper's archive came for %d s" % ARCHIVE_STALLS_S, "")
         part = os.read(0, 1 << 20)
         if not part:
             raise Fault("the helper's archive broke off after %d of %d bytes" % (len(data), size), "")
@@ -301,9 +308,11 @@ def session(request, rest):
     root, wanted = request["root"], request["helper"]
     os.umask(0o077)
     prepare_root(root)
+    rest = ensure_archive(root, wanted, int(request["size"]), rest)  # without the lock: a link may die in it
     lock = os.open(root + "/lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)  # two sessions that begin at once must not start two helpers
-    rest = ensure_archive(root, wanted, int(request["size"]), rest)
+    if not os.path.exists("%s/%s.pyz" % (root, wanted)):
+        raise Fault("a helper of another version that just started removed this one's archive", "")
     sock = open_session(root, wanted, rest)
     os.close(lock)
     wait_as_little_as_possible(sock)

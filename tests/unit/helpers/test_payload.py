@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import select
 import shlex
 import shutil
 import socket
@@ -88,6 +90,23 @@ def test_the_engine_verb_copies_both_ways_and_half_closes(tmp_path: Path) -> Non
     head, _, rest = done.stdout.partition(b"\n")
     assert json.loads(head) == {"ok": True}
     assert rest == sent
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the helper's folder belongs to root")
+def test_a_link_that_dies_while_it_brings_the_helper_keeps_no_other_session_out(tmp_path: Path) -> None:
+    helper = load_helper()
+    request = {"v": 1, "verb": "session", "helper": helper.sha256, "size": len(helper.archive)}
+    line = json.dumps({**request, "root": str(tmp_path / "swarmsh")}).encode() + b"\n"
+    argv = shlex.split(stub_command(sys.executable))
+    with contextlib.ExitStack() as started:
+        for _ in range(2):  # neither brings it
+            stub = started.enter_context(subprocess.Popen(argv, stdin=-1, stdout=-1))
+            started.callback(stub.kill)
+            assert stub.stdin is not None and stub.stdout is not None
+            stub.stdin.write(line + helper.archive[:1000])
+            stub.stdin.flush()
+            assert select.select([stub.stdout], [], [], 20.0)[0], "it waits for the other"
+            assert json.loads(stub.stdout.readline()) == {"need": helper.sha256}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the helper's folder belongs to root")
