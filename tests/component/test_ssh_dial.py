@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import subprocess
 from pathlib import Path
 
@@ -211,6 +213,32 @@ async def test_a_server_that_drops_the_first_connections_is_tried_again(
     with pytest.raises(NodeUnreachable, match=r"closed 4 connections before its SSH banner.*MaxStartups"):
         await dialer.connect(behind.target(key_file, port=port))
     door.close()
+
+
+async def test_a_reset_in_the_key_exchange_is_no_last_word(dialer, key_file: Path) -> None:
+    """sshd ends so what it has no host key for, if it left some of ours unread."""
+    count = 0
+
+    async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal count
+        count += 1
+        writer.write(b"SSH-2.0-Cut\r\n")
+        await reader.readline()
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+    server = await asyncio.start_server(reset, "127.0.0.1", 0)
+    pin = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
+    target = SshTarget(
+        address="127.0.0.1",
+        port=server.sockets[0].getsockname()[1],
+        identity_files=(str(key_file),),
+        host_keys=(pin,),
+    )
+    with pytest.raises(NodeUnreachable, match="closed the connection during the login"):
+        await dialer.connect(target)
+    assert count == 2, "once for the pin's kind of key, once for all kinds"
+    server.close()
 
 
 async def test_hosts_that_are_away_do_not_hold_up_the_others(

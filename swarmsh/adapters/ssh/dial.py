@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncssh
 
-from swarmsh.adapters.ssh.failures import Dropped, explain, place, untrusted
+from swarmsh.adapters.ssh.failures import CLOSED, Dropped, explain, place, untrusted
 from swarmsh.adapters.ssh.identity import Identities, KeyOffer
 from swarmsh.adapters.ssh.jump import JumpHosts
 from swarmsh.adapters.ssh.link import SshLink
@@ -140,7 +140,7 @@ class SshDialer:
             except (asyncssh.KeyExchangeFailed, NodeUnreachable) as e:
                 # sshd ends the connection if it has no key of the kinds asked for, sometimes before it says so.
                 cause = e if isinstance(e, asyncssh.KeyExchangeFailed) else e.__cause__
-                if not isinstance(cause, asyncssh.KeyExchangeFailed | asyncssh.ConnectionLost):
+                if not isinstance(cause, (asyncssh.KeyExchangeFailed, *CLOSED)):
                     raise refused or e from e
                 if algorithms == ALL_ALGORITHMS:
                     lacking = e

@@ -8,6 +8,9 @@ from swarmsh.adapters.ssh.identity import KeyOffer
 from swarmsh.errors import NodeUnreachable, NodeUntrusted
 from swarmsh.model.objects import SshTarget
 
+# How a connection looks that the server ends in mid-handshake: by a reset, if it left unread what we had sent.
+CLOSED = (asyncssh.ConnectionLost, ConnectionResetError, BrokenPipeError)
+
 
 class Dropped(Exception):
     """The server closed the connection before its banner; worth another try in a moment."""
@@ -59,7 +62,7 @@ def explain(
             message = f"{where}: the jump host could not connect to it: {error.reason}"
         case asyncssh.KeyExchangeFailed():
             message = f"{where} and swarmsh have no algorithm in common: {error.reason}"
-        case asyncssh.ConnectionLost():
+        case asyncssh.ConnectionLost() | ConnectionResetError() | BrokenPipeError():
             message = f"{where} closed the connection during the login"
             hint = "Its sshd's log says why" + ("; or the jump host went away" if through_jump else "")
         case asyncssh.DisconnectError():
