@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pty
+import socket
 import subprocess
 import sys
 import threading
@@ -165,10 +166,13 @@ def test_a_given_pin_needs_no_connection(cluster: Recorder, cli: Cli) -> None:
     assert target["HostKeys"] == ["SHA256:abc"]
 
 
-def test_a_host_that_does_not_answer_is_told(host: HostKeyServer, cluster: Recorder, cli: Cli) -> None:
-    result = cli("node", "add", "n1", "--address", "127.0.0.1:1")
-    assert (result.code, result.out) == (1, "")
-    assert result.err.startswith("n1: ")
+def test_a_host_that_does_not_answer_is_told(cluster: Recorder, cli: Cli) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # ours, so nothing else can listen there, and nothing does
+        result = cli("node", "add", "n1", "--address", f"127.0.0.1:{closed.getsockname()[1]}")
+    assert (result.code, result.out) == (1, ""), result
+    assert result.err.startswith("n1: "), result
+    assert "refused the connection" in result.err
     assert not cluster.sent("POST", "/swarmsh/nodes")
 
 
