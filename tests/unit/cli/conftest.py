@@ -7,10 +7,10 @@ import json
 import re
 import shutil
 import socketserver
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,11 @@ class Recorder:
 class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # A client that went away is no news; its traceback would stand in whichever test runs by then.
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
 
 def _handler(recorder: Recorder) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -87,8 +92,7 @@ def _handler(recorder: Recorder) -> type[http.server.BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(raw.body)))
             self.end_headers()
             if self.command != "HEAD":
-                with suppress(ConnectionError):
-                    self.wfile.write(raw.body)
+                self.wfile.write(raw.body)
 
         do_GET = do_POST = do_DELETE = do_HEAD = handle_any
 
