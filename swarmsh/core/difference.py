@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from msgspec.structs import FieldInfo, fields, replace
 
-from swarmsh.model.objects import Task
+from swarmsh.model.objects import Service, Task
 from swarmsh.model.specs import (
     ContainerSpec,
     EndpointSpec,
@@ -45,6 +45,11 @@ def placement_only(a: ServiceSpec, b: ServiceSpec) -> bool:
 def task_outdated(task: Task, spec: ServiceSpec) -> bool:
     """Whether the task is not what its service's spec says now; what `template_changed` is for specs."""
     return _differ((task.spec, task.endpoint), (spec.task_template, spec.endpoint_spec))
+
+
+def outdated(task: Task, service: Service) -> bool:
+    """Whether the task runs something else than the service specifies now; one of its version never does."""
+    return task.spec_version != service.spec_version and task_outdated(task, service.spec)
 
 
 _Made = tuple[TaskSpec, EndpointSpec | None]

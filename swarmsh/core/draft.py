@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from swarmsh.core.difference import task_outdated
+from swarmsh.core.difference import outdated
 from swarmsh.core.tasks import new_task, wish
 from swarmsh.model.objects import Node, Service, Task
 from swarmsh.model.states import NodeState, TaskState
@@ -75,13 +75,16 @@ class Draft:
         return [t for t in self._at.get(place, {}).values() if t.live]
 
     def outdated(self, task: Task) -> bool:
-        """Whether the task runs something else than the service specifies now."""
-        if task.spec_version == self.service.spec_version:
-            return False
+        """As `difference.outdated`, worked out once for all tasks of a version."""
         key = (task.spec_version, self.service.spec_version)
         if key not in self._outdated:
-            self._outdated[key] = task_outdated(task, self.service.spec)  # equal for all of one version
+            self._outdated[key] = outdated(task, self.service)
         return self._outdated[key]
+
+    def stood_in_for(self, task: Task) -> Task | None:
+        """The task on a lost node that this one replaces, if that still lives."""
+        old = self.tasks.get(task.replaces)
+        return old if old is not None and old.live else None
 
     def lost(self, task: Task) -> bool:
         """The task's node is down: what runs there can neither be known nor changed."""

@@ -20,9 +20,9 @@ def settle_stand_ins(draft: Draft) -> None:
     for task in draft.all():
         if not task.replaces or not task.live:
             continue
-        old = draft.tasks.get(task.replaces)
+        old = draft.stood_in_for(task)
         running = task.status.state is TaskState.RUNNING
-        if old is None or not old.live:
+        if old is None:
             draft.put(replace(task, replaces=""))
         elif running:
             draft.wish(old, TaskState.SHUTDOWN)
@@ -82,13 +82,13 @@ def _succeed(draft: Draft, task: Task) -> None:
     """Stop the task; its successor is prepared meanwhile and starts when it has stopped, or its delay is over."""
     was_wanted = task.desired <= TaskState.RUNNING
     draft.wish(task, TaskState.SHUTDOWN)
-    stood_in_for = draft.tasks.get(task.replaces)
+    stood_in_for = draft.stood_in_for(task)
     others = [t for t in draft.living(task.slot) if t is not stood_in_for]
     if was_wanted and not others:
         draft.add(
             task.slot,
             desired=TaskState.READY,
             start_after=task.start_after,
-            replaces=task.replaces if stood_in_for is not None and stood_in_for.live else "",
+            replaces=stood_in_for.id if stood_in_for is not None else "",
             restarted_at=task.restarted_at,
         )

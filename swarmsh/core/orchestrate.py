@@ -54,7 +54,7 @@ def plan_removed_service(tasks: Iterable[Task], nodes: Mapping[str, Node]) -> Se
     """What to do with tasks whose service is gone: stop them all, forget those that have ended."""
     changed, deleted = [], []
     for task in tasks:
-        if task.status.state.terminal or not task.placed or task.node_id not in nodes:
+        if _over(task, nodes):
             deleted.append(task.id)
         elif task.desired < TaskState.REMOVE:
             changed.append(wish(task, TaskState.REMOVE))
@@ -75,7 +75,7 @@ def _restart(draft: Draft) -> None:
             continue
         draft.wish(task, TaskState.SHUTDOWN)
         place = place_of(task)
-        stood_in_for = draft.tasks.get(task.replaces)
+        stood_in_for = draft.stood_in_for(task)
         others = [t for t in draft.living(place) if t is not stood_in_for]
         if updating(draft.service) and not draft.outdated(task):
             # Start-first: the old version still stands, and the new one is tried again beside it.
@@ -87,7 +87,7 @@ def _restart(draft: Draft) -> None:
             place,
             desired=TaskState.READY if delay else TaskState.RUNNING,
             start_after=draft.now + delay if delay else None,
-            replaces=task.replaces if stood_in_for is not None and stood_in_for.live else "",
+            replaces=stood_in_for.id if stood_in_for is not None else "",
             restarted_at=carried_history(task, policy, version, draft.now),
         )
 
@@ -121,6 +121,11 @@ def _still_there(draft: Draft, task: Task) -> bool:
     return leaving and task.placed and task.node_id in draft.nodes and not draft.lost(task)
 
 
+def _over(task: Task, nodes: Mapping[str, Node]) -> bool:
+    """Nothing of the task can be left anywhere: it ended, never began, or its node has gone."""
+    return task.status.state.terminal or not task.placed or task.node_id not in nodes
+
+
 def _trim_history(draft: Draft) -> None:
     """Drop what nobody waits for: removed tasks that have ended, never-started ones, and old attempts."""
     for task in draft.all():
@@ -129,8 +134,7 @@ def _trim_history(draft: Draft) -> None:
         if not task.placed:
             draft.put(ended(task, TaskState.SHUTDOWN, draft.now, ""))
     for task in draft.all():
-        gone = task.node_id and task.node_id not in draft.nodes
-        if task.desired is TaskState.REMOVE and (task.status.state.terminal or gone):
+        if task.desired is TaskState.REMOVE and _over(task, draft.nodes):
             draft.delete(task)
     for place in draft.places():
         tasks = draft.at(place)

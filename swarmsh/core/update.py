@@ -63,11 +63,6 @@ def updating(service: Service) -> bool:
     return service.update_status is not None and service.update_status.state in _COURSES
 
 
-def outdated(task: Task, service: Service) -> bool:
-    """Whether the task runs something else than the service specifies now."""
-    return task.spec_version != service.spec_version and task_outdated(task, service.spec)
-
-
 def _adopt_unchanged(draft: Draft) -> None:
     """Tasks that already run what is specified, or differ in a placement that they still meet, are kept."""
     service = draft.service

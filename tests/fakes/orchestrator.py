@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 from msgspec.structs import replace
 
+from swarmsh.core.difference import outdated
 from swarmsh.core.tasks import new_task
-from swarmsh.core.update import outdated
 from swarmsh.model.objects import Service, TaskStatus, UpdateStatus
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.states import TaskState

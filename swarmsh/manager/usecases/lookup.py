@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from swarmsh.core.update import outdated
+from swarmsh.core.difference import outdated
 from swarmsh.errors import Ambiguous, InvalidSpec, NotFound, Unavailable
 from swarmsh.model.objects import Cluster, Node, Service, Task
 from swarmsh.model.snapshot import ClusterSnapshot
