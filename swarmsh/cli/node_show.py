@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from swarmsh.cli import complete
-from swarmsh.cli.common import Failures, connect, filter_option, node_name, node_names, service_names
-from swarmsh.cli.output import format_option, list_options, print_json, print_table, size_words
-from swarmsh.cli.task_list import print_tasks
+from swarmsh.cli.common import Failures, connect, node_name, node_names, service_names
+from swarmsh.cli.output import format_option, print_json, print_table, size_words
+from swarmsh.cli.task_list import TaskListing, print_tasks, task_list_options
 from swarmsh.client import ApiError, ManagerClient, segment
 from swarmsh.errors import SwarmshError
 
@@ -18,17 +18,8 @@ Json = dict[str, Any]
 
 @click.command("ps")
 @click.argument("names", nargs=-1, metavar="[NODE…]", shell_complete=complete.node_names)
-@filter_option("id, name, desired-state")
-@click.option("--no-resolve", is_flag=True, help="Do not map ids to names.")
-@list_options
-def ps(
-    names: tuple[str, ...],
-    filters: dict[str, list[str]],
-    no_resolve: bool,
-    form: str,
-    quiet: bool,
-    no_trunc: bool,
-) -> None:
+@task_list_options("id, name, desired-state")
+def ps(names: tuple[str, ...], filters: dict[str, list[str]], listing: TaskListing) -> None:
     """List the tasks on nodes; on all of them if none is named."""
     manager = connect()
     with Failures() as failures:
@@ -40,15 +31,9 @@ def ps(
                 failures.add(error)
         if wanted or not names:
             tasks = manager.tasks(filters | ({"node": wanted} if wanted else {}))
-            print_tasks(
-                tasks,
-                {} if quiet else service_names(manager),
-                {} if quiet else node_names(manager),
-                form=form,
-                quiet=quiet,
-                no_trunc=no_trunc,
-                no_resolve=no_resolve,
-            )
+            services = {} if listing.quiet else service_names(manager)
+            nodes = {} if listing.quiet else node_names(manager)
+            print_tasks(tasks, services, nodes, listing)
 
 
 @click.command("inspect")

@@ -18,7 +18,7 @@ from swarmsh.cli.output import (
     short,
     size_words,
 )
-from swarmsh.cli.task_list import print_tasks
+from swarmsh.cli.task_list import TaskListing, print_tasks, task_list_options
 from swarmsh.client import ApiError
 
 Json = dict[str, Any]
@@ -75,17 +75,8 @@ def _row(service: Json, no_trunc: bool) -> Json:
 
 @click.command("ps")
 @click.argument("names", nargs=-1, required=True, metavar="SERVICE…", shell_complete=complete.service_names)
-@filter_option("id, name, node, desired-state")
-@click.option("--no-resolve", is_flag=True, help="Do not map ids to names.")
-@list_options
-def ps(
-    names: tuple[str, ...],
-    filters: dict[str, list[str]],
-    no_resolve: bool,
-    form: str,
-    quiet: bool,
-    no_trunc: bool,
-) -> None:
+@task_list_options("id, name, node, desired-state")
+def ps(names: tuple[str, ...], filters: dict[str, list[str]], listing: TaskListing) -> None:
     """List the tasks of services."""
     manager = connect()
     services: dict[str, str] = {}
@@ -100,8 +91,8 @@ def ps(
             if filters.get("node"):
                 filters["node"] = [manager.node(name)["ID"] for name in filters["node"]]
             tasks = manager.tasks(filters | {"service": list(services)})
-            nodes = {} if quiet else node_names(manager)
-            print_tasks(tasks, services, nodes, form=form, quiet=quiet, no_trunc=no_trunc, no_resolve=no_resolve)
+            nodes = {} if listing.quiet else node_names(manager)
+            print_tasks(tasks, services, nodes, listing)
 
 
 @click.command("inspect")

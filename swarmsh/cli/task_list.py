@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar
 
-from swarmsh.cli.output import ago, parse_time, ports_words, print_list, short, truncated
+import click
+
+from swarmsh.cli.common import filter_option
+from swarmsh.cli.output import ago, list_options, parse_time, ports_words, print_list, short, truncated
 
 Json = dict[str, Any]
+_Command = TypeVar("_Command", bound=Any)
 
 COLUMNS = {
     "ID": "ID",
@@ -21,17 +27,33 @@ COLUMNS = {
 }
 
 
-def print_tasks(
-    tasks: list[Json],
-    services: dict[str, str],
-    nodes: dict[str, str],
-    *,
-    form: str,
-    quiet: bool,
-    no_trunc: bool,
-    no_resolve: bool = False,
-) -> None:
+class TaskListing(NamedTuple):
+    """How tasks are to be listed, as the options say."""
+
+    form: str
+    quiet: bool
+    no_trunc: bool
+    no_resolve: bool
+
+
+def task_list_options(filter_keys: str) -> Callable[[_Command], _Command]:
+    """What every command that lists tasks takes; it gets `filters`, and a `listing` for `print_tasks`."""
+
+    def add(command: Callable[..., None]) -> Any:
+        @wraps(command)
+        def with_listing(*args: Any, **options: Any) -> None:
+            how = {name: options.pop(name) for name in TaskListing._fields}
+            command(*args, listing=TaskListing(**how), **options)
+
+        resolve = click.option("--no-resolve", is_flag=True, help="Do not map ids to names.")
+        return filter_option(filter_keys)(resolve(list_options(with_listing)))
+
+    return add
+
+
+def print_tasks(tasks: list[Json], services: dict[str, str], nodes: dict[str, str], listing: TaskListing) -> None:
     """Tasks slot by slot, the newest of a slot first and those before it indented under it, as in Docker."""
+    form, quiet, no_trunc, no_resolve = listing
     if no_resolve:
         services, nodes = {}, {}
     named = [(_name(task, services), task) for task in tasks]
