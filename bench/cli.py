@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from common import SWARMSH, Bench, Target, Times, parser, print_targets
+from common import SWARMSH, Bench, Target, Times, parser, print_targets, run
 
 WARM_RUNS = 3
 
@@ -53,4 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -29,9 +29,10 @@ from urllib.parse import quote
 CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CHECKOUT))
 
+from carried import ROOT, pack  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
-from tests.e2e.labctl import Lab  # noqa: E402
+from tests.e2e.labctl import COMMAND, Lab, LabFailed  # noqa: E402
 
 Json = dict[str, Any]
 SWARMSH = str(Path(sys.executable).with_name("swarmsh"))
@@ -39,11 +40,13 @@ COUNTED = str(Path(__file__).with_name("counted_manager.py"))
 POLL_S = 0.05
 PATIENCE_S = 240.0  # for one step of a round; these machines start six containers in 20 s, more when shared
 LABEL = "swarmsh.bench"
+INSIDE = "/opt/swarmsh-bench"  # our manager in a machine of the lab; /run there is mounted noexec
+INSIDE_UNIT = "swarmsh-bench-manager"
 
 
 # --- arguments ------------------------------------------------------------------------------------------
-def parser(doc: str | None, *, rounds: int = 5) -> argparse.ArgumentParser:
-    """Options that every script has; `doc` is the script's own text."""
+def parser(doc: str | None, *, rounds: int = 5, compares: bool = False) -> argparse.ArgumentParser:
+    """Options that every script has, and those of one that compares both sides; `doc` is the script's own text."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument(
         "--lab", default="bench", help="name of a running lab that nothing else uses (default: bench)"
@@ -52,7 +55,22 @@ def parser(doc: str | None, *, rounds: int = 5) -> argparse.ArgumentParser:
     made.add_argument("--image", default="", help="default: web:1 by its id, which spares Swarm a pull that fails")
     made.add_argument("--keep-log", type=Path, metavar="FILE", help="copy the manager's log there at the end")
     made.add_argument("--times", action="store_true", help="print every single time as well")
+    made.set_defaults(manager_on="")
+    if compares:
+        made.add_argument(
+            "--manager-on",
+            metavar="NODE",
+            help="run our manager inside this machine; Swarm's runs on n1 (default: on this host)",
+        )
     return made
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a script; a step that did not come to its end is told without a traceback, with exit code 1."""
+    try:
+        main()
+    except (BenchFailed, LabFailed) as err:
+        sys.exit(f"{Path(sys.argv[0]).name}: {err}")
 
 
 # --- one Docker API on a socket -------------------------------------------------------------------------
@@ -206,18 +224,22 @@ class Machines:
         """Forward the Engine's socket of one machine (again, after it was off)."""
         self.hang_up(name)
         path = self.directory / f"{name}.sock"
-        path.unlink(missing_ok=True)
-        options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "BatchMode=yes",
-                   "IdentitiesOnly=yes", "ExitOnForwardFailure=yes", "ServerAliveInterval=5")  # fmt: skip
-        self._forwards[name] = self.lab.popen(
-            *("ssh", "-F", "none", "-N", "-i", str(self.lab.directory / "id_ed25519")),
-            *(word for option in options for word in ("-o", option)),
-            *("-L", f"{path}:/var/run/docker.sock", f"root@{self.status.nodes[name].address}"),
-            stderr=subprocess.DEVNULL,
-        )
+        self._forwards[name] = self.forward(name, path, "/var/run/docker.sock")
         engine = self.engines[name] = Api(path, f"Engine of {name}")
         poll(lambda: path.exists() and _answers(engine), f"the forwarded Engine of {name}", 60)
         return engine
+
+    def forward(self, name: str, path: Path, remote: str) -> subprocess.Popen[bytes]:
+        """A process that makes the socket `remote` of a machine appear as `path` here, until it ends."""
+        path.unlink(missing_ok=True)
+        options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "BatchMode=yes",
+                   "IdentitiesOnly=yes", "ExitOnForwardFailure=yes", "ServerAliveInterval=5")  # fmt: skip
+        return self.lab.popen(
+            *("ssh", "-F", "none", "-N", "-i", str(self.lab.directory / "id_ed25519")),
+            *(word for option in options for word in ("-o", option)),
+            *("-L", f"{path}:{remote}", f"root@{self.status.nodes[name].address}"),
+            stderr=subprocess.DEVNULL,
+        )
 
     def open_all(self) -> None:
         with ThreadPoolExecutor() as pool:
@@ -235,9 +257,11 @@ class Machines:
             forward.terminate()
             forward.wait(20)
 
-    def clean(self, names: Sequence[str] | None = None) -> None:
-        """What an earlier run that was killed may have left: a swarm, a helper, containers."""
-        for name in names or self.names:
+    def clean(self) -> None:
+        """What an earlier run that was killed may have left: a manager, a swarm, a helper, containers."""
+        for name in self.names:  # the manager first: it would start the helpers again
+            self.lab.ssh(name, f"systemctl stop {INSIDE_UNIT} 2>/dev/null; rm -rf {INSIDE}", timeout_s=120)
+        for name in self.names:
             self.lab.ssh(
                 name,
                 "docker swarm leave --force >/dev/null 2>&1; systemctl stop swarmsh-helper 2>/dev/null; "
@@ -334,8 +358,14 @@ class OurManager:
 
     def start(self, inventory: Path | None = None) -> None:
         """Start it, with an inventory of one's own if given, and wait for its nodes."""
-        arguments = ["--state", str(self.state), "--socket", str(self.socket)]
-        arguments += ["--inventory", str(inventory or self._machines.lab.inventory)]
+        self._launch(inventory or self._machines.lab.inventory)
+        names = set(self._machines.names)
+        # After a restart a node is ready by what was known of it: its session counts.
+        poll(lambda: self.connected() == self.side.ready() == names, lambda: f"nodes ready\n{self.log_tail()}")
+
+    def _launch(self, inventory: Path) -> None:
+        """Start the process; returns when its socket answers."""
+        arguments = ["--state", str(self.state), "--socket", str(self.socket), "--inventory", str(inventory)]
         command = [sys.executable, COUNTED, str(self.counts)] if self._counted else [SWARMSH, "manager", "run"]
         with self.log.open("ab") as log:
             self.process = self._machines.lab.popen(*command, *arguments, stdout=subprocess.PIPE, stderr=log)
@@ -343,9 +373,6 @@ class OurManager:
         line = self.process.stdout.readline().decode().strip()
         if line != f"unix://{self.socket}":
             raise BenchFailed(f"our manager did not start: {line!r}\n{self.log_tail()}")
-        names = set(self._machines.names)
-        # After a restart a node is ready by what was known of it: its session counts.
-        poll(lambda: self.connected() == self.side.ready() == names, lambda: f"nodes ready\n{self.log_tail()}")
 
     def connected(self) -> set[str]:
         """Names of the nodes with a session."""
@@ -353,9 +380,17 @@ class OurManager:
         return {s["name"] for s in sessions if s["connected"]}
 
     @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    @property
     def pid(self) -> int:
         assert self.process is not None
         return self.process.pid
+
+    def use(self) -> ProcessUse:
+        """What its process has used and holds."""
+        return use_of(self.pid)
 
     def counters(self) -> dict[str, Json]:
         """Numbers of the sessions by node, as the process holds them now; only of a counted manager."""
@@ -378,7 +413,7 @@ class OurManager:
 
     def leave(self) -> None:
         """Leave the machines as they were found, and end."""
-        if self.process is not None and self.process.poll() is None:
+        if self.running:
             with contextlib.suppress(Exception):  # a manager in trouble: the machines are cleaned anyhow
                 self.side.remove_all()
                 for node in self.side.api.ask("GET", "/nodes"):
@@ -391,6 +426,83 @@ class OurManager:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
 
 
+class OurManagerInside(OurManager):
+    """The same inside a machine of the lab, its state too; asked through a forwarded socket, as Swarm's is."""
+
+    def __init__(self, machines: Machines, directory: Path, node: str) -> None:
+        super().__init__(machines, directory)
+        self._node = node
+        self._archive = directory / "manager.tar.gz"
+
+    def _launch(self, inventory: Path) -> None:
+        self._copy(inventory)
+        arguments = [f"--{what}={INSIDE}/{what}" for what in ("state", "socket", "inventory")]
+        self._machines.lab.ssh(
+            self._node,
+            *(
+                "systemd-run",
+                "--quiet",
+                "--collect",
+                f"--unit={INSIDE_UNIT}",
+                f"--setenv=PYTHONPATH={INSIDE}/{ROOT}",
+            ),
+            *("--property=TimeoutStopSec=20", "--property=StandardOutput=null"),
+            f"--property=StandardError=append:{INSIDE}/log",
+            *("python3", "-m", "swarmsh", "manager", "run", *arguments),
+        )
+        self.process = self._machines.forward(self._node, self.socket, f"{INSIDE}/socket")
+        poll(
+            lambda: self.socket.exists() and _answers(self.side.api),
+            lambda: f"our manager on {self._node}\n{self.log_tail()}",
+            120,
+        )
+
+    def _copy(self, inventory: Path) -> None:
+        """Bring there what it runs on, and the lab's key with an inventory that names it."""
+        ours = f"{sys.version_info.major}.{sys.version_info.minor}"
+        version = "import sys; print(*sys.version_info[:2], sep='.')"
+        theirs = self._machines.lab.ssh(self._node, "python3", "-c", version).strip()
+        if theirs != ours:
+            raise BenchFailed(f"our manager's packages are of Python {ours}, {self._node} has {theirs}")
+        pattern = r"(ansible_ssh_private_key_file:).*"
+        hosts = re.sub(pattern, rf"\1 {INSIDE}/key", inventory.read_text())
+        key = (self._machines.lab.directory / "id_ed25519").read_bytes()
+        pack(self._archive, {"key": key, "inventory": hosts.encode()})
+        unpack = f"mkdir -p -m 700 {INSIDE} && tar -xzf - --no-same-owner -C {INSIDE}"
+        with self._archive.open("rb") as archive:
+            done = subprocess.run(
+                [str(COMMAND), "ssh", f"--name={self._machines.lab.name}", self._node, "--", unpack],
+                stdin=archive,
+                capture_output=True,
+                text=True,
+                timeout=180,
+                check=False,
+            )
+        if done.returncode != 0:
+            raise BenchFailed(f"our manager could not be copied to {self._node}: {done.stderr}")
+
+    def use(self) -> ProcessUse:
+        used = use_of_unit(self._machines.lab, self._node, INSIDE_UNIT)
+        time.sleep(1.0)  # the machine clears away the session in which that was read
+        return used
+
+    def stop(self) -> None:
+        self._fetch_log()
+        if self.process is not None:
+            self._machines.lab.call("ssh", self._node, "--", "systemctl", "stop", INSIDE_UNIT, check=False)
+        super().stop()
+
+    def log_tail(self, lines: int = 25) -> str:
+        self._fetch_log()
+        return super().log_tail(lines)
+
+    def _fetch_log(self) -> None:
+        """As far as it can be had."""
+        done = self._machines.lab.call("ssh", self._node, "--", "cat", f"{INSIDE}/log", check=False)
+        if done.returncode == 0:
+            self.log.write_text(done.stdout)
+
+
 # --- all of it ------------------------------------------------------------------------------------------
 @dataclass
 class Bench:
@@ -401,6 +513,7 @@ class Bench:
     counted: bool = False
     image_wanted: str = ""
     keep_log: Path | None = None
+    manager_on: str = ""  # a machine's name; "": on this host
     image: str = field(init=False, default="")
     machines: Machines = field(init=False)
     ours: OurManager = field(init=False)
@@ -409,7 +522,8 @@ class Bench:
 
     @classmethod
     def of(cls, options: argparse.Namespace, *, with_swarm: bool = True, counted: bool = False) -> Self:
-        return cls(Lab(options.lab), with_swarm, counted, options.image, options.keep_log)
+        lab, manager_on = Lab(options.lab), options.manager_on or ""
+        return cls(lab, with_swarm, counted, options.image, options.keep_log, manager_on)
 
     @property
     def swarm(self) -> Side:
@@ -420,12 +534,17 @@ class Bench:
         with contextlib.ExitStack() as stack:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swarmsh-bench-")))
             self.machines = Machines(self.lab, directory)
+            if self.manager_on and self.manager_on not in self.machines.names:
+                raise BenchFailed(f"lab {self.lab.name} has no machine {self.manager_on} for our manager")
             self.machines.clean()
             stack.callback(self._clean)
             stack.callback(self.machines.close)
             self.machines.open_all()
             self.image = self.image_wanted or self.machines.image_id("web:1")
-            self.ours = OurManager(self.machines, directory, counted=self.counted)
+            if self.manager_on:
+                self.ours = OurManagerInside(self.machines, directory, self.manager_on)
+            else:
+                self.ours = OurManager(self.machines, directory, counted=self.counted)
             stack.callback(self._save_log)
             stack.callback(self.ours.leave)
             if self.with_swarm:
@@ -447,16 +566,23 @@ class Bench:
             self.keep_log.write_bytes(self.ours.log.read_bytes())
 
     def _clean(self) -> None:
-        for name, node in self.lab.status().nodes.items():
-            if node.state == "off":
-                self.lab.fault(name, "power-on", "--wait")
-        self.machines.clean()
+        try:
+            for name, node in self.lab.status().nodes.items():
+                if node.state == "off":
+                    self.lab.fault(name, "power-on", "--wait")
+            self.machines.clean()
+        except LabFailed:
+            if self.lab.call("status", check=False).returncode == 0:
+                raise
+            # Whatever else failed, failed because of this.
+            raise BenchFailed(f"lab {self.lab.name} is gone: it was taken down under the measurement") from None
 
     def header(self) -> str:
         node = next(iter(self.machines.status.nodes.values()))
         load = os.getloadavg()[0]
         return (
             f"lab {self.lab.name}: {len(self.machines.names)} machines, {node.suite}, Engine {node.engine}; "
+            f"our manager on {self.manager_on or 'the host'}; "
             f"{os.cpu_count()} cores, load {load:.1f}; {time.strftime('%Y-%m-%d %H:%M')}"
         )
 
@@ -539,6 +665,13 @@ def parse_use(stat: str, rollup: str) -> ProcessUse:
     sizes: Mapping[str, str] = dict(re.findall(r"^(Rss|Pss):\s+(\d+) kB", rollup, re.MULTILINE))
     ticks = int(fields[11]) + int(fields[12])
     return ProcessUse(ticks / CLOCK_TICKS, int(sizes["Rss"]) / 1024, int(sizes["Pss"]) / 1024)
+
+
+def use_of_unit(lab: Lab, node: str, unit: str) -> ProcessUse:
+    """The main process of a systemd unit, read on its machine."""
+    said = lab.ssh(node, f"cd /proc/$(systemctl show -p MainPID --value {unit}) && cat stat smaps_rollup")
+    stat, _, rollup = said.partition("\n")
+    return parse_use(stat, rollup)
 
 
 def use_of(pid: int) -> ProcessUse:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 
-from common import Bench, Side, Target, Times, above, parser, print_targets, rounds, service_spec, use_of
+from common import Bench, Side, Target, Times, above, parser, print_targets, rounds, run, service_spec
 
 REPLICAS = 6
 
@@ -25,7 +25,7 @@ def create(side: Side, image: str, replicas: int = REPLICAS) -> float:
 
 
 def main() -> None:
-    options = parser(__doc__).parse_args()
+    options = parser(__doc__, compares=True).parse_args()
     times, cpu = Times(), Times()
     with Bench.of(options) as bench:
         print(bench.header())
@@ -34,10 +34,10 @@ def main() -> None:
                 times.add(what, bench.machines.start_bare(bench.image, bench.machines.names * 2))
             else:
                 side = bench.ours.side if what == "ours" else bench.swarm
-                before = use_of(bench.ours.pid).cpu_s
+                before = bench.ours.use().cpu_s
                 times.add(what, create(side, bench.image))
                 if what == "ours":
-                    cpu.add("CPU of our manager", use_of(bench.ours.pid).cpu_s - before)
+                    cpu.add("CPU of our manager", bench.ours.use().cpu_s - before)
                 side.remove_all()
             bench.machines.wait_empty()
     times.print(every=options.times)
@@ -52,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

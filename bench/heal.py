@@ -27,6 +27,7 @@ from common import (
     poll,
     print_targets,
     rounds,
+    run,
     service_spec,
 )
 
@@ -92,7 +93,7 @@ def kill_and_start_bare(bench: Bench, killer: Killer) -> float:
 
 
 def main() -> None:
-    made = parser(__doc__, rounds=7)
+    made = parser(__doc__, rounds=7, compares=True)
     made.add_argument("--by", choices=("engine", "kernel"), default="engine", help="who kills (default: engine)")
     options = made.parse_args()
     times = Times()
@@ -126,4 +127,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

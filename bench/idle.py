@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 
-from common import Bench, ProcessUse, Target, parse_use, parser, print_targets, use_of
+from common import Bench, ProcessUse, Target, parser, print_targets, run, use_of_unit
 from create import REPLICAS, create
 from tabulate import tabulate
 
@@ -19,12 +19,7 @@ MANAGER_MB, HELPER_MB, SHARE_PERCENT = 90.0, 30.0, 1.0
 
 def helper_use(bench: Bench, node: str) -> ProcessUse:
     """The helper's process, read on its machine."""
-    said = bench.lab.ssh(
-        node,
-        "cd /proc/$(systemctl show -p MainPID --value swarmsh-helper) && cat stat smaps_rollup",
-    )
-    stat, _, rollup = said.partition("\n")
-    return parse_use(stat, rollup)
+    return use_of_unit(bench.lab, node, "swarmsh-helper")
 
 
 def main() -> None:
@@ -40,9 +35,9 @@ def main() -> None:
         names = bench.machines.names
         for _ in range(given.rounds):
             helpers = {name: helper_use(bench, name) for name in names}
-            manager, began = use_of(bench.ours.pid), time.monotonic()
+            manager, began = bench.ours.use(), time.monotonic()
             time.sleep(given.seconds)
-            after, took = use_of(bench.ours.pid), time.monotonic() - began
+            after, took = bench.ours.use(), time.monotonic() - began
             rows.append(_row("manager", "", manager, after, took))
             for name in names:
                 node = bench.machines.status.nodes[name]
@@ -68,4 +63,4 @@ def _row(
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -17,7 +17,20 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import PATIENCE_S, Bench, Side, Target, Times, parser, poll, print_targets, rounds, service_spec
+from common import (
+    PATIENCE_S,
+    Bench,
+    BenchFailed,
+    Side,
+    Target,
+    Times,
+    parser,
+    poll,
+    print_targets,
+    rounds,
+    run,
+    service_spec,
+)
 
 REPLICAS = 6
 DOWN_AFTER_S = 12.0
@@ -88,11 +101,13 @@ def moved(bench: Bench, side: Side, lost: str) -> Moved:
 
 
 def main() -> None:
-    options = parser(__doc__).parse_args()
+    options = parser(__doc__, compares=True).parse_args()
     times = Times()
     with Bench.of(options) as bench:
         print(bench.header())
         *left, lost = bench.machines.names
+        if options.manager_on == lost:
+            raise BenchFailed(f"it is {lost} that loses power: our manager cannot be on it")
         sides = {"ours": bench.ours.side, "swarm": bench.swarm}
         for _, what in rounds(options.rounds, tuple(sides)):
             side = sides[what]
@@ -119,4 +134,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from common import Bench, Json, Target, Times, parser, print_targets, rounds
+from common import Bench, Json, Target, Times, parser, print_targets, rounds, run
 from create import REPLICAS, create
 from tabulate import tabulate
 
@@ -101,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
