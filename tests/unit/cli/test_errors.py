@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -195,17 +196,25 @@ def test_a_closed_pipe_is_quiet(manager: Recorder) -> None:
 
 
 def test_an_interrupt_is_exit_code_130(manager: Recorder) -> None:
+    over = threading.Event()
+
     def hang(request: object) -> Raw:
-        time.sleep(3)
+        over.wait(20)
         return Raw(b"")
 
     manager.on("GET", "/events", hang)
-    process = spawn("events")
+    # A background job of a shell ignores SIGINT, and so would its children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = spawn("events")
+    finally:
+        signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 20
     while not manager.sent("GET", "/events") and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
+    over.set()
     assert (process.returncode, err) == (130, "Interrupted\n")
 
 
