@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import http.client
 import json
+import math
 import os
 import re
 import signal
@@ -630,12 +631,14 @@ def print_targets(targets: Sequence[Target]) -> None:
 
 
 def _verdict(target: Target) -> str:
+    if math.isnan(target.value):
+        return "no figure: Swarm was no slower than the floor"
     return "met" if target.met else "MISSED"
 
 
 def above(ours: float, swarm: float, floor: float) -> float:
-    """Our time above the floor as a share of Swarm's."""
-    return (ours - floor) / max(swarm - floor, 1e-9)
+    """Our time above the floor as a share of Swarm's; NaN if Swarm was no slower than the floor, which noise can do."""
+    return (ours - floor) / (swarm - floor) if swarm > floor else math.nan
 
 
 def rounds(count: int, sides: Sequence[str]) -> Iterator[tuple[int, str]]:
