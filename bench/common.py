@@ -637,7 +637,7 @@ def _verdict(target: Target) -> str:
 
 
 def above(ours: float, swarm: float, floor: float) -> float:
-    """Our time above the floor as a share of Swarm's; NaN if Swarm was no slower than the floor, which noise can do."""
+    """Our time above the floor as a share of Swarm's; NaN if noise made Swarm no slower than the floor."""
     return (ours - floor) / (swarm - floor) if swarm > floor else math.nan
 
 
