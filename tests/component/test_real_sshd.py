@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -21,10 +22,12 @@ import pytest
 
 from swarmsh.adapters.nodes.payload import load_helper, stub_command
 from swarmsh.adapters.nodes.sessions import SessionLimits
+from swarmsh.adapters.nodes.stream_links import StreamLinks
+from swarmsh.adapters.ssh import ByteChannel, ChannelRefused, SshDialer, SshLink
 from swarmsh.errors import NodeRequestFailed, NodeUnreachable
 from swarmsh.manager.ports import Connected, Disconnected, Refused, Untrusted
 from swarmsh.model.objects import SshTarget
-from tests.component.conftest import RealClock, Sessions
+from tests.component.conftest import RealClock, Sessions, eventually
 
 SSHD = Path("/usr/sbin/sshd")
 pytestmark = pytest.mark.skipif(
@@ -163,6 +166,44 @@ async def test_a_second_cluster_with_a_lower_epoch_is_refused(
     sessions.keep("node1", "n1", target(sshd, key_file))
     await sessions.until(Connected)
     await sessions.drop("node1", release=True)
+
+
+async def test_streams_beyond_what_one_connection_takes_get_more_connections(
+    sshd: Sshd, dialer: SshDialer, key_file: Path
+) -> None:
+    """sshd's MaxSessions is 10 by default."""
+    first = await dialer.connect(target(sshd, key_file))
+    dialled = []
+
+    async def dial() -> SshLink:
+        dialled.append(await dialer.connect(target(sshd, key_file)))
+        return dialled[-1]
+
+    links = StreamLinks("n1", first, dial, most=2, idle_s=0.1)
+
+    async def open_stream() -> tuple[ByteChannel, bytearray, asyncio.Event]:
+        got, ended = bytearray(), asyncio.Event()
+        return await links.exec("cat", got.extend, ended.set), got, ended
+
+    async with asyncio.timeout(60):
+        streams = await asyncio.gather(*(open_stream() for _ in range(30)))
+        assert len(dialled) == 2
+        with pytest.raises(ChannelRefused, match="MaxSessions"):
+            await open_stream()
+        for number, (channel, _, _) in enumerate(streams):
+            channel.send(b"%d" % number)
+            channel.send_eof()
+        for number, (_, got, ended) in enumerate(streams):
+            await ended.wait()
+            assert got == b"%d" % number
+        await eventually(lambda: all(link.closed for link in dialled))
+        assert not first.closed
+        streams = await asyncio.gather(*(open_stream() for _ in range(11)))
+        assert len(dialled) == 3
+        links.close()
+        await eventually(lambda: any(ended.is_set() for _, _, ended in streams))
+        assert sum(ended.is_set() for _, _, ended in streams) == 1, "those of the session's own connection go on"
+    await first.close()
 
 
 @pytest.mark.parametrize("kind", ["ssh-ed25519", "ssh-rsa"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -163,6 +164,23 @@ def test_logs_are_followed_over_all_nodes(swarm: Swarm) -> None:
                     seen[node] = seen.get(node, 0) + 1
         finally:
             logs.terminate()
+
+
+def test_more_logs_of_one_node_are_followed_than_its_sshd_takes_channels(swarm: Swarm) -> None:
+    swarm.docker("service", "create", "-d", "--name", "web", "-e", "LOG_EVERY=1", "web:1")
+    swarm.wait_running("web", 1)
+    with contextlib.ExitStack() as following:
+        clients = []
+        for _ in range(14):  # MaxSessions is 10, one of which is the helper's
+            argv = [cli(swarm.lab, "forky"), "service", "logs", "-f", "web"]
+            client = subprocess.Popen(argv, env=swarm.environment(), stdout=subprocess.PIPE, text=True)
+            following.enter_context(client)
+            following.callback(client.terminate)
+            clients.append(client)
+        for client in clients:
+            assert client.stdout is not None
+            lines = iter(client.stdout.readline, "")
+            assert any("tick" in line for line in lines), "it ended without a line"
 
 
 def test_a_dead_node_does_not_block_the_logs_of_the_rest(swarm: Swarm) -> None:

@@ -27,6 +27,7 @@ from swarmsh.adapters.nodes.messages import (
     parse,
 )
 from swarmsh.adapters.nodes.session import Attach, Counters, HelperArchive, HelperSession
+from swarmsh.adapters.nodes.stream_links import StreamLinks
 from swarmsh.adapters.ssh import ByteChannel, SshDialer
 from swarmsh.errors import (
     HelperRefused,
@@ -59,6 +60,8 @@ class SessionLimits:
     stable_s: float = 5.0  # a session this long starts the back-off anew
     tick_s: float = 0.5
     line_bytes: int = LINE_BYTES
+    stream_links: int = 8  # further connections to one node, for streams that its session has no channel for
+    stream_idle_s: float = 30.0
 
 
 @dataclass(slots=True, eq=False)
@@ -77,6 +80,7 @@ class _Kept:
     awaits_cluster: bool = False
     announced: NodeEvent | None = None
     engine: EngineSocket | None = None
+    streams: StreamLinks | None = None  # while attached
     engine_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -283,11 +287,12 @@ class NodeSessions:
         on_end: Callable[[], None],
         on_eof: Callable[[], None],
     ) -> ByteChannel:
-        session = self._session(kept.node_id)
+        self._session(kept.node_id)
+        assert kept.streams is not None  # it is attached
         command = self._stub_command(kept.target.python, kept.target.become)
         # sshd passes on the end of standard output only once standard error has ended too: without this the
         # end of an exec's output would not be seen.
-        channel = await session.link.exec(f"exec {command} 2>/dev/null", on_data, on_end, on_eof)
+        channel = await kept.streams.exec(f"exec {command} 2>/dev/null", on_data, on_end, on_eof)
         channel.send(self._opening("engine"))
         return channel
 
@@ -379,6 +384,9 @@ class NodeSessions:
             self._attached(kept, session, self._clock.monotonic() - started)
             await session.ended.wait()
         finally:
+            if kept.streams is not None:
+                kept.streams.close()
+                kept.streams = None
             session.end("closed by the manager")
             if session.last_heard is not None:
                 kept.heard_before = session.last_heard
@@ -430,6 +438,14 @@ class NodeSessions:
     def _attached(self, kept: _Kept, session: HelperSession, took_s: float) -> None:
         assert session.view is not None
         kept.session = session
+        limits, target = self._limits, kept.target
+        kept.streams = StreamLinks(
+            kept.name,
+            session.link,
+            lambda: self._dialer.connect(target),
+            limits.stream_links,
+            limits.stream_idle_s,
+        )
         kept.trouble = ""
         kept.announced = None
         kept.counters.sessions += 1

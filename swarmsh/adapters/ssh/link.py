@@ -13,6 +13,10 @@ from swarmsh.errors import NodeUnreachable
 from swarmsh.model.objects import SshTarget
 
 
+class ChannelRefused(NodeUnreachable):
+    """The connection stands, and the server takes no further channel on it (sshd's MaxSessions)."""
+
+
 class SshLink:
     """One authenticated connection; commands run as channels of it."""
 
@@ -49,7 +53,7 @@ class SshLink:
         on_end: Callable[[], None],
         on_eof: Callable[[], None] | None = None,
     ) -> ByteChannel:
-        """Start a command, without a terminal. Raises NodeUnreachable."""
+        """Start a command, without a terminal. Raises NodeUnreachable; ChannelRefused if only the channel was."""
         channel = ByteChannel(on_data, on_end, on_eof)
         where = place(self.target)
         try:
@@ -58,7 +62,9 @@ class SshLink:
         except TimeoutError as e:
             raise NodeUnreachable(f"{where} did not start a command within {self._channel_s:g} s") from e
         except asyncssh.ChannelOpenError as e:
-            raise NodeUnreachable(
+            if self.closed:
+                raise NodeUnreachable(f"the connection to {where} ended: {e.reason}") from e
+            raise ChannelRefused(
                 f"{where} refused one more channel: {e.reason}",
                 hint="Look at MaxSessions in its sshd_config, and at the restrictions of its authorized_keys",
             ) from e
