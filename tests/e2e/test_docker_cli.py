@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 
@@ -177,6 +178,9 @@ def test_more_logs_of_one_node_are_followed_than_its_sshd_takes_channels(swarm: 
             following.enter_context(client)
             following.callback(client.terminate)
             clients.append(client)
+        late = threading.Timer(120, lambda: [client.kill() for client in clients])
+        following.callback(late.cancel)
+        late.start()
         for client in clients:
             assert client.stdout is not None
             lines = iter(client.stdout.readline, "")
