@@ -127,6 +127,11 @@ class Engine:
         lowest = parse_version(self.version.get("MinAPIVersion", "1.24"))
         self._prefix = "/v%d.%d" % max(min(highest, HIGHEST_API), lowest)
 
+    @property
+    def tells_ends_early(self) -> bool:
+        """Whether `die` comes before ports and mounts are free: Docker before 23.0 (moby, daemon/monitor.go)."""
+        return parse_version(self.version.get("ApiVersion", "1.41")) < (1, 42)
+
     async def ping(self, timeout_s: float = 3.0) -> None:
         """Raises EngineGone unless the Engine answers in time."""
         await self._json_of("GET", "/_ping", timeout_s=timeout_s, versioned=False, raw=True)

@@ -145,8 +145,13 @@ class Task:
         self._oom = True
 
     def saw_end(self, exit_code: str, at_ns: int) -> None:
-        """Its process ended; what the event says is all there is to know, unless the Engine may start it again."""
+        """Its process ended; what the event says is all there is to know, but for three cases.
+
+        The Engine may start it again; before 23.0 it tells of the end before ports and mounts are free, and answers
+        an inspection only after that; and if containerd did not answer it, it says 255.
+        """
         view = self._view
+        holds = self.node.engine.tells_ends_early and self._holds_what_others_may_want()
         known = (
             view is not None
             and view.running
@@ -154,12 +159,18 @@ class Task:
             and not self.node.alone
             and view.policy == "no"
             and self._policy in ("", "no")
+            and not holds
             and exit_code.isdigit()
+            and exit_code != "255"
             and view.started_before(at_ns)  # else it is the end of an earlier run
         )
         if known:
-            self._told_end = view.after_end(int(exit_code), self._oom)
+            self._told_end = view.after_end(int(exit_code), self._oom or view.oom_killed)
         self.kick(dirty=not known)
+
+    def _holds_what_others_may_want(self) -> bool:
+        host = (self.action.get("config") or {}).get("HostConfig") or {}
+        return bool(not self.action or host.get("PortBindings") or host.get("Mounts") or host.get("Binds"))
 
     def kick(self, *, dirty: bool = True) -> None:
         """Something may have changed: take a step."""

@@ -70,7 +70,9 @@ async def _run(state_dir: Path, socket: Path, hosts: Inventory | None) -> None:
             on_epoch_ahead=store.forbid_writes,
             clock=clock,
             socket_dir=state_dir / "engines",
-            limits=SessionLimits(lease_s=settings.lease_s, heartbeat_s=settings.heartbeat_s),
+            limits=SessionLimits(
+                lease_s=settings.lease_s, heartbeat_s=settings.heartbeat_s, many_nodes=settings.many_nodes
+            ),
         )
         engines = NodeEngines(nodes)
         manager = Manager(store, nodes, clock, ids, epoch, settings)

@@ -144,7 +144,12 @@ def _judge_silence(signs: Signs, before: NodeStatus, moment: Moment) -> Verdict:
 
 
 def _valid_opinions(signs: Signs, now: float) -> dict[str, Opinion]:
-    return {peer: o for peer, o in (signs.opinions or {}).items() if now - o.answered_at <= OPINION_VALID_S}
+    """Those of this silence: what a peer saw while the node still spoke would hide that it has gone since."""
+    return {
+        peer: o
+        for peer, o in (signs.opinions or {}).items()
+        if now - o.answered_at <= OPINION_VALID_S and o.asked_at > signs.heard_at
+    }
 
 
 def _must_ask(opinions: Mapping[str, Opinion], now: float) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -40,6 +42,8 @@ from swarmsh.model.states import NodeState, TaskState
 
 log = logging.getLogger(__name__)
 
+FIRST_PAUSE_S = 10.0  # until a node is looked at again that not enough others reached; doubled each time
+
 
 @dataclass(slots=True)
 class _Link:
@@ -51,7 +55,8 @@ class _Link:
     opinions: dict[str, Opinion] = field(default_factory=dict)
     asking: bool = False  # a round of peers is under way; the next one waits for its end
     reached_by: set[str] = field(default_factory=set)  # peers that reached it while it was ready
-    baseline_at: float | None = None  # when that was last found out
+    baseline_due: float = 0.0  # when that is to be found out next; monotonic
+    baseline_pause_s: float = 0.0
     ending: bool = False
     processes_ended: bool = False
 
@@ -195,14 +200,13 @@ class NodeWatch:
             verdict = judge_node(self._signs(node, link), node.status, moment)
             if verdict.status != node.status:
                 changed[node.id] = verdict.status
-            peers = fresh - {node.id}
-            if verdict.ask_peers and peers and not link.asking:
+            if verdict.ask_peers and not link.asking and (peers := self._choose(fresh, node.id, link)):
                 link.asking = True
-                tasks.create_task(self._ask_peers(node, link, self._choose(peers, link)))
-            ready = node.id in fresh and verdict.status.state is NodeState.READY
-            if ready and peers and self._baseline_due(link, now):
-                link.baseline_at = now
-                tasks.create_task(self._learn_baseline(node, link, self._choose(peers, link)))
+                tasks.create_task(self._ask_peers(node, link, peers))
+            well = node.id in fresh and verdict.status.state is NodeState.READY
+            if well and now >= link.baseline_due and (peers := self._choose(fresh, node.id, link)):
+                link.baseline_due = math.inf
+                tasks.create_task(self._learn_baseline(node, link, peers))
             if verdict.end_processes and not link.ending:
                 link.ending = True
                 tasks.create_task(self._end_processes(node, link))
@@ -212,12 +216,14 @@ class NodeWatch:
     def _heard_since(self, since: float) -> set[str]:
         return {n for n in self.store.snapshot.nodes if self._heard_at(n) > since and self.nodes.connected(n)}
 
-    def _choose(self, peers: set[str], link: _Link) -> list[str]:
-        """Those first whose no says something, and the same each time: only a second no confirms the first."""
-        return sorted(peers, key=lambda n: (n not in link.reached_by, n))[: self.settings.peers_asked]
+    def _choose(self, fresh: set[str], node_id: str, link: _Link) -> list[str]:
+        """Those first whose no says something, and the same each time: only a second no confirms the first.
 
-    def _baseline_due(self, link: _Link, now: float) -> bool:
-        return link.baseline_at is None or now - link.baseline_at >= self.settings.baseline_every_s
+        Each node has others of its own to be looked at by: a few would not do for many.
+        """
+        peers = fresh - {node_id}
+        order = {n: (n not in link.reached_by, zlib.crc32(f"{n}{node_id}".encode())) for n in peers}
+        return sorted(peers, key=order.__getitem__)[: self.settings.peers_asked]
 
     def _heard_at(self, node_id: str) -> float:
         return max(self._since, self.nodes.last_heard(node_id) or 0.0)
@@ -279,13 +285,20 @@ class NodeWatch:
         """
 
         async def ask(peer: str) -> None:
+            asked_at = self.clock.monotonic()
             reached = await self._reaches(peer, node)
             if reached:
                 link.reached_by.add(peer)
-            elif reached is not None:
-                link.reached_by.discard(peer)
+            elif reached is not None and (self.nodes.last_heard(node.id) or 0.0) > asked_at:
+                link.reached_by.discard(peer)  # and not because the node has gone meanwhile
 
         await asyncio.gather(*(ask(p) for p in peers))
+        # Again soon only while it is reached by fewer than could be asked: nodes that come, or were too busy.
+        wanted = min(self.settings.peers_asked, len(self.store.snapshot.nodes) - 1)
+        longest = self.settings.baseline_every_s
+        whole = len(link.reached_by) >= wanted
+        link.baseline_pause_s = longest if whole else min(longest, link.baseline_pause_s * 2 or FIRST_PAUSE_S)
+        link.baseline_due = self.clock.monotonic() + link.baseline_pause_s
 
     async def _reaches(self, peer: str, node: Node) -> bool | None:
         """Whether a peer reaches the node now; None if the peer cannot be asked."""
@@ -293,6 +306,9 @@ class NodeWatch:
             reached = await self.nodes.check_peers(peer, [(node.id, node.target)])
         except SwarmshError as e:
             log.info("peer_not_asked peer=%s node=%s error=%s", peer, node.id, e)
+            return None
+        except Exception:  # a bug in this must not end the manager
+            log.exception("peer_not_asked peer=%s node=%s", peer, node.id)
             return None
         return reached.get(node.id, False)
 

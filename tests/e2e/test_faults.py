@@ -260,6 +260,23 @@ def test_host_ports_are_never_given_twice_on_one_node(swarm: Swarm) -> None:
         assert "version=1" in answer
 
 
+def test_a_replacement_never_finds_the_host_port_of_its_predecessor_taken(swarm: Swarm) -> None:
+    """On each node, so with each Engine: those before 23.0 tell of an end before the port is free."""
+    create(swarm, "--mode", "global", "--publish", "mode=host,published=8090,target=80")
+    swarm.wait_running("web", 3)
+    first = {t["ID"] for t in swarm.running("web")}
+    swarm.docker("service", "update", "-d", "--image", "web:2", "--update-parallelism", "0", "web")
+    swarm.wait(lambda: len({t["ID"] for t in swarm.running("web")} - first) == 3, "all three replaced")
+    second = {t["ID"] for t in swarm.running("web")}
+    for node in ALL:
+        (container,) = swarm.containers(node).values()
+        swarm.ssh(node, f"kill -9 $(docker inspect --format '{{{{.State.Pid}}}}' {container})")
+    swarm.wait(lambda: len({t["ID"] for t in swarm.running("web")} - second) == 3, "all three followed")
+    errors = [t["Status"].get("Err", "") for t in swarm.tasks("web")]
+    assert not [e for e in errors if "port" in e], errors
+    assert sum("non-zero exit (137)" in e for e in errors) == 3, errors
+
+
 def test_a_killed_helper_resumes_by_itself(swarm: Swarm) -> None:
     create(swarm, "--replicas", "3", "--replicas-max-per-node", "1")
     swarm.wait_running("web", 3)

@@ -30,6 +30,7 @@ class FakeEngine:
         self.start_error = ""
         self.refuses_updates = False
         self.runtime = "runc"
+        self.api = "1.45"
         self.ignores_term = False
         self.exit_on_start: int | None = None
         self.health_at_start = ""
@@ -193,7 +194,7 @@ class FakeEngine:
     def _small(self, word: str) -> Any:
         return {
             "_ping": "OK",
-            "version": {"Version": "26.1.5", "ApiVersion": "1.45", "MinAPIVersion": "1.24"},
+            "version": {"Version": "26.1.5", "ApiVersion": self.api, "MinAPIVersion": "1.24"},
             "info": {"Name": "n2", "OSType": "linux", "Architecture": "x86_64", "NCPU": 1, "MemTotal": 10**9,
                      "ServerVersion": "26.1.5", "Labels": ["disk=ssd"], "Plugins": {"Volume": ["local"]},
                      "DockerRootDir": "/", "DefaultRuntime": self.runtime, "CgroupVersion": "2",

@@ -6,6 +6,8 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.unit.helpers.conftest import World, ensure
 
 PROBE = {"kind": "tcp", "port": 1, "interval_s": 0.01, "timeout_s": 1.0, "retries": 1}
@@ -153,6 +155,32 @@ async def test_the_event_of_an_end_says_all_of_it(world: World) -> None:
     assert (failed["exit_code"], failed["err"]) == (3, "task: non-zero exit (3)")
     assert "pid" not in failed
     assert world.engine.reads == []
+
+
+@pytest.mark.parametrize(
+    ("api", "host", "code", "asked"),
+    [
+        ("1.41", {}, 3, False),
+        ("1.41", {"PortBindings": {"80/tcp": [{"HostPort": "8080"}]}}, 3, True),
+        ("1.41", {"Mounts": [{"Type": "volume", "Source": "v", "Target": "/v"}]}, 3, True),
+        ("1.42", {"PortBindings": {"80/tcp": [{"HostPort": "8080"}]}}, 3, False),
+        ("1.45", {}, 255, True),
+    ],
+)
+async def test_an_end_is_inspected_where_the_event_comes_before_all_is_free_or_may_not_know_the_code(
+    world: World, api: str, host: dict[str, Any], code: int, asked: bool
+) -> None:
+    await world.crash()
+    world.engine.api = api
+    world.resume()
+    manager = await world.manager()
+    await manager.apply(ensure(config={"HostConfig": host}))
+    await manager.task("t1", "running", ready=True)
+    await manager.request("report")
+    world.engine.reads.clear()
+    world.engine.die("t1", code)
+    assert (await manager.task("t1", "failed"))["exit_code"] == code
+    assert ("/containers/c1/json" in world.engine.reads) == asked
 
 
 async def test_the_late_end_of_an_earlier_run_ends_nothing(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Sequence
 
 import pytest
@@ -187,6 +188,45 @@ async def test_who_reaches_a_node_is_found_out_once_and_again_after_ten_minutes(
     assert len(scene.sessions.asked) == len(pairs)
     await scene.seconds(20, *everybody)
     assert len(scene.sessions.asked) == 2 * len(pairs)
+
+
+async def test_a_node_that_too_few_reached_is_looked_at_again_soon_and_ever_more_seldom(scene: Scene) -> None:
+    everybody = ("node1", "node2", "node3")
+    without_baseline(scene)
+    scene.sessions.asked.clear()
+    await scene.seconds(200, *everybody)
+    began = scene.sessions.asked[0][0]
+    rounds = sorted({at - began for at, _, about in scene.sessions.asked if about == "node3"})
+    assert rounds == [0.0, 10.0, 30.0, 70.0, 150.0]
+    scene.sessions.peers_reach = True
+    await scene.seconds(130, *everybody)
+    assert await scene.seconds_until_down(3, "node1", "node2") == 6.0
+
+
+async def test_a_node_that_goes_while_it_is_looked_at_keeps_its_baseline(scene: Scene) -> None:
+    everybody = ("node1", "node2", "node3")
+    await scene.seconds(595, *everybody)
+    scene.sessions.peers_reach = False
+    scene.sessions.no_takes_s = 2.0
+    known = len(scene.sessions.asked)
+    while len(scene.sessions.asked) == known:
+        await scene.seconds(0.5, *everybody)
+    assert await scene.seconds_until_down(3, "node1", "node2") == 6.0
+
+
+async def test_many_nodes_are_not_all_looked_at_by_the_same_few() -> None:
+    clock = FakeClock()
+    store = MemoryStore(clock)
+    cluster = Cluster(id="c", version=1, created_at=0.0, updated_at=0.0)
+    nodes = tuple(make_node(n) for n in range(1, 101))
+    await store.commit(lambda s: Changes(cluster=cluster, put_nodes=nodes))
+    scene = Scene(clock, store)
+    everybody = [n.id for n in nodes]
+    scene.speak(*everybody)
+    await scene.seconds(1, *everybody)
+    asked = Counter(peer for _, peer, _ in scene.sessions.asked)
+    assert sum(asked.values()) == 300
+    assert max(asked.values()) < 15
 
 
 async def test_what_was_true_of_an_earlier_session_confirms_nothing(scene: Scene) -> None:
