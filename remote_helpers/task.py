@@ -147,8 +147,8 @@ class Task:
     def saw_end(self, exit_code: str, at_ns: int) -> None:
         """Its process ended; what the event says is all there is to know, but for three cases.
 
-        The Engine may start it again; before 23.0 it tells of the end before ports and mounts are free, and answers
-        an inspection only after that; and if containerd did not answer it, it says 255.
+        The Engine may start it again; before 23.0 it tells of the end before ports and mounts are free (and
+        answers an inspection only after that); and if containerd did not answer it, it says 255.
         """
         view = self._view
         holds = self.node.engine.tells_ends_early and self._holds_what_others_may_want()
