@@ -78,6 +78,9 @@ class NodeWatch:
     # Silence counts from here at the earliest: the manager's start, or the end of a gap of its own.
     _since: float = 0.0
     _deaf: bool = True  # no node was heard at the last look
+    _peers_answered: asyncio.Event = field(
+        default_factory=asyncio.Event
+    )  # judge at once, do not wait for the tick
 
     async def run(self, tasks: asyncio.TaskGroup) -> None:
         self._since = self.clock.monotonic()
@@ -156,7 +159,12 @@ class NodeWatch:
         tick = self.settings.liveness_tick_s
         mono, wall = self.clock.monotonic(), self.clock.now()
         while True:
-            await asyncio.sleep(tick)
+            try:
+                async with asyncio.timeout(tick):
+                    await self._peers_answered.wait()
+            except TimeoutError:
+                pass
+            self._peers_answered.clear()
             # All sockets that were ready have been read by the time this runs on.
             gap = max(self.clock.monotonic() - mono, self.clock.now() - wall) - tick
             mono, wall = self.clock.monotonic(), self.clock.now()
@@ -272,11 +280,15 @@ class NodeWatch:
                     reached=reached,
                     heard_at=self._heard_at(node.id),
                 )
+                answered.append(peer)
 
+        answered: list[str] = []
         try:
             await asyncio.gather(*(ask(p) for p in peers))
         finally:
             link.asking = False
+            if answered:  # else they would be asked again without a pause
+                self._peers_answered.set()
 
     async def _learn_baseline(self, node: Node, link: _Link, peers: list[str]) -> None:
         """Find out which nodes reach this one while it is well.

@@ -173,6 +173,19 @@ async def test_rounds_follow_each_other_and_do_not_overlap(scene: Scene) -> None
     assert {peer for _, peer, about in scene.sessions.asked if about == "node3"} == {"node1", "node2"}
 
 
+async def test_what_peers_answered_is_judged_at_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = asyncio.Event()
+    scene.watch.settings = Settings(liveness_tick_s=3600.0)
+    monkeypatch.setattr(NodeWatch, "judge_all", lambda watch, tasks: judged.set())
+    link = scene.watch._links["node3"]
+    node = scene.store.snapshot.nodes["node3"]
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        ticking = tasks.create_task(scene.watch._tick(tasks))
+        await scene.watch._ask_peers(node, link, ["node1"])
+        await judged.wait()
+        ticking.cancel()
+
+
 async def test_a_node_that_is_late_itself_is_not_asked(scene: Scene) -> None:
     await scene.seconds(5, "node1")
     assert scene.rounds_about("node3")
