@@ -50,6 +50,8 @@ class View:
         self.health: str = (state.get("Health") or {}).get("Status") or ""
         if self.health == "none":
             self.health = ""
+        # The image's, where the spec does not say; it holds for our own probes too.
+        self.start_period_s: float = ((config.get("Healthcheck") or {}).get("StartPeriod") or 0) / 1e9
         self.stop_signal: str = config.get("StopSignal") or "SIGTERM"
         self.policy: str = (host.get("RestartPolicy") or {}).get("Name") or "no"
         self.runtime: str = host.get("Runtime") or ""

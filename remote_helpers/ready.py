@@ -128,11 +128,11 @@ async def _http_status(loop, sock, address: str, path: str) -> int:
 class Watch:
     """Follows one start of a container until it is stopped; `on_change` is called when an answer changes.
 
-    `passing` is the newest answer; `failed` says that a probe that had passed failed `retries` times in a row;
-    `why` is the reason for not passing.
+    `passing` is the newest answer; `failed` says that the probe failed `retries` times in a row; `why` is the reason
+    for not passing. As with Docker's HEALTHCHECK failures in the first `start_s` do not count unless it had passed.
     """
 
-    def __init__(self, pid: int, address: str, action: dict, on_change) -> None:
+    def __init__(self, pid: int, address: str, action: dict, on_change, start_s: float = 0.0) -> None:
         self.passing = False
         self.passed_once = False
         self.failed = False
@@ -141,6 +141,7 @@ class Watch:
         self._probe = action.get("probe")
         self._ports = sorted(action.get("tcp_ports") or ())
         self._on_change = on_change
+        self._start_s = start_s or LATE_S
         if not self._probe and not self._missing():
             self.passing = self.passed_once = True
             self._task = None
@@ -174,16 +175,19 @@ class Watch:
         probe, misses = self._probe, 0
         began = time.monotonic()
         while True:
-            why = await probe_once(self._pid, self._address, probe)
-            self.why = why
-            misses = misses + 1 if why else 0
-            if not why and not self.passing:
-                self.passing = self.passed_once = True
-                self._on_change()
-            elif self.passed_once and misses >= max(1, int(probe.get("retries", 3))):
-                self.passing, self.failed = False, True
-                self._on_change()
-                return
+            starting = not self.passed_once and time.monotonic() - began < self._start_s
+            self.why = await probe_once(self._pid, self._address, probe)
+            if not self.why:
+                misses = 0
+                if not self.passing:
+                    self.passing = self.passed_once = True
+                    self._on_change()
+            elif not starting:
+                misses += 1
+                if misses >= max(1, int(probe.get("retries", 3))):
+                    self.passing, self.failed = False, True
+                    self._on_change()
+                    return
             interval = float(probe.get("interval_s", 2.0))
             if not self.passed_once and time.monotonic() - began < LATE_S:
                 interval = min(interval, 0.25)  # a start is waited for: look often

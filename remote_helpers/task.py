@@ -532,7 +532,9 @@ class Task:
             return await self._wind_down(view, float(self.action.get("stop_grace_s", 10.0)))
         by_ports = bool(self.action.get("tcp_ports")) and not view.health
         if self._watch is None and (self.action.get("probe") or by_ports):
-            self._watch = ready.Watch(view.pid, view.address, self.action, self._on_watch)
+            self._watch = ready.Watch(
+                view.pid, view.address, self.action, self._on_watch, start_s=view.start_period_s
+            )
         watch = self._watch
         if view.health == "unhealthy" or (watch is not None and watch.failed):
             return await self._on_unhealthy(view, UNHEALTHY if view.health == "unhealthy" else watch.why)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from remote_helpers import ready
 from tests.unit.helpers.conftest import World, ensure
 
 PROBE = {"kind": "tcp", "port": 1, "interval_s": 0.01, "timeout_s": 1.0, "retries": 1}
@@ -265,6 +266,20 @@ async def test_a_task_whose_probe_has_not_passed_is_starting(world: World) -> No
     await manager.apply(ensure(probe=PROBE))
     await manager.until(lambda: manager.tasks.get("t1", {}).get("pid"))
     assert manager.tasks["t1"]["state"] == "starting"
+
+
+async def test_a_probe_that_never_passes_fails_the_task_with_its_cause(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(*args: object) -> str:
+        return "probe tcp:1: connection refused"
+
+    monkeypatch.setattr(ready, "LATE_S", 0.0)
+    monkeypatch.setattr(ready, "probe_once", refused)
+    manager = await world.manager()
+    await manager.apply(ensure(probe=PROBE))
+    failed = await manager.task("t1", "failed")
+    assert failed["err"] == "task: non-zero exit (143): probe tcp:1: connection refused"
 
 
 # --- crashes of the helper and of the Engine ---
