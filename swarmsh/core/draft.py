@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from swarmsh.core.difference import outdated
+from swarmsh.core.scheduler import surplus
 from swarmsh.core.tasks import new_task, wish
 from swarmsh.model.objects import Node, Service, Task
 from swarmsh.model.states import NodeState, TaskState
@@ -25,17 +26,22 @@ class ServicePlan:
 
 @dataclass(slots=True)
 class Draft:
-    """The tasks as they will be; every change is remembered. Used by one plan only, then thrown away."""
+    """The tasks as they will be; every change is remembered. Used by one plan only, then thrown away.
+
+    `on_node` gives all tasks of a node, other services' too, as they were before.
+    """
 
     service: Service
     nodes: Mapping[str, Node]
     ids: Iterator[str]
     now: float
     history: int  # tasks kept for each place, the living one included
+    on_node: Callable[[str], Iterable[Task]] = lambda node_id: ()
     tasks: dict[str, Task] = field(default_factory=dict)
     # The same tasks by place, oldest first; and which other versions of the spec are outdated, asked once each.
     _at: dict[Place, dict[str, Task]] = field(default_factory=dict)
     _outdated: dict[tuple[int, int], bool] = field(default_factory=dict)
+    _surplus: dict[str, Mapping[str, str]] = field(default_factory=dict)
     _changed: dict[str, None] = field(default_factory=dict)
     _deleted: list[str] = field(default_factory=list)
     _new: set[str] = field(default_factory=set)
@@ -45,10 +51,10 @@ class Draft:
     @classmethod
     def of(
         cls, service: Service, tasks: Iterable[Task], nodes: Mapping[str, Node], ids: Iterator[str], now: float,
-        history: int,
+        history: int, on_node: Callable[[str], Iterable[Task]],
     ) -> Draft:  # fmt: skip
         ordered = sorted(tasks, key=lambda t: (t.created_at, t.id))
-        draft = cls(service, nodes, ids, now, history, {t.id: t for t in ordered})
+        draft = cls(service, nodes, ids, now, history, on_node, {t.id: t for t in ordered})
         for task in ordered:
             draft._at.setdefault(place_of(task), {})[task.id] = task
         return draft
@@ -80,6 +86,14 @@ class Draft:
         if key not in self._outdated:
             self._outdated[key] = outdated(task, self.service)
         return self._outdated[key]
+
+    def surplus_on(self, node: Node) -> Mapping[str, str]:
+        """As `scheduler.surplus`, worked out once for each node."""
+        if node.id not in self._surplus:
+            others = (t for t in self.on_node(node.id) if t.service_id != self.service.id)
+            own = (t for t in self.tasks.values() if t.node_id == node.id)
+            self._surplus[node.id] = surplus(node, (*others, *own))
+        return self._surplus[node.id]
 
     def stood_in_for(self, task: Task) -> Task | None:
         """The task on a lost node that this one replaces, if that still lives."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from swarmsh.core.draft import Draft
-from swarmsh.core.scheduler import eligible
-from swarmsh.model.objects import Node
+from swarmsh.core.moves import unfit
+from swarmsh.core.scheduler import NO_LONGER_FITS, eligible
+from swarmsh.core.tasks import withdraw
+from swarmsh.model.objects import Node, Task
 from swarmsh.model.states import Availability, NodeState, TaskState
 
 
@@ -17,12 +19,27 @@ def fit_to_nodes(draft: Draft) -> None:
     template = draft.service.spec.task_template
     for node in sorted(draft.nodes.values(), key=lambda n: n.number):
         fits = eligible(node, template) and node.spec.availability is not Availability.DRAIN
+        for task in draft.at(node.id):
+            _judge(draft, task, node, fits)
         here = draft.at(node.id)
-        if not fits:
-            for task in here:
-                draft.wish(task, TaskState.REMOVE)
-        elif not here and _takes_new(node):
-            draft.add(node.id)
+        free = not here or here[-1].withdrawn is not None
+        if fits and free and _takes_new(node):
+            # What was withdrawn may be stopping still.
+            draft.add(node.id, desired=TaskState.READY if here else TaskState.RUNNING)
+
+
+def _judge(draft: Draft, task: Task, node: Node, fits: bool) -> None:
+    """Take a task off its node that may not stay; it is kept in the history as swarmkit keeps it."""
+    paused = node.spec.availability is Availability.PAUSE
+    why = unfit(draft, task)
+    if why is None and not fits and not (paused and not draft.outdated(task)):
+        why = NO_LONGER_FITS
+    if why is None or not task.live:
+        return
+    if task.placed:
+        draft.put(withdraw(task, why))
+    else:
+        draft.wish(task, TaskState.REMOVE)
 
 
 def _takes_new(node: Node) -> bool:

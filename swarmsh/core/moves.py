@@ -9,8 +9,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from swarmsh.core.draft import Draft
-from swarmsh.core.scheduler import violated
-from swarmsh.core.tasks import ended
+from swarmsh.core.tasks import ended, withdraw
 from swarmsh.model.objects import Task
 from swarmsh.model.states import Availability, TaskState
 
@@ -60,28 +59,41 @@ def drop_doubles(draft: Draft) -> None:
 def leave_removed_nodes(draft: Draft) -> None:
     """Tasks of nodes that are no longer in the cluster are over; nobody can stop them."""
     for task in draft.all():
-        if task.node_id and task.node_id not in draft.nodes and not task.status.state.terminal:
+        if not task.node_id or task.node_id in draft.nodes:
+            continue
+        over = task.status.state.terminal
+        if not over:
             draft.put(ended(task, TaskState.ORPHANED, draft.now, "its node was removed from the cluster"))
-            if task.slot:
-                _succeed(draft, draft.tasks[task.id])
-            else:
-                draft.wish(task, TaskState.REMOVE)
+        if not task.slot:
+            draft.wish(task, TaskState.REMOVE)  # its place went with the node
+        elif not over:
+            _succeed(draft, draft.tasks[task.id])
 
 
 def leave_unfit_nodes(draft: Draft) -> None:
-    """Move tasks off drained nodes, and off nodes that no longer meet the task's placement."""
+    """Move tasks off drained nodes, and off active ones that no longer meet the task's placement or have room."""
     for task in draft.all():
-        node = draft.nodes.get(task.node_id)
-        if node is None or not task.live or draft.lost(task):
-            continue
-        if node.spec.availability is Availability.DRAIN or violated(task, node):
-            _succeed(draft, task)
+        if not draft.lost(task) and (why := unfit(draft, task)) is not None:
+            _succeed(draft, task, why)
 
 
-def _succeed(draft: Draft, task: Task) -> None:
+def unfit(draft: Draft, task: Task) -> str | None:
+    """Why a task may not stay where it is: empty for a drained node, None if it may (swarmkit's enforcer).
+
+    A paused node keeps what it has.
+    """
+    node = draft.nodes.get(task.node_id)
+    if node is None or not task.live or node.spec.availability is Availability.PAUSE:
+        return None
+    if node.spec.availability is Availability.DRAIN:
+        return ""
+    return draft.surplus_on(node).get(task.id) if task.placed else None
+
+
+def _succeed(draft: Draft, task: Task, why: str = "") -> None:
     """Stop the task; its successor is prepared meanwhile and starts when it has stopped, or its delay is over."""
     was_wanted = task.desired <= TaskState.RUNNING
-    draft.wish(task, TaskState.SHUTDOWN)
+    draft.put(withdraw(task, why))
     stood_in_for = draft.stood_in_for(task)
     others = [t for t in draft.living(task.slot) if t is not stood_in_for]
     if was_wanted and not others:

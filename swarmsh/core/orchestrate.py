@@ -6,7 +6,7 @@ numbers are put right, then versions; last, waiting tasks are let go and history
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from swarmsh.core.draft import Draft, ServicePlan, place_of
 from swarmsh.core.global_mode import fit_to_nodes
@@ -26,12 +26,14 @@ def plan_service(
     ids: Iterator[str],
     now: float,
     history: int = 5,
+    on_node: Callable[[str], Iterable[Task]] = lambda node_id: (),
 ) -> ServicePlan:
     """Changes to a service's tasks; applied and planned again at the same `now`, nothing is left to do.
 
     `tasks` are all of the service's, `nodes` all of the cluster's by id, `ids` yields ids for new tasks.
+    `on_node` gives all tasks of a node, those of other services too.
     """
-    draft = Draft.of(service, tasks, nodes, ids, now, history)
+    draft = Draft.of(service, tasks, nodes, ids, now, history, on_node)
     judge_update(draft)
     leave_removed_nodes(draft)
     settle_stand_ins(draft)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
-from swarmsh.core.tasks import ended
+from swarmsh.core.tasks import REJECTED_MESSAGE, ended
 from swarmsh.model.actions import TaskReport
 from swarmsh.model.objects import Task, TaskStatus
 from swarmsh.model.specs import PortConfig
@@ -25,11 +25,13 @@ def merge_report(task: Task, report: TaskReport, now: float) -> Task:
     state = _STATES.get(report.state)
     if state is None or state < task.status.state or task.status.state.terminal:
         return task
+    if task.withdrawn and state.terminal:
+        state = TaskState.REJECTED  # swarmkit's word for it; there it is written at once, here when it has stopped
     status = TaskStatus(
         state=state,
         since=task.status.since if state is task.status.state else now,
-        message=report.message,
-        err=report.err,
+        message=REJECTED_MESSAGE if task.withdrawn else report.message,
+        err=task.withdrawn or report.err,
         container_id=report.container_id or task.status.container_id,
         pid=report.pid,
         exit_code=report.exit_code,

@@ -22,6 +22,8 @@ from swarmsh.model.states import NodeState, TaskState
 MONITORED_S = 300.0  # failures older than this are forgotten
 MANY_FAILURES = 5  # from here on a node goes last for that service and version
 
+NO_LONGER_FITS = "assigned node no longer meets constraints"  # swarmkit's words
+
 Failures = Mapping[tuple[str, str, int], Sequence[float]]
 
 
@@ -102,19 +104,34 @@ def violated(
 
     `placement` is the service's of today, if it differs from the task's; `beside` are tasks that stay for certain.
     """
-    placement = placement or task.spec.placement
     available = Available.of(node.description)
     for other in beside:
         available.take_task(other)
-    held = reservations_of(task.spec)
-    kept = (
+    return None if _may_stay(task, node, placement, available) else NO_LONGER_FITS
+
+
+def surplus(node: Node, tasks: Iterable[Task]) -> dict[str, str]:
+    """Which of a node's tasks may no longer stay, and why; where room is short the oldest do."""
+    available = Available.of(node.description)
+    found = {}
+    for task in sorted((t for t in tasks if t.live and t.placed), key=lambda t: (t.created_at, t.id)):
+        if _may_stay(task, node, None, available):
+            available.take_task(task)
+        else:
+            found[task.id] = NO_LONGER_FITS
+    return found
+
+
+def _may_stay(task: Task, node: Node, placement: Placement | None, available: Available) -> bool:
+    placement = placement or task.spec.placement
+    has, held = node.description, reservations_of(task.spec)
+    return (
         satisfied(parse_constraints(placement.constraints if placement else ()), node)
         # A node that was never described has promised nothing yet.
-        and (not available.nano_cpus or held.nano_cpus <= available.nano_cpus)
-        and (not available.memory_bytes or held.memory_bytes <= available.memory_bytes)
-        and (not node.description.engine_version or available.holds(task.generic_resources))
+        and (not held.nano_cpus or not has.nano_cpus or held.nano_cpus <= available.nano_cpus)
+        and (not held.memory_bytes or not has.memory_bytes or held.memory_bytes <= available.memory_bytes)
+        and (not has.engine_version or available.holds(task.generic_resources))
     )
-    return None if kept else "assigned node no longer meets constraints"
 
 
 class _Pass:

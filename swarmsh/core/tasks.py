@@ -7,6 +7,8 @@ from msgspec.structs import replace
 from swarmsh.model.objects import Service, Task, TaskStatus
 from swarmsh.model.states import TaskState
 
+REJECTED_MESSAGE = "task rejected by constraint enforcer"  # swarmkit `manager/orchestrator/constraintenforcer`
+
 
 def new_task(
     service: Service,
@@ -47,7 +49,17 @@ def wish(task: Task, desired: TaskState) -> Task:
     return task if task.desired >= desired else replace(task, desired=desired)
 
 
+def withdraw(task: Task, why: str) -> Task:
+    """The task taken off its node, with `why` shown as its error from now on; it ends when it has stopped."""
+    err = why or task.status.err
+    message = REJECTED_MESSAGE if why else task.status.message
+    status = replace(task.status, message=message, err=err)
+    return replace(wish(task, TaskState.SHUTDOWN), withdrawn=why, status=status)
+
+
 def ended(task: Task, state: TaskState, now: float, err: str) -> Task:
     """The task ended by the manager's own finding, where no node can report it."""
+    if task.withdrawn:
+        state, err = max(state, TaskState.REJECTED), err or task.withdrawn
     status = replace(task.status, state=max(state, task.status.state), since=now, err=err, ready=False)
     return replace(task, status=status)

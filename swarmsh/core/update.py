@@ -86,7 +86,9 @@ def _outdated_places(draft: Draft) -> list[Place]:
         tasks = draft.at(place)
         stands = any(t.live and not draft.lost(t) and not draft.outdated(t) for t in tasks)
         # What is settled for good (no restart) counts by its newest task; else by what still lives.
-        if not stands and any(draft.outdated(t) for t in tasks if t.live or t is tasks[-1]):
+        # A place whose node is drained or fits no longer stays empty.
+        last = tasks[-1] if tasks[-1].withdrawn is None else None
+        if not stands and any(draft.outdated(t) for t in tasks if t.live or t is last):
             found.append(place)
     return sorted(found, key=lambda p: (str(type(p)), p))
 
@@ -134,7 +136,7 @@ def _failures(draft: Draft, config: UpdateConfig, started_at: float) -> list[Tas
                 TaskState.SHUTDOWN,
                 TaskState.ORPHANED,
             )
-            if by_itself and ended_early:
+            if by_itself and ended_early and task.withdrawn is None:
                 failed.append(task)
                 break
     return failed

@@ -155,7 +155,7 @@ class Orchestrator:
         try:
             if service is None:
                 return plan_removed_service(tasks, view.nodes)
-            return plan_service(service, tasks, view.nodes, ids, now, history)
+            return plan_service(service, tasks, view.nodes, ids, now, history, view.tasks_of_node)
         except Exception:
             log.exception("plan_failed service=%s", service_id)
             return ServicePlan(wake_at=now + BUG_RETRY_S)

@@ -85,6 +85,9 @@ class Task(Record, kw_only=True):
     replaces: str = ""
     # Times of the restarts that led to this task in its slot and spec version: what max attempts is judged by.
     restarted_at: tuple[float, ...] = ()
+    # Why the manager took it off its node, if it did: empty for a drained node, else it ends as REJECTED with this
+    # as its error. Its place is free again, whatever the restart policy says.
+    withdrawn: str | None = None
     # When it was first seen RUNNING; the monitor period of an update counts from here.
     running_since: float | None = None
 

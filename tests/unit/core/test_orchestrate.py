@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from swarmsh.core.orchestrate import plan_service
 from swarmsh.model.specs import Reservations, ResourceRequirements, ServiceSpec, UpdateConfig
 from swarmsh.model.states import Availability, NodeState, TaskState
 
@@ -282,6 +284,203 @@ def test_a_global_service_that_fits_nowhere_can_be_corrected_and_removed() -> No
     world.remove()
     world.pass_time(20)
     assert world.tasks() == []
+
+
+# --- nodes that no longer fit -------------------------------------------------------------------------------
+REJECTED = (TaskState.SHUTDOWN, TaskState.REJECTED, "assigned node no longer meets constraints")
+SSD = ("node.labels.disk==ssd",)
+
+
+def fates(world: World) -> list[tuple[TaskState, TaskState, str]]:
+    """What became of the tasks that are not wanted any more."""
+    return [(t.desired, t.status.state, t.status.err) for t in world.tasks() if t.desired > TaskState.RUNNING]
+
+
+def ssd_world(replicas: int | None, condition: str = "any") -> World:
+    world = World(2)
+    for number in (1, 2):
+        world.change_node(number, labels={"disk": "ssd"})
+    world.create(make_spec(replicas=replicas, condition=condition, constraints=SSD))
+    world.settle()
+    return world
+
+
+@pytest.mark.parametrize("condition", ["any", "none"])
+def test_a_label_that_is_removed_rejects_the_task_and_it_runs_elsewhere(condition: str) -> None:
+    world = ssd_world(1, condition)
+    number = int(world.running()[0].node_id[-1])
+    world.change_node(number, labels={})
+    world.settle()
+    assert [t.node_id for t in world.running()] == [f"node{3 - number}"]
+    assert fates(world) == [REJECTED]
+    assert len(world.containers()) == 1
+
+
+def test_a_rejected_task_says_why_while_it_stops_and_its_end_is_waited_for() -> None:
+    world = ssd_world(1)
+    first = world.running()[0]
+    world.cut.add(first.node_id)
+    world.change_node(int(first.node_id[-1]), labels={})
+    world.settle()
+    assert fates(world) == [(TaskState.SHUTDOWN, TaskState.RUNNING, REJECTED[2])]
+    assert [t.desired for t in world.tasks() if t.live] == [TaskState.READY]
+    world.cut.clear()
+    world.settle()
+    assert fates(world) == [REJECTED]
+    assert len(world.running()) == 1
+
+
+@pytest.mark.parametrize("replicas", [1, None])
+def test_a_paused_node_keeps_what_no_longer_fits(replicas: int | None) -> None:
+    world = ssd_world(replicas)
+    before = [t.id for t in world.running()]
+    for number in (1, 2):
+        world.set_node(number, availability=Availability.PAUSE)
+        world.change_node(number, labels={})
+    world.settle()
+    assert [t.id for t in world.running()] == before
+
+
+def test_a_paused_node_loses_a_global_task_that_an_update_keeps_off_it() -> None:
+    world = ssd_world(None)
+    world.set_node(1, availability=Availability.PAUSE)
+    world.update(make_spec(replicas=None, constraints=("node.labels.disk==hdd",)))
+    world.pass_time(20)
+    assert world.running() == []
+
+
+def test_tasks_that_together_exceed_a_shrunken_node_leave_it_the_newest_first() -> None:
+    world = World(2)
+    world.set_node(2, availability=Availability.PAUSE)
+    world.create(reserving(make_spec(replicas=2), 2))
+    world.settle()
+    oldest = world.running()[0]
+    world.change_node(1, memory_bytes=3 << 30)
+    world.settle()
+    assert [t.id for t in world.running()] == [oldest.id]
+    assert fates(world) == [REJECTED]
+    assert next(t for t in world.tasks() if t.live and t.id != oldest.id).status.err.startswith("no suitable node")
+    world.set_node(2, availability=Availability.ACTIVE)
+    world.settle()
+    assert sorted(t.node_id for t in world.running()) == ["node1", "node2"]
+
+
+def test_a_task_that_alone_exceeds_a_shrunken_node_leaves_it() -> None:
+    world = World(2)
+    world.create(reserving(make_spec(replicas=1), 3))
+    world.settle()
+    number = int(world.running()[0].node_id[-1])
+    world.change_node(number, memory_bytes=2 << 30)
+    world.settle()
+    assert [t.node_id for t in world.running()] == [f"node{3 - number}"]
+    assert fates(world) == [REJECTED]
+
+
+def test_what_other_services_hold_on_a_shrunken_node_counts() -> None:
+    world = World(1)
+    world.create(reserving(make_spec(replicas=1), 2))
+    world.settle()
+    ours = world.running()[0]
+    older = replace(ours, id="older", service_id="db", created_at=ours.created_at - 1)
+    plan = partial(plan_service, world.service, [ours], world.snapshot.nodes, iter(["next"]), world.now)
+    assert not plan(on_node=lambda node_id: (older, ours)).put_tasks
+    world.change_node(1, memory_bytes=3 << 30)
+    plan = partial(plan_service, world.service, [ours], world.snapshot.nodes, iter(["next"]), world.now)
+    assert not plan(on_node=lambda node_id: (replace(older, created_at=ours.created_at + 1), ours)).put_tasks
+    assert {t.id for t in plan(on_node=lambda node_id: (older, ours)).put_tasks} == {ours.id, "next"}
+
+
+def test_a_global_task_on_a_node_that_no_longer_fits_stays_in_the_history_as_rejected() -> None:
+    world = ssd_world(None)
+    world.change_node(1, labels={})
+    world.settle()
+    assert [t.node_id for t in world.running()] == ["node2"]
+    assert fates(world) == [REJECTED]
+    world.change_node(1, labels={"disk": "ssd"})
+    world.settle()
+    assert sorted(t.node_id for t in world.running()) == ["node1", "node2"]
+
+
+def test_a_global_task_that_no_longer_has_room_waits_for_it() -> None:
+    world = World(1)
+    world.create(reserving(make_spec(replicas=None), 3))
+    world.settle()
+    world.change_node(1, memory_bytes=2 << 30)
+    world.settle()
+    assert fates(world) == [REJECTED]
+    assert [t.status.err for t in world.tasks() if t.live] == ["insufficient resources on 1 node"]
+    world.change_node(1, memory_bytes=4 << 30)
+    world.settle()
+    assert len(world.running()) == 1 == len(world.containers())
+
+
+@pytest.mark.parametrize("condition", ["any", "none"])
+def test_a_global_task_of_a_drained_node_stays_in_the_history_and_is_followed_on_its_return(
+    condition: str,
+) -> None:
+    world = World(2)
+    world.create(make_spec(replicas=None, condition=condition))
+    world.settle()
+    world.set_node(1, availability=Availability.DRAIN)
+    world.settle()
+    assert fates(world) == [(TaskState.SHUTDOWN, TaskState.SHUTDOWN, "")]
+    world.update(make_spec(replicas=None, condition=condition, image="web:2"))
+    world.pass_time(30)
+    assert [(t.node_id, t.spec_version) for t in world.running()] == [("node2", 2)]
+    assert world.service.update_status is not None
+    assert world.service.update_status.state == "completed"
+    world.set_node(1, availability=Availability.ACTIVE)
+    world.settle()
+    assert sorted((t.node_id, t.spec_version) for t in world.running()) == [("node1", 2), ("node2", 2)]
+
+
+def test_a_global_task_starts_again_only_when_the_one_before_it_has_stopped() -> None:
+    world = World(1)
+    world.create(make_spec(replicas=None))
+    world.settle()
+    world.cut.add("node1")
+    world.set_node(1, availability=Availability.DRAIN)
+    world.settle()
+    world.set_node(1, availability=Availability.ACTIVE)
+    world.settle()
+    assert [t.desired for t in world.tasks()] == [TaskState.SHUTDOWN, TaskState.READY]
+    world.cut.clear()
+    world.settle()
+    assert len(world.running()) == 1 == len(world.containers())
+
+
+def test_a_global_task_that_ended_for_good_does_not_return_with_its_node() -> None:
+    world = World(1)
+    world.create(make_spec(replicas=None, condition="none"))
+    world.settle()
+    world.fail(world.running()[0], "complete")
+    world.settle()
+    for availability in (Availability.DRAIN, Availability.ACTIVE):
+        world.set_node(1, availability=availability)
+        world.settle()
+    assert [t.status.state for t in world.tasks()] == [TaskState.COMPLETE]
+
+
+def test_a_removed_node_leaves_no_history_of_a_global_service() -> None:
+    world = World(2)
+    world.create(make_spec(replicas=None))
+    world.settle()
+    world.set_node(1, availability=Availability.DRAIN)
+    world.settle()
+    world.remove_node(1)
+    world.settle()
+    assert [t.node_id for t in world.tasks()] == ["node2"]
+
+
+def test_a_task_taken_off_its_node_fails_no_update() -> None:
+    world = ssd_world(1)
+    config = UpdateConfig(parallelism=1, monitor=60 * SECOND)
+    world.update(make_spec(constraints=SSD, image="web:2", update=config))
+    world.pass_time(5)
+    world.change_node(int(world.running()[0].node_id[-1]), labels={})
+    world.pass_time(90)
+    assert world.service.update_status is not None
+    assert world.service.update_status.state == "completed"
 
 
 @pytest.mark.parametrize("change", ["update", "remove", "scale"])

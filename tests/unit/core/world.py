@@ -138,6 +138,20 @@ class World:
             node = replace(node, status=NodeStatus(state=state))
         self._apply(Changes(put_nodes=(node,)))
 
+    def change_node(
+        self, number: int, *, labels: dict[str, str] | None = None, memory_bytes: int | None = None
+    ) -> None:
+        node = self.snapshot.nodes[f"node{number}"]
+        if labels is not None:
+            node = replace(node, spec=replace(node.spec, labels=labels))
+        if memory_bytes is not None:
+            node = replace(node, description=replace(node.description, memory_bytes=memory_bytes))
+        self._apply(Changes(put_nodes=(node,)))
+
+    def remove_node(self, number: int) -> None:
+        self.reports.pop(f"node{number}")
+        self._apply(Changes(delete_nodes=(f"node{number}",)))
+
     def lose(self, number: int) -> None:
         """The node is cut off and judged down; its containers go on running there."""
         self.cut.add(f"node{number}")
