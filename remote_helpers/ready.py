@@ -128,8 +128,9 @@ async def _http_status(loop, sock, address: str, path: str) -> int:
 class Watch:
     """Follows one start of a container until it is stopped; `on_change` is called when an answer changes.
 
-    `passing` is the newest answer; `failed` says that the probe failed `retries` times in a row; `why` is the reason
-    for not passing. As with Docker's HEALTHCHECK failures in the first `start_s` do not count unless it had passed.
+    `passing` is the newest answer; `failed` says that the probe failed `retries` times in a row; `why` is the
+    reason for not passing. As with Docker's HEALTHCHECK, failures in the first `start_s` (`LATE_S` if 0) do not
+    count unless it had passed.
     """
 
     def __init__(self, pid: int, address: str, action: dict, on_change, start_s: float = 0.0) -> None:
