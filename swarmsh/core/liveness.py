@@ -22,6 +22,7 @@ ASK_AGAIN_S = 1.5
 # time waits for it to come back from what one look may mistake for an end; a second look says as much, sooner.
 # By default 6 s: two missed heartbeats, and two rounds of 2 s.
 CONFIRMED_SHARE = 0.6
+DOUBT = "no other node answers either: the manager doubts its own network, and moves nothing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +137,7 @@ def _judge_silence(signs: Signs, before: NodeStatus, moment: Moment) -> Verdict:
     if now - signs.heard_at < moment.down_after_s * (CONFIRMED_SHARE if confirmed else 1.0):
         return Verdict(status=silent, ask_peers=must_ask)
     if not moment.others_heard:
-        doubt = "no other node answers either: the manager doubts its own network, and moves nothing"
-        return Verdict(status=replace(silent, message=doubt))
+        return Verdict(status=replace(silent, message=DOUBT))
     if not opinions:
         return Verdict(status=silent, ask_peers=True)
     return Verdict(status=_status(before, wall, NodeState.DOWN, f"no answer, and no other node reaches it: {why}"))

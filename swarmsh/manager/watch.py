@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from swarmsh.core.liveness import (
     ASK_AFTER_BEATS,
+    DOUBT,
     SILENT_AFTER_BEATS,
     Moment,
     Opinion,
@@ -42,6 +43,7 @@ from swarmsh.model.states import NodeState, TaskState
 
 log = logging.getLogger(__name__)
 
+DOUBT_ENDED = "the manager no longer doubts its own network"
 FIRST_PAUSE_S = 10.0  # until a node is looked at again that not enough others reached; doubled each time
 
 
@@ -353,12 +355,18 @@ def _described(snapshot: ClusterSnapshot, node_id: str, report: NodeReport) -> C
 
 
 def _state_event(node: Node, status: NodeStatus, now: float) -> tuple[Event, ...]:
-    """`node update` with state.old and state.new, as dockerd's."""
-    if status.state is node.status.state:
+    """`node update` with state.old and state.new, as dockerd's.
+
+    Where the manager's doubt of its own network begins or ends it has a message too, and the state may stay.
+    """
+    doubted, doubts = node.status.message == DOUBT, status.message == DOUBT
+    if status.state is node.status.state and doubted is doubts:
         return ()
     attributes = {
         "name": node.hostname,
         "state.old": node.status.state.value,
         "state.new": status.state.value,
     }
+    if doubted is not doubts:
+        attributes["message"] = DOUBT if doubts else status.message or DOUBT_ENDED
     return (Event(time=now, type="node", action="update", id=node.id, attributes=attributes),)

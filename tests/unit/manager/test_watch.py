@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 
 import pytest
 
+from swarmsh.core.liveness import DOUBT
 from swarmsh.manager.ports import Connected, Disconnected, TasksReported
 from swarmsh.manager.settings import Settings
-from swarmsh.manager.watch import NodeWatch
+from swarmsh.manager.watch import DOUBT_ENDED, NodeWatch
 from swarmsh.model.actions import NodeReport, TaskReport
 from swarmsh.model.objects import Cluster, NodeStatus, SshTarget, Task
 from swarmsh.model.snapshot import Changes
@@ -288,6 +289,35 @@ async def test_a_manager_that_hears_nobody_judges_nobody_and_gives_the_whole_tim
     assert scene.state(2) is NodeState.READY
     await scene.seconds(3, "node1")
     assert scene.state(2) is NodeState.DOWN
+
+
+async def test_doubt_of_itself_is_an_event_when_it_begins_and_when_it_ends(scene: Scene) -> None:
+    def of(node_id: str) -> list[tuple[str, str, str]]:
+        told = [
+            e.attributes
+            for e in scene.store.kept_events
+            if (e.type, e.action, e.id) == ("node", "update", node_id)
+        ]
+        return [(a["state.old"], a["state.new"], a["message"]) for a in told]
+
+    await scene.seconds(30)
+    begun = [("ready", "ready", DOUBT)]
+    assert [of(n) for n in ("node1", "node2", "node3")] == [begun] * 3
+    scene.watch.take(Connected("node1", NodeReport()))
+    await scene.seconds(30, "node1", "node2", "node3")
+    ended = [*begun, ("ready", "ready", DOUBT_ENDED)]
+    assert [of(n) for n in ("node1", "node2", "node3")] == [ended] * 3
+
+
+async def test_a_node_that_goes_after_the_doubt_has_both_in_its_events(scene: Scene) -> None:
+    await scene.seconds(30)
+    scene.store.kept_events.clear()
+    await scene.seconds(30, "node1", "node2")
+    told = [e.attributes for e in scene.store.kept_events if e.id == "node3"]
+    assert [(a["state.new"], a.get("message", "")) for a in told] == [
+        ("ready", DOUBT_ENDED),
+        ("down", ""),
+    ]
 
 
 async def test_a_hung_engine_ends_processes_once_and_then_counts_as_down(scene: Scene) -> None:
