@@ -17,6 +17,8 @@ from swarmsh.model.snapshot import Changes, ClusterSnapshot
 
 LEAVE_DEADLINE_S = 60.0  # for tasks to stop on nodes that answer
 MOST_HISTORY = 1000
+# Below the first, a node would be down before it is silent; above the second nobody would wait for it.
+LEAST_DOWN_AFTER_S, MOST_DOWN_AFTER_S = 3.0, 3600.0
 
 
 class ArchivingStore(Store, Protocol):
@@ -63,6 +65,25 @@ async def update_cluster(
         if stored.version != version:
             raise OutOfSequence("rpc error: code = Unknown desc = update out of sequence")
         return Changes(cluster=_changed(stored, task_history, labels))
+
+    return require_cluster(await store.commit(decide))
+
+
+async def tune_cluster(store: Store, *, down_after_s: float | None = None) -> Cluster:
+    """Change what is given of what only we have: it holds from the next look at the nodes. Raises InvalidSpec.
+
+    `down_after_s` is the silence after which a node is down if no other node reaches it.
+    """
+    if down_after_s is not None and not LEAST_DOWN_AFTER_S <= down_after_s <= MOST_DOWN_AFTER_S:
+        raise InvalidSpec(
+            f"invalid DownAfterS {down_after_s:g}: {LEAST_DOWN_AFTER_S:g} to {MOST_DOWN_AFTER_S:g} seconds"
+        )
+
+    def decide(snapshot: ClusterSnapshot) -> Changes:
+        stored = require_cluster(snapshot)
+        if down_after_s in (None, stored.down_after_s):
+            return Changes()
+        return Changes(cluster=replace(stored, down_after_s=down_after_s))
 
     return require_cluster(await store.commit(decide))
 

@@ -68,3 +68,22 @@ async def test_leave_archives_and_init_begins_anew(store, tmp_path):
         assert len(await api.get("/nodes")) == 3
         assert await api.get("/services") == []
     assert len(list((tmp_path / "state" / "archive").glob("*.db"))) == 1
+
+
+async def test_how_long_a_node_may_be_silent_is_kept(store, tmp_path):
+    async with served(store=store) as api:
+        assert (await api.get("/swarmsh/cluster"))["DownAfterS"] == 10.0
+        before = store.snapshot.cluster
+        status, shown = await api.call("POST", "/swarmsh/cluster/update", {"DownAfterS": 30})
+        assert (status, shown) == (200, {"ID": before.id, "DownAfterS": 30.0})
+        assert store.snapshot.cluster.down_after_s == 30.0
+        for wrong in (2.9, 0, -1, 3601, 1e300, "10"):
+            status, answer = await api.call("POST", "/swarmsh/cluster/update", {"DownAfterS": wrong})
+            assert (status, "DownAfterS" in answer["message"]) == (400, True)
+        assert (await api.call("POST", "/swarmsh/cluster/update", {}))[1] == shown
+        swarm = await api.get("/swarm")
+        await api.call("POST", f"/swarm/update?version={swarm['Version']['Index']}", swarm["Spec"])
+    await store.close()
+    again = await SqliteStore.open(tmp_path / "state", WallClock())
+    assert again.snapshot.cluster.down_after_s == 30.0
+    await again.close()

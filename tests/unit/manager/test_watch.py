@@ -11,6 +11,7 @@ import pytest
 from swarmsh.core.liveness import DOUBT
 from swarmsh.manager.ports import Connected, Disconnected, TasksReported
 from swarmsh.manager.settings import Settings
+from swarmsh.manager.usecases.cluster import tune_cluster
 from swarmsh.manager.watch import DOUBT_ENDED, NodeWatch
 from swarmsh.model.actions import NodeReport, TaskReport
 from swarmsh.model.objects import Cluster, NodeStatus, SshTarget, Task
@@ -318,6 +319,16 @@ async def test_a_node_that_goes_after_the_doubt_has_both_in_its_events(scene: Sc
         ("ready", DOUBT_ENDED),
         ("down", ""),
     ]
+
+
+async def test_a_longer_wait_holds_at_once(scene: Scene) -> None:
+    without_baseline(scene)
+    await scene.seconds(8, "node1", "node2")
+    await tune_cluster(scene.store, down_after_s=20.0)
+    await scene.seconds(11, "node1", "node2")
+    assert scene.state(3) is NodeState.READY
+    await scene.seconds(2, "node1", "node2")
+    assert scene.state(3) is NodeState.DOWN
 
 
 async def test_a_hung_engine_ends_processes_once_and_then_counts_as_down(scene: Scene) -> None:
