@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from swarmsh.core.difference import outdated
+from swarmsh.core.resources import reservations_of
 from swarmsh.core.scheduler import surplus
 from swarmsh.core.tasks import new_task, wish
 from swarmsh.model.objects import Node, Service, Task
+from swarmsh.model.specs import Reservations
 from swarmsh.model.states import NodeState, TaskState
 
 Place = int | str  # a slot number (replicated), or a node id (global)
@@ -41,6 +43,8 @@ class Draft:
     # The same tasks by place, oldest first; and which other versions of the spec are outdated, asked once each.
     _at: dict[Place, dict[str, Task]] = field(default_factory=dict)
     _outdated: dict[tuple[int, int], bool] = field(default_factory=dict)
+    # By node: the tasks that were there when it was first asked, and those that may not stay.
+    _own: dict[str, list[str]] = field(default_factory=dict)
     _surplus: dict[str, Mapping[str, str]] = field(default_factory=dict)
     _changed: dict[str, None] = field(default_factory=dict)
     _deleted: list[str] = field(default_factory=list)
@@ -89,10 +93,15 @@ class Draft:
 
     def surplus_on(self, node: Node) -> Mapping[str, str]:
         """As `scheduler.surplus`, worked out once for each node."""
+        if not self._own:
+            for task in self.tasks.values():
+                self._own.setdefault(task.node_id, []).append(task.id)
         if node.id not in self._surplus:
-            others = (t for t in self.on_node(node.id) if t.service_id != self.service.id)
-            own = (t for t in self.tasks.values() if t.node_id == node.id)
-            self._surplus[node.id] = surplus(node, (*others, *own))
+            tasks = [self.tasks[i] for i in self._own.get(node.id, ()) if i in self.tasks]
+            # What reserves nothing fits beside anything: then a node's other tasks need no look.
+            if any(reservations_of(t.spec) != Reservations() for t in tasks):
+                tasks += [t for t in self.on_node(node.id) if t.service_id != self.service.id]
+            self._surplus[node.id] = surplus(node, tasks)
         return self._surplus[node.id]
 
     def stood_in_for(self, task: Task) -> Task | None:
