@@ -10,7 +10,9 @@ import signal
 import sys
 from pathlib import Path
 
-from swarmsh.adapters.inventory import Inventory, load_inventory
+from msgspec.structs import replace
+
+from swarmsh.adapters.inventory import Inventory, describe_changes, load_inventory, regrouped, with_stored_pins
 from swarmsh.adapters.nodes.engine import NodeEngines
 from swarmsh.adapters.nodes.payload import load_helper, stub_command
 from swarmsh.adapters.nodes.sessions import NodeSessions, SessionLimits
@@ -24,7 +26,7 @@ from swarmsh.manager.loop import Manager
 from swarmsh.manager.settings import Settings
 from swarmsh.manager.usecases.cluster import init_cluster
 from swarmsh.manager.usecases.credentials import forget_orphans
-from swarmsh.manager.usecases.nodes import add_node, retarget_node
+from swarmsh.manager.usecases.nodes import add_node, retarget_node, update_node
 from swarmsh.model.specs import NodeSpec
 
 log = logging.getLogger(__name__)
@@ -34,8 +36,8 @@ def run(state_dir: Path, socket: Path, inventory: Path | None = None) -> None:
     """Run a manager in the foreground until SIGTERM or SIGINT; prints the socket's address when it is ready.
 
     A new state begins with a new cluster; one that was left stays without. With an inventory, hosts that are not
-    in the cluster yet are added, and addresses of known ones taken over; nothing is removed. Raises
-    InventoryError, and what opening the store raises.
+    in the cluster yet are added, and of known ones the way to reach them and their groups are taken over; none is
+    removed. Raises InventoryError, and what opening the store raises.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for chatty in ("asyncssh", "aiohttp.access"):
@@ -157,5 +159,12 @@ async def _take_over(hosts: Inventory, store: SqliteStore, ids: RandomIds, clock
         if node is None:
             spec = NodeSpec(name=host.name, labels=host.labels, role=host.role, availability=host.availability)
             await add_node(store, ids, clock, spec, host.target)
-        elif node.target != host.target:
-            await retarget_node(store, clock, node.id, host.target)
+            continue
+        target = with_stored_pins(host.target, node.target)
+        if changes := describe_changes(node.target, target):
+            node = await retarget_node(store, clock, node.id, target)
+            log.info("node_retargeted node=%s changes=%r", host.name, changes)
+        labels = regrouped(node.spec.labels, host.labels)
+        if labels != node.spec.labels:
+            await update_node(store, clock, node.id, node.version, replace(node.spec, labels=labels))
+            log.info("node_regrouped node=%s groups=%s", host.name, ",".join(host.groups))

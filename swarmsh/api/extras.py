@@ -15,7 +15,7 @@ from swarmsh.manager.usecases import lookup, nodes
 from swarmsh.model.objects import SshTarget
 from swarmsh.model.specs import NodeSpec
 from swarmsh.model.states import Availability, NodeState, Role
-from swarmsh.model.wire import Record
+from swarmsh.model.wire import Record, to_wire
 
 
 class NodeRequest(Record):
@@ -75,9 +75,18 @@ async def add_node(request: web.Request, deps: Deps) -> web.Response:
     return json_response({"ID": node.id}, 201)
 
 
+async def targets(request: web.Request, deps: Deps) -> web.Response:
+    """Also of the nodes that a left cluster has left behind: their pins are kept."""
+    known = sorted(deps.snapshot.nodes.values(), key=lambda n: n.number)
+    return json_response([{"ID": n.id, "Name": n.spec.name, "Target": to_wire(n.target)} for n in known])
+
+
 async def retarget_node(request: web.Request, deps: Deps) -> web.Response:
     target = await body_of(request, SshTarget)
-    await nodes.retarget_node(deps.store, deps.clock, segment(request), target)
+    node = await nodes.retarget_node(deps.store, deps.clock, segment(request), target)
+    if deps.snapshot.cluster is not None:
+        # At once: whoever asks next must not take the session over the old way for one over the new.
+        deps.nodes.keep(node.id, node.spec.name, node.target)
     return json_response({})
 
 
@@ -89,6 +98,7 @@ async def check_node(request: web.Request, deps: Deps) -> web.Response:
 
 ROUTES = (
     ("GET", "/swarmsh/status", status),
+    ("GET", "/swarmsh/nodes", targets),
     ("POST", "/swarmsh/nodes", add_node),
     ("POST", "/swarmsh/nodes/{id}/target", retarget_node),
     ("GET", "/swarmsh/nodes/{id}/check", check_node),

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import click
 import msgspec
 
+from swarmsh.adapters.inventory import describe_changes, regrouped
 from swarmsh.cli.common import node_name
+from swarmsh.cli.node_change import change_node
 from swarmsh.cli.node_show import check_node
 from swarmsh.cli.output import note
 from swarmsh.cli.progress import Display
@@ -20,6 +22,7 @@ from swarmsh.model.objects import SshTarget
 Json = dict[str, Any]
 
 READY_S = 90.0
+RETRIED_S = 10.0
 POLL_S = 0.2
 _FINAL = ("untrusted",)
 
@@ -66,6 +69,7 @@ class Joining:
         self._accept_new = accept_new
         self._never_ask = never_ask
         self.failures = 0
+        self._moved: set[str] = set()
 
     def pin(self, hosts: list[NewHost]) -> list[NewHost]:
         """Hosts with pinned keys; those that cannot be reached are told and left out."""
@@ -76,13 +80,40 @@ class Joining:
             self._tell(f"{name}: {error}")
         return [host._replace(target=pinned.targets[host.name]) for host in hosts if host.name in pinned.targets]
 
-    def move(self, manager: ManagerClient, hosts: list[NewHost]) -> None:
-        """Tell the manager where hosts of the cluster are now."""
+    def move(self, manager: ManagerClient, hosts: list[NewHost], stored: dict[str, SshTarget]) -> None:
+        """Tell the manager how hosts of the cluster are reached now, and the user what of it changed."""
         for host in hosts:
+            changes = describe_changes(stored[host.name], host.target)
             try:
                 manager.post(f"/swarmsh/nodes/{segment(host.name)}/target", target_json(host.target))
             except ApiError as error:
                 self._tell(f"{host.name}: {error}")
+            else:
+                note(f"{host.name}: {changes}")
+                self._moved.add(host.name)
+
+    def regroup(self, manager: ManagerClient, hosts: list[NewHost]) -> None:
+        """Give nodes of the cluster the labels of their groups; their other labels stay."""
+        nodes = current_nodes(manager)
+        for host in hosts:
+            if host.name not in nodes:
+                continue
+            before = nodes[host.name]["Spec"].get("Labels") or {}
+            after = regrouped(before, host.labels)
+            if before == after:
+                continue
+
+            def change(spec: Json, labels: dict[str, str] = host.labels) -> Json:
+                return spec | {"Labels": regrouped(spec.get("Labels") or {}, labels)}
+
+            try:
+                change_node(manager, host.name, change)
+            except ApiError as error:
+                self._tell(f"{host.name}: {error}")
+            else:
+                words = [f"+{label}" for label in sorted(after.keys() - before.keys())]
+                words += [f"-{label}" for label in sorted(before.keys() - after.keys())]
+                note(f"{host.name}: labels {' '.join(words) or 'of its groups changed'}")
 
     def add(self, manager: ManagerClient, hosts: list[NewHost]) -> None:
         """Tell the manager of pinned hosts."""
@@ -102,7 +133,8 @@ class Joining:
     def await_ready(self, manager: ManagerClient, names: list[str]) -> list[str]:
         """Wait for nodes; the names of those that are ready and answer. Others are told with the reason."""
         display = Display()
-        deadline = time.monotonic() + READY_S
+        begin = time.monotonic()
+        deadline = begin + READY_S
         while True:
             nodes = current_nodes(manager)
             states = {name: nodes[name].get("Status", {}) for name in names if name in nodes}
@@ -110,10 +142,13 @@ class Joining:
                 display.set(name, " ".join(filter(None, (status.get("State", ""), status.get("Message", "")))))
             # A manager that was just started remembers states from before: ready is who answers it.
             answering = connected_nodes(manager)
+            # Untrusted is how it ends, but for a node that is only now tried another way.
+            tried = time.monotonic() > begin + RETRIED_S
             waiting = [
                 name
                 for name, status in states.items()
-                if status.get("State") not in _FINAL and not (_is_ready(status) and name in answering)
+                if (status.get("State") not in _FINAL or (name in self._moved and not tried))
+                and not (_is_ready(status) and name in answering)
             ]
             if not waiting or time.monotonic() > deadline:
                 break

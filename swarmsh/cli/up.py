@@ -13,6 +13,7 @@ from swarmsh.paths import default_state_dir
 
 if TYPE_CHECKING:
     from swarmsh.cli.join import NewHost
+    from swarmsh.model.objects import SshTarget
 
 
 @click.command("up")
@@ -29,24 +30,31 @@ def up(inventory: Path, yes: bool, accept_new_host_keys: bool) -> None:
     """From an inventory of hosts to a working cluster.
 
     Shows the host keys that are not known yet and asks, starts a manager if none runs, initialises the cluster,
-    adds the hosts, checks them, and prints what to do next. Repeating it adds what is missing, and takes over
-    addresses that changed; it removes nothing.
+    adds the hosts, checks them, and prints what to do next. Repeating it adds what is missing, and takes over how
+    hosts are reached and which groups they are in; it removes no node.
     """
+    from swarmsh.adapters.inventory import with_stored_pins
     from swarmsh.cli.join import Joining, initialise
 
     hosts = _read(inventory)
     manager = ManagerClient()
     # Of an earlier cluster only its manager knows the hosts and their keys; a new one begins after the answers.
     running = manager.ping() or (any(default_state_dir().glob("*.db")) and _start(manager))
-    there = _addresses(manager) if running else {}
+    stored = _targets(manager) if running else {}
+    hosts = [
+        host._replace(target=with_stored_pins(host.target, stored[host.name])) if host.name in stored else host
+        for host in hosts
+    ]
     joining = Joining(accept_new=accept_new_host_keys, never_ask=yes)
-    pinned = joining.pin([host for host in hosts if there.get(host.name) != host.target.address])
+    pinned = joining.pin(
+        [host for host in hosts if stored.get(host.name) != host.target or not host.target.host_keys]
+    )
     if not running:
         _start(manager)
     initialise(manager)
-    there = _addresses(manager)  # again: a cluster that begins takes over the hosts of one that was left
-    joining.move(manager, [host for host in pinned if host.name in there])
-    joining.add(manager, [host for host in pinned if host.name not in there])
+    joining.move(manager, [host for host in pinned if host.name in stored], stored)
+    joining.regroup(manager, [host for host in hosts if host.name in stored])
+    joining.add(manager, [host for host in pinned if host.name not in stored])
     ready = joining.await_ready(manager, [host.name for host in hosts])
     joining.check(manager, ready)
     note(f"{len(ready)} of {len(hosts)} nodes are ready")
@@ -64,10 +72,12 @@ def _start(manager: ManagerClient) -> bool:
     return True
 
 
-def _addresses(manager: ManagerClient) -> dict[str, str]:
-    from swarmsh.cli.join import current_nodes
+def _targets(manager: ManagerClient) -> dict[str, SshTarget]:
+    """How the manager reaches the nodes that it knows, by name."""
+    from swarmsh.model.objects import SshTarget
+    from swarmsh.model.wire import from_wire
 
-    return {name: node["Status"].get("Addr", "") for name, node in current_nodes(manager).items()}
+    return {node["Name"]: from_wire(SshTarget, node["Target"]) for node in manager.get("/swarmsh/nodes")}
 
 
 def _read(path: Path) -> list[NewHost]:

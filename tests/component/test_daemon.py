@@ -7,11 +7,15 @@ import logging
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from swarmsh import daemon
 from swarmsh.adapters.inventory import load_inventory
 from swarmsh.adapters.store import SqliteStore
 from swarmsh.adapters.system import RandomIds, SystemClock
+from swarmsh.manager.usecases.nodes import retarget_node, update_node
+from swarmsh.model.objects import SshTarget
+from swarmsh.model.states import Availability
 
 INVENTORY = """
 all:
@@ -48,6 +52,32 @@ async def test_a_new_state_begins_with_a_cluster_and_the_inventory(store: Sqlite
     await begin(store, hosts)
     assert store.snapshot.cluster == cluster
     assert len(store.snapshot.nodes) == 1
+
+
+async def test_what_the_inventory_corrects_is_taken_over_and_the_rest_stays(store: SqliteStore, tmp_path) -> None:
+    def inventory(text: str):
+        path = tmp_path / "hosts.ini"
+        path.write_text(text)
+        return load_inventory(path)
+
+    key = "swarmsh_host_key=SHA256:ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopq"
+    await begin(store, inventory(f"[old]\nn1 ansible_host=192.0.2.1 ansible_user=oops {key} swarmsh_labels=a=1\n"))
+    (node,) = store.snapshot.nodes.values()
+    changed = replace(
+        node.spec, labels={**node.spec.labels, "mine": "x", "a": "2"}, availability=Availability.DRAIN
+    )
+    await update_node(store, SystemClock(), node.id, node.version, changed)
+    jumping = replace(node.target, jump=(SshTarget(address="j", user="me", host_keys=("SHA256:j",)),))
+    await retarget_node(store, SystemClock(), node.id, jumping)
+    corrected = f"[web]\nn1 ansible_host=192.0.2.1 ansible_user=ops ansible_port=2222 {key} swarmsh_labels=a=1 "
+    corrected += "ansible_ssh_common_args='-J me@j'\n"
+    for _ in range(2):
+        await begin(store, inventory(corrected))
+        (after,) = store.snapshot.nodes.values()
+        assert (after.id, after.target.user, after.target.port) == (node.id, "ops", 2222)
+        assert after.target.jump[0].host_keys == ("SHA256:j",)  # the file does not say; the pin stays
+        assert after.spec.labels == {"mine": "x", "a": "2", "group.web": "true"}
+        assert after.spec.availability is Availability.DRAIN
 
 
 async def test_a_cluster_that_was_left_is_not_begun_again(

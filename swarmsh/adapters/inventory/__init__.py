@@ -2,5 +2,6 @@
 
 from swarmsh.adapters.inventory.load import load_inventory
 from swarmsh.adapters.inventory.records import Inventory, InventoryHost
+from swarmsh.adapters.inventory.takeover import describe_changes, regrouped, with_stored_pins
 
-__all__ = ["Inventory", "InventoryHost", "load_inventory"]
+__all__ = ["Inventory", "InventoryHost", "describe_changes", "load_inventory", "regrouped", "with_stored_pins"]

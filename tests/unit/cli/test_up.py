@@ -78,11 +78,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def cluster(manager: Recorder, home: Path) -> Recorder:
     """A manager whose nodes are ready as soon as they were added."""
     nodes: list[dict[str, Any]] = []
+    targets: list[dict[str, Any]] = []
 
     def add(request: Request) -> Any:
         node = make_node(request.body["Name"], node_id=f"id{len(nodes)}")
         node["Status"]["Addr"] = request.body["Target"]["Address"]
         nodes.append(node)
+        targets.append({"ID": node["ID"], "Name": request.body["Name"], "Target": request.body["Target"]})
         return 201, {"ID": node["ID"]}
 
     state = {"LocalNodeState": "inactive"}
@@ -90,6 +92,7 @@ def cluster(manager: Recorder, home: Path) -> Recorder:
     manager.on("POST", "/swarm/init", lambda request: state.update(LocalNodeState="active") or "id")
     manager.on("POST", "/swarmsh/nodes", add)
     manager.on("GET", "/nodes", lambda request: nodes)
+    manager.on("GET", "/swarmsh/nodes", lambda request: targets)
     manager.on(
         "GET", "/swarmsh/status", {"sessions": [{"name": name, "connected": True} for name in ("n1", "n2")]}
     )
@@ -260,12 +263,100 @@ def test_a_node_that_does_not_get_ready_is_told(
     assert "1 of 2 nodes are ready" in result.err
 
 
-def test_an_address_that_changed_is_taken_over(inventory: Path, cluster: Recorder, cli: Cli) -> None:
-    cluster.on("GET", "/nodes", [make_node("n1", Addr="10.9.9.9"), make_node("n2", Addr="127.0.0.1")])
+def stored(name: str, host: HostKeyServer, **target: Any) -> dict[str, Any]:
+    """A node as the manager has it: n1 pinned as in the inventory, others by their key."""
+    keys = [host.fingerprint] if name == "n1" else [host.line]
+    return {
+        "ID": name,
+        "Name": name,
+        "Target": {"Address": "127.0.0.1", "Port": host.port, "HostKeys": keys} | target,
+    }
+
+
+def test_an_address_that_changed_is_taken_over(
+    inventory: Path, host: HostKeyServer, cluster: Recorder, cli: Cli
+) -> None:
+    cluster.on("GET", "/nodes", [make_node("n1"), make_node("n2")])
+    cluster.on("GET", "/swarmsh/nodes", [stored("n1", host, Address="10.9.9.9"), stored("n2", host)])
     cluster.on("POST", "/swarmsh/nodes/n1/target", {})
-    assert cli("up", "-i", str(inventory)).code == 0
+    result = cli("up", "-i", str(inventory))
+    assert result.code == 0, result.err
+    assert "n1: address 10.9.9.9 -> 127.0.0.1\n" in result.err
     assert cluster.sent("POST", "/swarmsh/nodes/n1/target")[0].body["Address"] == "127.0.0.1"
+    assert not cluster.sent("POST", "/swarmsh/nodes/n2/target")
     assert not cluster.sent("POST", "/swarmsh/nodes")
+
+
+@pytest.mark.parametrize(
+    ("was", "told"),
+    [
+        ({"User": "oops"}, "n2: user oops -> root"),
+        ({"Port": 1}, "n2: port 1 -> "),
+        ({"Become": True, "Python": "python2"}, "n2: become yes -> no, python python2 -> python3"),
+        ({"IdentityFiles": ["/old"]}, "n2: key /old -> any"),
+        ({"Jump": [{"Address": "10.1.1.1", "User": "ops"}]}, "n2: jump hosts ops@10.1.1.1:22 -> none"),
+    ],
+)
+def test_a_way_that_was_corrected_is_taken_over_and_pins_stay(
+    was: dict[str, Any], told: str, inventory: Path, host: HostKeyServer, cluster: Recorder, cli: Cli
+) -> None:
+    cluster.on("GET", "/nodes", [make_node("n1"), make_node("n2")])
+    cluster.on("GET", "/swarmsh/nodes", [stored("n1", host), stored("n2", host, **was)])
+    cluster.on("POST", "/swarmsh/nodes/n2/target", {})
+    result = cli("up", "-i", str(inventory), "-y")  # nothing to ask: n2's pin is the manager's
+    assert result.code == 0, result.err
+    assert told in result.err
+    (request,) = cluster.sent("POST", "/swarmsh/nodes/.*/target")
+    assert request.body["HostKeys"] == [host.line]
+    assert (request.body["User"], request.body["Port"], request.body["Jump"]) == ("root", host.port, [])
+
+
+def test_pins_that_the_inventory_gives_replace_stored_ones(
+    inventory: Path, host: HostKeyServer, cluster: Recorder, cli: Cli
+) -> None:
+    cluster.on("GET", "/nodes", [make_node("n1"), make_node("n2")])
+    cluster.on("GET", "/swarmsh/nodes", [stored("n1", host, HostKeys=["SHA256:old"]), stored("n2", host)])
+    cluster.on("POST", "/swarmsh/nodes/n1/target", {})
+    result = cli("up", "-i", str(inventory), "-y")
+    assert "n1: other pinned host keys\n" in result.err
+    (request,) = cluster.sent("POST", "/swarmsh/nodes/.*/target")
+    assert request.body["HostKeys"] == [host.fingerprint]
+
+
+def test_a_node_tried_another_way_is_not_untrusted_for_good(
+    inventory: Path, host: HostKeyServer, cluster: Recorder, cli: Cli
+) -> None:
+    answers = [make_node("n1", "untrusted", Message="shows another key") for _ in range(4)]
+
+    def nodes(request: Request) -> Any:
+        return [answers.pop() if answers else make_node("n1"), make_node("n2")]
+
+    cluster.on("GET", "/nodes", nodes)
+    cluster.on("GET", "/swarmsh/nodes", [stored("n1", host, HostKeys=["SHA256:old"]), stored("n2", host)])
+    cluster.on("POST", "/swarmsh/nodes/n1/target", {})
+    result = cli("up", "-i", str(inventory), "-y")
+    assert result.code == 0, result.err
+
+
+def test_groups_of_known_hosts_are_taken_over_and_other_labels_stay(
+    host: HostKeyServer, cluster: Recorder, cli: Cli, tmp_path: Path
+) -> None:
+    before = make_node("n1")
+    before["Spec"]["Labels"] = {"disk": "ssd", "group.old": "true"}
+    (tmp_path / "hosts.ini").write_text(
+        f"[web]\nn1 ansible_host=127.0.0.1 ansible_port={host.port} ansible_user=root "
+        f"swarmsh_host_key={host.fingerprint} swarmsh_labels=disk=hdd\n"
+    )
+    cluster.on("GET", "/nodes", [before])
+    cluster.on("GET", "/nodes/n1", before)
+    cluster.on("POST", "/nodes/node1/update", {})
+    cluster.on("GET", "/swarmsh/nodes", [stored("n1", host, HostKeys=[host.fingerprint])])
+    result = cli("up", "-i", str(tmp_path / "hosts.ini"))
+    assert result.code == 0, result.err
+    assert "n1: labels +group.web -group.old\n" in result.err
+    (request,) = cluster.sent("POST", "/nodes/node1/update")
+    assert request.body["Labels"] == {"disk": "ssd", "group.web": "true"}
+    assert not cluster.sent("POST", "/swarmsh/nodes.*")
 
 
 @pytest.fixture
@@ -287,10 +378,11 @@ def stopped(cluster: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_up_after_a_stop_starts_the_manager_and_finds_all_there(
-    inventory: Path, stopped: Recorder, cli: Cli, tmp_path: Path
+    inventory: Path, host: HostKeyServer, stopped: Recorder, cli: Cli, tmp_path: Path
 ) -> None:
     (tmp_path / "xdg" / "swarmsh" / "swarmsh.db").touch()
-    stopped.on("GET", "/nodes", [make_node("n1", Addr="127.0.0.1"), make_node("n2", Addr="127.0.0.1")])
+    stopped.on("GET", "/nodes", [make_node("n1"), make_node("n2")])
+    stopped.on("GET", "/swarmsh/nodes", [stored("n1", host), stored("n2", host)])
     result = cli("up", "-i", str(inventory), "-y")  # n2 has no pin: the manager's own is enough
     assert result.code == 0, result.err
     assert len(stopped.sent("START", ".*")) == 1
@@ -308,17 +400,19 @@ def test_a_first_up_asks_before_it_starts_a_manager(inventory: Path, stopped: Re
 
 
 def test_hosts_that_a_left_cluster_had_are_taken_over_by_the_next(
-    inventory: Path, cluster: Recorder, cli: Cli
+    inventory: Path, host: HostKeyServer, cluster: Recorder, cli: Cli
 ) -> None:
-    known = [make_node("n1", Addr="127.0.0.1"), make_node("n2", Addr="127.0.0.1")]
+    known = [make_node("n1"), make_node("n2")]
+    cluster.on("GET", "/swarmsh/nodes", [stored("n1", host), stored("n2", host, User="ops")])
     begun = [False]
     cluster.on("GET", "/nodes", lambda request: known if begun[0] else (503, {"message": "not a swarm manager"}))
     cluster.on("POST", "/swarm/init", lambda request: begun.insert(0, True) or "id")
     cluster.on("POST", "/swarmsh/nodes/n[12]/target", {})
-    result = cli("up", "-i", str(inventory), "-y", "--accept-new-host-keys")
+    result = cli("up", "-i", str(inventory), "-y")  # their pins were kept
     assert result.code == 0, result.err
     assert not cluster.sent("POST", "/swarmsh/nodes")
-    assert len(cluster.sent("POST", "/swarmsh/nodes/n[12]/target")) == 2
+    (request,) = cluster.sent("POST", "/swarmsh/nodes/.*/target")
+    assert (request.path, request.body["User"]) == ("/swarmsh/nodes/n2/target", "root")
 
 
 def test_ready_is_who_answers_the_manager_that_was_just_started(
