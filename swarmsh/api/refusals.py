@@ -9,6 +9,12 @@ JOIN = "A node is not joined from its own side: add it from here over SSH, with 
 CA_ROTATION = (
     "There is no certificate authority to rotate: nodes and manager know each other by their SSH and identity keys"
 )
+CERT_EXPIRY = (
+    "There are no certificates that could expire: nodes and manager know each other by their SSH and identity keys"
+)
+HEARTBEAT = "The heartbeat cannot be set: each node is heard of every second over its SSH session"
+RAFT = "There are no Raft snapshots: the state is one SQLite database, written as it changes"
+TASK_LOGS = "There is no log driver for all tasks: give it to each service (`--log-driver`), or to each Engine"
 AUTOLOCK = "There is no autolock: what is secret in the state directory is encrypted with a key file beside it"
 FORCE_NEW_CLUSTER = (
     "There is no quorum to force: start a manager on the state directory, or on a copy of it, with "

@@ -206,6 +206,9 @@ async def test_swarm_commands_answer_with_what_to_use_instead(docker):
     assert "swarmsh-node-add" in await docker("swarm", "join-token", "worker")
     await docker("swarm", "update", "--task-history-limit", "3")
     assert "autolock" in await docker.fails("swarm", "update", "--autolock")
+    assert "heartbeat cannot be set" in await docker.fails("swarm", "update", "--dispatcher-heartbeat", "10s")
+    assert "certificates" in await docker.fails("swarm", "update", "--cert-expiry", "1h")
+    assert "Raft" in await docker.fails("swarm", "update", "--snapshot-interval", "5")
 
 
 async def test_init_on_a_fresh_manager(docker_binary, tmp_path):

@@ -30,6 +30,18 @@ def test_every_refusal_is_documented_with_its_answer(refusal):
     assert refusal.message in line
 
 
-@pytest.mark.parametrize("name", ["FORCE_NEW_CLUSTER", "CA_ROTATION", "JOIN_TOKENS", "AUTOLOCK"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "FORCE_NEW_CLUSTER",
+        "CA_ROTATION",
+        "CERT_EXPIRY",
+        "HEARTBEAT",
+        "RAFT",
+        "TASK_LOGS",
+        "JOIN_TOKENS",
+        "AUTOLOCK",
+    ],
+)
 def test_every_sentence_about_the_swarm_is_documented(name):
     assert getattr(refusals, name) in DOCS

@@ -126,6 +126,29 @@ async def test_swarm_settings_are_read_and_changed_with_a_version(api):
     )
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"Dispatcher": {"HeartbeatPeriod": 10_000_000_000}}, "heartbeat cannot be set"),
+        ({"CAConfig": {"NodeCertExpiry": 3_600_000_000_000}}, "no certificates that could expire"),
+        ({"CAConfig": {"ExternalCAs": [{"Protocol": "cfssl", "URL": "https://ca"}]}}, "no certificate authority"),
+        ({"Raft": {"SnapshotInterval": 5}}, "no Raft snapshots"),
+        ({"Raft": {"KeepOldSnapshots": 3}}, "no Raft snapshots"),
+        ({"TaskDefaults": {"LogDriver": {"Name": "syslog"}}}, "--log-driver"),
+    ],
+)
+async def test_swarm_settings_that_would_do_nothing_are_refused(api, fresh, change, why):
+    swarm = await api.get("/swarm")
+    path = f"/swarm/update?version={swarm['Version']['Index']}"
+    assert why in await refused(api, "POST", path, swarm["Spec"] | change, 501)
+    assert why in await refused(fresh, "POST", "/swarm/init", {"Spec": change}, 501)
+    dockers = {
+        "Dispatcher": {"HeartbeatPeriod": 5_000_000_000},
+        "CAConfig": {"NodeCertExpiry": 7_776_000_000_000_000},
+    }
+    assert (await fresh.call("POST", "/swarm/init", {"Spec": dockers}))[0] == 200
+
+
 # --- nodes --------------------------------------------------------------------------------------------------
 async def test_nodes_are_shown_as_docker_writes_them(api):
     first, second, _ = await api.get("/nodes")
@@ -209,6 +232,16 @@ async def test_a_host_is_added_over_our_own_endpoint(fresh):
         {"Target": {"Address": "a", "Port": 0}},
     ):
         assert (await add(**bad))[0] == 400
+    first = (await fresh.get("/swarmsh/nodes"))[0]
+    assert first["Name"] == "a"
+    assert first["Target"] == {
+        "Address": "10.1.1.1",
+        "Port": 2222,
+        "HostKeys": ["SHA256:x"],
+        "Jump": [{"Address": "j"}],
+    }
+    assert (await fresh.call("POST", "/swarmsh/nodes/a/target", first["Target"] | {"User": "ops"}))[0] == 200
+    assert fresh.nodes.kept[first["ID"]].user == "ops"  # when it is answered, nobody goes the old way
     checked = await fresh.get("/swarmsh/nodes/a/check")
     assert checked["items"][0]["fix"] == "modprobe ip_vs"
     status = await fresh.get("/swarmsh/status")
