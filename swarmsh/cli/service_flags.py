@@ -13,6 +13,7 @@ import click
 from swarmsh.cli.values import (
     BYTES,
     CPUS,
+    CREDENTIAL_SPEC,
     DNS_SEARCH,
     DURATION,
     ENV,
@@ -22,6 +23,7 @@ from swarmsh.cli.values import (
     LABEL,
     LIST,
     MOUNT,
+    NETWORK,
     PORT,
     POSITIVE_DURATION,
     PREFERENCE,
@@ -32,6 +34,7 @@ from swarmsh.cli.values import (
     ParamType,
     Value,
 )
+from swarmsh.errors import Unimplemented
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -51,6 +54,20 @@ def many(names: str, kind: ParamType, text: str) -> Decorator:
 
 def switch(names: str, text: str) -> Decorator:
     return click.option(*names.split(), is_flag=True, default=None, help=text)
+
+
+def not_built(name: str, refusal: str, text: str) -> Decorator:
+    """A flag of Docker's that the server would refuse, with the sentence that it has for it."""
+
+    def refuse(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> None:
+        if values:
+            from swarmsh.api import refusals  # heavy, and needed here only
+
+            raise Unimplemented(getattr(refusals, refusal))
+
+    return click.option(
+        name, type=LIST, multiple=True, callback=refuse, expose_value=False, help=f"{text} (not built yet)"
+    )
 
 
 def apply(decorators: Sequence[Decorator]) -> Decorator:
@@ -85,6 +102,7 @@ def _common(defaults: bool) -> list[Decorator]:
     return [
         many("--cap-add", LIST, "Add Linux capabilities"),
         many("--cap-drop", LIST, "Drop Linux capabilities"),
+        one("--credential-spec", CREDENTIAL_SPEC, "Credential spec for managed service account (Windows only)"),
         switch("-d --detach", "Return at once instead of waiting for the service to converge"),
         one("--endpoint-mode", TEXT, "Endpoint mode: vip or dnsrr", d("vip")),
         one("--entrypoint", WORDS, "Overwrite the default ENTRYPOINT of the image"),
@@ -96,11 +114,13 @@ def _common(defaults: bool) -> list[Decorator]:
         one("--health-timeout", POSITIVE_DURATION, "Maximum time to allow one check to run"),
         one("--hostname", TEXT, "Container hostname"),
         switch("--init", "Use an init inside each container to forward signals and reap processes"),
+        one("--isolation", TEXT, "Service container isolation mode (Linux: default)"),
         one("--limit-cpu", CPUS, "Limit CPUs"),
         one("--limit-memory", BYTES, "Limit memory"),
         one("--limit-pids", UNSIGNED, "Limit number of processes (default 0 = unlimited)"),
         one("--log-driver", TEXT, "Logging driver for service"),
         many("--log-opt", ENV, "Logging driver options"),
+        one("--max-concurrent", UNSIGNED, "Number of job tasks to run concurrently (jobs are not built yet)"),
         switch("--no-healthcheck", "Disable any container-specified HEALTHCHECK"),
         switch("--no-resolve-image", "Do not ask the registry for the image's digest and platforms"),
         one("--oom-score-adj", click.IntRange(-1000, 1000), "Tune the host's OOM preferences"),
@@ -130,6 +150,7 @@ CREATE = apply(
         one("--name", TEXT, "Service name (random if not given)"),
         one("--mode", TEXT, "Service mode: replicated or global", "replicated"),
         *_common(defaults=True),
+        not_built("--config", "CONFIGS", "Specify configurations to expose to the service"),
         many("--constraint", LIST, "Placement constraints"),
         many("--container-label", LABEL, "Container labels"),
         many("--dns", IP, "Set custom DNS servers"),
@@ -142,8 +163,10 @@ CREATE = apply(
         many("--host", EXTRA_HOST, "Set custom host-to-IP mappings (host:ip)"),
         many("-l --label", LABEL, "Service labels"),
         many("--mount", MOUNT, "Attach a filesystem mount to the service"),
+        many("--network", NETWORK, "Network attachments: host, bridge or none"),
         many("--placement-pref", PREFERENCE, "Add a placement preference (spread=KEY)"),
         many("-p --publish", PORT, "Publish a port as a node port"),
+        not_built("--secret", "SECRETS", "Specify secrets to expose to the service"),
         many("--sysctl", LABEL, "Sysctl options"),
         many("--ulimit", ULIMIT, "Ulimit options (NAME=SOFT[:HARD])"),
     ]
@@ -161,6 +184,8 @@ UPDATE = apply(
     [
         one("--args", WORDS, "Service command args"),
         *_common(defaults=False),
+        not_built("--config-add", "CONFIGS", "Add or update a config file on a service"),
+        not_built("--config-rm", "CONFIGS", "Remove a configuration file"),
         *_pair("constraint", LIST, "a placement constraint", ""),
         *_pair("container-label", LABEL, "a container label", " by its key"),
         *_pair("dns", IP, "a custom DNS server", ""),
@@ -174,9 +199,12 @@ UPDATE = apply(
         one("--image", TEXT, "Service image tag"),
         *_pair("label", LABEL, "a service label", " by its key"),
         *_pair("mount", MOUNT, "a mount", " by its target path"),
+        *_pair("network", NETWORK, "a network", ""),
         *_pair("placement-pref", PREFERENCE, "a placement preference", "", PREFERENCE),
         *_pair("publish", PORT, "a published port", " by its target port", PORT),
         switch("--rollback", "Roll back to the previous specification"),
+        not_built("--secret-add", "SECRETS", "Add or update a secret on a service"),
+        not_built("--secret-rm", "SECRETS", "Remove a secret"),
         *_pair("sysctl", LABEL, "a sysctl option", " by its key"),
         *_pair("ulimit", ULIMIT, "a ulimit option", " by its name"),
     ]

@@ -51,6 +51,7 @@ def create_spec(flags: Json, image: str, args: list[str]) -> Json:
                             "MaxReplicas": flags["replicas_max_per_node"] or None,
                         }
                     ),
+                    "Networks": sorted(flags["network"], key=lambda network: str(network["Target"])),
                     "LogDriver": log_driver(flags),
                     "ForceUpdate": 0,
                 }
@@ -82,6 +83,8 @@ def _container(flags: Json, image: str, args: list[str]) -> Json:
             "User": flags["user"],
             "Groups": list(flags["group"]),
             "Init": bool(flags["init"]),
+            "Isolation": flags["isolation"],
+            "Privileges": _privileges(flags["credential_spec"]),
             "StopSignal": flags["stop_signal"],
             "TTY": flags["tty"] or None,
             "ReadOnly": flags["read_only"] or None,
@@ -105,6 +108,12 @@ def _container(flags: Json, image: str, args: list[str]) -> Json:
             "OomScoreAdj": flags["oom_score_adj"] or None,
         }
     )
+
+
+def _privileges(credential_spec: Json | None) -> Json | None:
+    if not credential_spec:
+        return None
+    return {"CredentialSpec": credential_spec, "SELinuxContext": None, "NoNewPrivileges": False}
 
 
 def _environment(files: tuple[str, ...], variables: tuple[str, ...]) -> list[str]:
@@ -131,6 +140,8 @@ def _capabilities(add: tuple[str, ...], drop: tuple[str, ...]) -> tuple[list[str
 
 def _mode(flags: Json) -> Json:
     replicas, most, mode = flags["replicas"], flags["replicas_max_per_node"], flags["mode"] or "replicated"
+    if mode in ("replicated", "global") and flags["max_concurrent"]:
+        raise Conflict("max-concurrent can only be used with replicated-job mode")
     if mode == "replicated":
         return {"Replicated": {} if replicas is None else {"Replicas": replicas}}
     if mode == "global":

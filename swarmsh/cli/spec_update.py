@@ -26,6 +26,7 @@ def updated_spec(current: Json, flags: Json) -> Json:
     _update_container(container, flags)
     _update_resources(task, flags)
     _update_placement(task, flags)
+    _update_networks(spec, flags["network_rm"], flags["network_add"])
     _set(task, "RestartPolicy", restart_policy(flags, task.get("RestartPolicy")))
     _set(task, "LogDriver", log_driver(flags))
     _set(spec, "UpdateConfig", rollout(flags, "update", spec.get("UpdateConfig")))
@@ -71,6 +72,7 @@ def _update_container(container: Json, flags: Json) -> None:
         "User": "user",
         "Hostname": "hostname",
         "StopSignal": "stop_signal",
+        "Isolation": "isolation",
     }
     for field, name in texts.items():
         if flags[name] is not None:
@@ -79,6 +81,10 @@ def _update_container(container: Json, flags: Json) -> None:
         if flags[name] is not None:
             _put(container, field, flags[name])
     _set(container, "Init", flags["init"])
+    if flags["credential_spec"] is not None:
+        privileges = {"NoNewPrivileges": False} | (container.get("Privileges") or {})
+        _put(privileges, "CredentialSpec", flags["credential_spec"])
+        _put(container, "Privileges", privileges if any(privileges.values()) else None)
     _set(container, "StopGracePeriod", flags["stop_grace_period"])
     if flags["oom_score_adj"] is not None:
         _put(container, "OomScoreAdj", flags["oom_score_adj"])
@@ -225,7 +231,23 @@ def _update_placement(task: Json, flags: Json) -> None:
         _put(placement, "MaxReplicas", flags["replicas_max_per_node"])
 
 
+def _update_networks(spec: Json, remove: tuple[str, ...], add: tuple[Json, ...]) -> None:
+    if not remove and not add:
+        return
+    task = spec["TaskTemplate"]
+    attached = task.get("Networks") or spec.get("Networks") or []
+    spec.pop("Networks", None)  # where they were before API 1.25
+    kept = {network["Target"]: network for network in attached if network["Target"] not in set(remove)}
+    for network in add:
+        if network["Target"] in kept:
+            raise Conflict(f"service is already attached to network {network['Target']}")
+        kept[network["Target"]] = network
+    _put(task, "Networks", [kept[target] for target in sorted(kept)])
+
+
 def _update_mode(spec: Json, flags: Json) -> None:
+    if flags["max_concurrent"] is not None:
+        raise Conflict("max-concurrent can only be used with replicated-job mode")
     if flags["replicas"] is None:
         return
     if "Replicated" not in (spec.get("Mode") or {}):

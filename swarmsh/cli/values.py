@@ -484,6 +484,44 @@ def _csv(text: str) -> list[str]:
     return next(csv.reader([text], strict=True))
 
 
+# --- networks and credentials -------------------------------------------------------------------------------
+def parse_network(text: str) -> Json:
+    """`NAME`, or `name=NAME,alias=…,driver-opt=KEY=VALUE`, whose words Docker reads in lower case."""
+    if not _LONG_PORT.search(text):
+        return {"Target": text}
+    found: Json = {}
+    for part in _csv(text):
+        key, equals, value = (piece.strip() for piece in part.lower().partition("="))
+        if not equals or not key:
+            raise ValueError(f"invalid field {part}")
+        if key == "name":
+            found["Target"] = value
+        elif key == "alias":
+            found.setdefault("Aliases", []).append(value)
+        elif key == "driver-opt":
+            option, equals, setting = (piece.strip() for piece in value.partition("="))
+            if not equals or not option:
+                raise ValueError(f"invalid key value pair format in driver options: {value!r}")
+            found.setdefault("DriverOpts", {})[option] = setting
+        else:
+            raise ValueError(f"invalid field key {key}")
+    if not found.get("Target"):
+        raise ValueError("network name/id is not specified")
+    return found
+
+
+def parse_credential_spec(text: str) -> Json:
+    """`config://`, `file://` or `registry://` and a name; empty for none."""
+    source, separator, name = text.partition("://")
+    if not text:
+        return {}
+    if not separator or source not in ("config", "file", "registry"):
+        raise ValueError(
+            'invalid credential spec: value must be prefixed with "config://", "file://", or "registry://"'
+        )
+    return {"Config": "", "File": "", "Registry": ""} | {source.capitalize(): name}
+
+
 # --- click types --------------------------------------------------------------------------------------------
 DURATION = Value("duration", parse_duration)
 POSITIVE_DURATION = Value("duration", parse_positive_duration)
@@ -503,3 +541,5 @@ ULIMIT = Value("ulimit", parse_ulimit)
 PORT = Value("port", parse_port)
 MOUNT = Value("mount", parse_mount)
 LIST = Value("list", str)
+NETWORK = Value("network", parse_network)
+CREDENTIAL_SPEC = Value("credential-spec", parse_credential_spec)

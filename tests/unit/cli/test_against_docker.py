@@ -108,6 +108,12 @@ nginx sh -c 'exit 1' --init=false
 --with-registry-auth --name web registry.example/app:1
 --with-registry-auth --name web other.example/app:1
 --with-registry-auth --name web nginx
+--network host --name web nginx
+--network name=none --name web nginx
+--network name=Bridge,alias=Web,driver-opt=a=b nginx
+--isolation default nginx
+--credential-spec file://cred.json nginx
+--credential-spec registry://cred nginx
 -dqt nginx
 -dp80:80 nginx
 -d=true -e=A=b nginx -- x
@@ -181,6 +187,12 @@ UPDATE = """
 --replicas-max-per-node 3
 --endpoint-mode dnsrr
 --oom-score-adj 7
+--network-add bridge
+--network-rm host
+--network-rm host --network-add none
+--isolation default
+--credential-spec file://cred.json
+--credential-spec ''
 --with-registry-auth --image registry.example/app:3
 """.strip().splitlines()
 
@@ -225,6 +237,7 @@ STORED = {
             "Preferences": [{"Spread": {"SpreadDescriptor": "node.labels.zone"}}],
             "Platforms": [{"Architecture": "amd64", "OS": "linux"}],
         },
+        "Networks": [{"Target": "host"}],
         "LogDriver": {"Name": "json-file", "Options": {"max-size": "1m"}},
         "ForceUpdate": 4,
         "Runtime": "container",
@@ -261,6 +274,8 @@ def registry(manager: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     manager.on("POST", "/services/create", (201, {"ID": "new1"}))
     manager.on("GET", "/distribution/.*", (404, {"message": "no such image"}))
     manager.on("GET", "/distribution/(docker.io/library/)?nginx.*/json", DISTRIBUTION)
+    for name in ("host", "bridge", "none"):
+        manager.on("GET", f"/networks/{name}", {"Name": name, "Id": name, "Scope": "local"})
     auth = base64.b64encode(b"ann:pass:word").decode()
     auths = {"registry.example": {"auth": auth}, "https://index.docker.io/v1/": {"auth": auth}}
     (Path(os.environ["DOCKER_CONFIG"]) / "config.json").write_text(json.dumps({"auths": auths}))
@@ -369,6 +384,11 @@ def test_update_sends_what_docker_sends(
     --mode sideways nginx
     --mode global --replicas 2 nginx
     --mode global --replicas-max-per-node 2 nginx
+    --max-concurrent 2 nginx
+    --mode global --max-concurrent 2 nginx
+    --network alias=a nginx
+    --network name=host,wrong=1 nginx
+    --credential-spec cred.json nginx
     --no-healthcheck --health-cmd true nginx
     --health-interval -5s nginx
     --init=perhaps nginx
