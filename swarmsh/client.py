@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ Json = dict[str, Any]
 Filters = Mapping[str, list[str]]
 
 API_VERSION = "1.51"
+_GRPC = re.compile(r"^rpc error: code = \w+ desc = ")
 _KINDS = {
     400: Kind.INVALID,
     403: Kind.FORBIDDEN,
@@ -46,10 +48,13 @@ class ManagerLost(Unavailable):
 
 
 class ApiError(SwarmshError):
-    """The manager refused a request: `message` is its own, `kind` follows the HTTP status."""
+    """The manager refused a request: `message` is its own, `kind` follows the HTTP status.
+
+    Some messages begin as gRPC writes them, because Docker's clients look for that; people need not read it.
+    """
 
     def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
+        super().__init__(_GRPC.sub("", message, count=1))
         self.status = status
         self.kind = _KINDS.get(status, Kind.INTERNAL)
 

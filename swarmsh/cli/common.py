@@ -7,11 +7,13 @@ from typing import Any, TypeVar
 
 import click
 
-from swarmsh.client import ManagerClient
-from swarmsh.errors import SwarmshError
+from swarmsh.client import ApiError, ManagerClient
+from swarmsh.errors import Kind, NotFound, SwarmshError
 
 Json = dict[str, Any]
 _Command = TypeVar("_Command", bound=Any)
+
+MOST_NAMES = 20  # in a message
 
 
 def connect() -> ManagerClient:
@@ -62,6 +64,32 @@ class Failures:
 def node_name(node: Json) -> str:
     """The inventory's name, or the node's own where there is none."""
     return str(node.get("Spec", {}).get("Name") or node.get("Description", {}).get("Hostname") or node["ID"])
+
+
+def find_node(manager: ManagerClient, name: str) -> Json:
+    """The node of a name or id; `self` is the one that stands for the manager, as in Docker.
+
+    Raises NotFound naming the nodes that there are.
+    """
+    try:
+        return manager.node(name)
+    except ApiError as error:
+        if error.kind is not Kind.NOT_FOUND:
+            raise
+    nodes = manager.nodes()
+    if name == "self":
+        here = (manager.get("/info").get("Swarm") or {}).get("NodeID")
+        for node in nodes:
+            if node["ID"] == here:
+                return node
+        raise NotFound(
+            "there is no node self: the manager is a process and no node, and no node has its role yet",
+            hint="Add one with `swarmsh node add`",
+        )
+    names = sorted(node_name(node) for node in nodes)
+    there = ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if names[MOST_NAMES:] else "")
+    hint = f"There are {there}" if names else "There is none yet: add one with `swarmsh node add`"
+    raise NotFound(f"node {name} not found", hint=hint)
 
 
 def node_names(manager: ManagerClient) -> dict[str, str]:

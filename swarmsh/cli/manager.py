@@ -15,7 +15,7 @@ import click
 from swarmsh.cli.output import format_option, note, print_json
 from swarmsh.client import ManagerClient, NoManager
 from swarmsh.errors import SwarmshError
-from swarmsh.paths import default_state_dir, manager_socket
+from swarmsh.paths import default_socket, default_state_dir, manager_socket
 
 LOG_NAME = "manager.log"
 LOG_TAIL = 20
@@ -46,6 +46,23 @@ def _places(state: Path | None, socket: Path | None) -> tuple[Path, Path]:
     return directory, (socket or manager_socket(directory)).absolute()
 
 
+def _usable_places(state: Path | None, socket: Path | None) -> tuple[Path, Path]:
+    """Where a manager is to run. Raises BadParameter for a place that a slip of the finger must have named."""
+    directory, path = _places(state, socket)
+    there = next(place for place in (directory, *directory.parents) if place.exists())
+    if not there.is_dir():
+        raise click.BadParameter(
+            f"{there} is a file; name a directory, which is made if it is not there", param_hint="--state"
+        )
+    # The default place in XDG_RUNTIME_DIR is made anew after each boot, and units name it as others would.
+    ours = (directory, manager_socket(directory).absolute().parent)
+    if path.parent not in ours and not path.parent.is_dir():
+        raise click.BadParameter(
+            f"there is no directory {path.parent}; make it, or name another socket", param_hint="--socket"
+        )
+    return directory, path
+
+
 @GROUP.command("run")
 @_state
 @_socket
@@ -58,7 +75,7 @@ def run(state: Path | None, socket: Path | None, inventory: Path | None) -> None
     """
     from swarmsh import daemon
 
-    directory, path = _places(state, socket)
+    directory, path = _usable_places(state, socket)
     daemon.run(directory, path, inventory)
 
 
@@ -68,7 +85,7 @@ def run(state: Path | None, socket: Path | None, inventory: Path | None) -> None
 @_inventory
 def start(state: Path | None, socket: Path | None, inventory: Path | None) -> None:
     """Start the manager in the background, and return when it answers."""
-    directory, path = _places(state, socket)
+    directory, path = _usable_places(state, socket)
     if ManagerClient(path).ping():
         note(f"A manager is running already at {path}")
     else:
@@ -149,17 +166,28 @@ def _alive(pid: int) -> bool:
 
 @GROUP.command("status")
 @format_option
-def status(form: str) -> None:
-    """Whether a manager runs, and where; exit code 1 if none does."""
+@click.option("-q", "--quiet", is_flag=True, help="Only print its address, for DOCKER_HOST.")
+def status(form: str, quiet: bool) -> None:
+    """Whether a manager runs, and where; exit code 1 if none does.
+
+    A docker CLI speaks to it after: export DOCKER_HOST=$(swarmsh manager status -q)
+    """
     manager = ManagerClient(timeout=STOP_S)
+    if quiet:
+        # Also if none runs: an empty DOCKER_HOST would mean this machine's own Engine.
+        click.echo(f"unix://{manager.path}")
     try:
         found = _status(manager)
     except NoManager as error:
-        if form == "json":
+        if quiet:
+            note(f"Error: {error}")
+        elif form == "json":
             print_json({"Running": False, "Socket": str(manager.path)})
         else:
             click.echo(str(error))
         raise click.exceptions.Exit(1) from None
+    if quiet:
+        return
     if form == "json":
         print_json({"Running": True, "Socket": str(manager.path), **found})
         return
@@ -187,7 +215,9 @@ def systemd_unit(state: Path | None, socket: Path | None) -> None:
     """
     directory, path = _places(state, socket)
     words = [sys.executable, "-m", "swarmsh", "manager", "run", "--state", str(directory), "--socket", str(path)]
-    click.echo(UNIT.format(command=" ".join(_quoted(word) for word in words)), nl=False)
+    made = "" if path.parent in (directory, default_socket(directory).parent) else str(path.parent)
+    before = f"ExecStartPre=/bin/mkdir -p {_quoted(made)}\n" if made else ""  # it may be gone after a boot
+    click.echo(UNIT.format(before=before, command=" ".join(_quoted(word) for word in words)), nl=False)
 
 
 UNIT = """\
@@ -197,7 +227,7 @@ After=network-online.target
 Wants=network-online.target
 
 [Service]
-ExecStart={command}
+{before}ExecStart={command}
 # Keys that only an agent holds need its socket here:
 #Environment=SSH_AUTH_SOCK=%t/ssh-agent.socket
 Restart=always

@@ -7,13 +7,22 @@ from typing import Any
 import click
 
 from swarmsh.cli import complete
-from swarmsh.cli.common import Failures, connect, node_name, node_names, service_names
-from swarmsh.cli.output import format_option, print_json, print_table, size_words
+from swarmsh.cli.common import Failures, connect, find_node, node_name, node_names, service_names
+from swarmsh.cli.output import (
+    format_option,
+    inspect_options,
+    print_inspected,
+    print_json,
+    print_table,
+    size_words,
+)
 from swarmsh.cli.task_list import TaskListing, print_tasks, task_list_options
 from swarmsh.client import ApiError, ManagerClient, segment
-from swarmsh.errors import SwarmshError
+from swarmsh.errors import Kind, SwarmshError
 
 Json = dict[str, Any]
+
+NO_SESSION = "Log in to it with ssh from here; `swarmsh up -i INVENTORY` takes over what you correct in the file"
 
 
 @click.command("ps")
@@ -26,8 +35,8 @@ def ps(names: tuple[str, ...], filters: dict[str, list[str]], listing: TaskListi
         wanted = []
         for name in names:
             try:
-                wanted.append(manager.node(name)["ID"])
-            except ApiError as error:
+                wanted.append(find_node(manager, name)["ID"])
+            except SwarmshError as error:
                 failures.add(error)
         if wanted or not names:
             tasks = manager.tasks(filters | ({"node": wanted} if wanted else {}))
@@ -38,21 +47,18 @@ def ps(names: tuple[str, ...], filters: dict[str, list[str]], listing: TaskListi
 
 @click.command("inspect")
 @click.argument("names", nargs=-1, required=True, metavar="NODE…", shell_complete=complete.node_names)
-@click.option("--pretty", is_flag=True, help="For people instead of programs.")
-def inspect(names: tuple[str, ...], pretty: bool) -> None:
+@inspect_options
+def inspect(names: tuple[str, ...], pretty: bool, form: str, quiet: bool) -> None:
     """Show all there is about nodes: a JSON array, or with --pretty what people look for."""
     manager = connect()
     found = []
     with Failures() as failures:
         for name in names:
             try:
-                found.append(manager.node(name))
-            except ApiError as error:
+                found.append(find_node(manager, name))
+            except SwarmshError as error:
                 failures.add(error)
-        if pretty:
-            click.echo("\n\n".join("\n".join(_pretty(node)) for node in found))
-        else:
-            print_json(found)
+        print_inspected(found, _pretty, form=form, pretty=pretty, quiet=quiet)
 
 
 def _pretty(node: Json) -> list[str]:
@@ -79,11 +85,17 @@ def _pretty(node: Json) -> list[str]:
 @click.command("check")
 @click.argument("names", nargs=-1, metavar="[NODE…]", shell_complete=complete.node_names)
 @format_option
-def check(names: tuple[str, ...], form: str) -> None:
+@click.option("-q", "--quiet", is_flag=True, help="Only print ids of nodes with a fault.")
+def check(names: tuple[str, ...], form: str, quiet: bool) -> None:
     """Prove what nodes offer (all nodes if none is named); exit code 1 if something is missing."""
     manager = connect()
-    found = {name: check_node(manager, name) for name in names or [node_name(node) for node in manager.nodes()]}
-    if form == "json":
+    nodes = [find_node(manager, name) for name in names] if names else manager.nodes()
+    found = {node_name(node): check_node(manager, node["ID"]) for node in nodes}
+    if quiet:
+        for node in nodes:
+            if not all(item["OK"] for item in found[node_name(node)]):
+                click.echo(node["ID"])
+    elif form == "json":
         print_json([{"Node": node, **item} for node, items in found.items() for item in items])
     else:
         rows = [
@@ -100,8 +112,12 @@ def check_node(manager: ManagerClient, name: str) -> list[Json]:
     """Items with Name, OK, Detail, Fix; a node that cannot be asked is one item that is not OK."""
     try:
         answer = manager.get(f"/swarmsh/nodes/{segment(name)}/check")
-    except SwarmshError as error:
-        return [{"Name": "session", "OK": False, "Detail": str(error), "Fix": ""}]
+    except ApiError as error:
+        if error.kind is Kind.NOT_FOUND:
+            raise
+        # What happened and the way out come as one text.
+        detail, _, fix = error.message.partition(". ")
+        return [{"Name": "session", "OK": False, "Detail": detail, "Fix": fix or NO_SESSION}]
     return [
         {
             "Name": item.get("name", ""),

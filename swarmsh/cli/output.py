@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -28,6 +28,31 @@ def format_option(command: _Command) -> _Command:
     return click.option("--format", "form", type=choice, default="table", show_default=True, help="How to print.")(
         command
     )
+
+
+def inspect_options(command: _Command) -> _Command:
+    """`--format`, `--pretty` and `--quiet`, for every command that inspects; see `inspected_as`."""
+    choice = click.Choice(["json", "table"])
+    for option in (
+        click.option("-q", "--quiet", is_flag=True, help="Only print ids."),
+        click.option("--pretty", is_flag=True, help="For people instead of programs; the same as --format table."),
+        click.option("--format", "form", type=choice, default="json", show_default=True, help="How to print."),
+    ):
+        command = option(command)
+    return command
+
+
+def print_inspected(
+    found: Sequence[Row], lines: Callable[[Row], list[str]], *, form: str, pretty: bool, quiet: bool
+) -> None:
+    """Print whole objects; `lines` words one of them for people."""
+    if quiet:
+        for one in found:
+            click.echo(one["ID"])
+    elif pretty or form == "table":
+        click.echo("\n\n".join("\n".join(lines(one)) for one in found))
+    else:
+        print_json(found)
 
 
 def print_list(rows: Sequence[Row], columns: dict[str, str], *, form: str, quiet: bool) -> None:

@@ -54,9 +54,15 @@ def change_service(
 @click.option("-d", "--detach", is_flag=True, help="Return at once instead of waiting for convergence.")
 @click.option("-q", "--quiet", is_flag=True, help="Suppress progress output.")
 def scale(targets: tuple[str, ...], detach: bool, quiet: bool) -> None:
-    """Set the number of tasks of replicated services."""
+    """Set the number of tasks of replicated services; of none, if one of them is not there."""
     wanted = dict(_parse_target(target) for target in targets)
     manager = connect()
+    with Failures() as failures:  # none is scaled if one cannot be
+        for name, replicas in wanted.items():
+            try:
+                _scaled(manager.service(name)["Spec"], replicas)
+            except SwarmshError as error:
+                failures.add(SwarmshError(f"{name}: {error}"))
     scaled = []
     with Failures() as failures:
         for name, replicas in wanted.items():

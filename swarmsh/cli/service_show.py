@@ -10,10 +10,10 @@ from swarmsh.cli import complete
 from swarmsh.cli.common import Failures, connect, filter_option, node_names
 from swarmsh.cli.output import (
     ago,
-    format_option,
+    inspect_options,
     list_options,
     ports_words,
-    print_json,
+    print_inspected,
     print_list,
     short,
     size_words,
@@ -97,15 +97,9 @@ def ps(names: tuple[str, ...], filters: dict[str, list[str]], listing: TaskListi
 
 @click.command("inspect")
 @click.argument("names", nargs=-1, required=True, metavar="SERVICE…", shell_complete=complete.service_names)
-@click.option("--pretty", is_flag=True, help="For people instead of programs; the same as --format table.")
-@format_option
-@click.pass_context
-def inspect(ctx: click.Context, names: tuple[str, ...], pretty: bool, form: str) -> None:
-    """Show all there is about services: a JSON array, or with --pretty what people look for.
-
-    JSON unless a format is asked for, as in Docker.
-    """
-    given = ctx.get_parameter_source("form") is click.core.ParameterSource.COMMANDLINE
+@inspect_options
+def inspect(names: tuple[str, ...], pretty: bool, form: str, quiet: bool) -> None:
+    """Show all there is about services: a JSON array, or with --pretty what people look for."""
     manager = connect()
     found = []
     with Failures() as failures:
@@ -114,10 +108,7 @@ def inspect(ctx: click.Context, names: tuple[str, ...], pretty: bool, form: str)
                 found.append(manager.service(name, defaults=True))
             except ApiError as error:
                 failures.add(error)
-        if pretty or (given and form == "table"):
-            click.echo("\n\n".join("\n".join(_pretty(service)) for service in found))
-        else:
-            print_json(found)
+        print_inspected(found, _pretty, form=form, pretty=pretty, quiet=quiet)
 
 
 def _pretty(service: Json) -> list[str]:

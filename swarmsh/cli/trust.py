@@ -90,7 +90,7 @@ async def _pin_hop(chains: dict[str, list[SshTarget]], failures: dict[str, Swarm
 
 def _confirm(unknown: Sequence[Shown], *, accept_new: bool, never_ask: bool) -> None:
     """Ask once for all. Raises SwarmshError if that is not possible, or declined."""
-    note("Host keys that are neither in the inventory nor in known_hosts:")
+    note("Host keys that are neither given nor in known_hosts:")
     width = max(len(shown.name) for shown in unknown)
     for shown in unknown:
         kind = shown.key.split()[0].removeprefix("ssh-")
@@ -102,8 +102,8 @@ def _confirm(unknown: Sequence[Shown], *, accept_new: bool, never_ask: bool) -> 
         why = "-y does not trust new keys" if never_ask else "there is no terminal to ask on"
         raise SwarmshError(
             f"{'a host key is' if len(unknown) == 1 else f'{len(unknown)} host keys are'} unknown, and {why}",
-            hint="Compare them (`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the host), then put them in "
-            f"the inventory, or give {ACCEPT_FLAG}",
+            hint="Compare them (`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the host), then give them "
+            f"(swarmsh_host_key in an inventory, `node add --host-key`), or accept them all with {ACCEPT_FLAG}",
         )
     if not click.confirm(f"Trust {'this key' if len(unknown) == 1 else f'these {len(unknown)} keys'}?", err=True):
         raise SwarmshError("the host keys were not trusted: nothing was changed")

@@ -30,7 +30,7 @@ def untrusted(target: SshTarget, shown: str, pinned: tuple[str, ...]) -> NodeUnt
         return NodeUntrusted(
             f"{place(target)} has no pinned host key; it shows {shown}",
             hint="Compare it on the host with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`, then pin it "
-            "with swarmsh_host_key or in `swarmsh up`",
+            "(swarmsh_host_key, --host-key), or let `swarmsh up` ask you",
             **fields,
         )
     return NodeUntrusted(
@@ -55,8 +55,8 @@ def explain(
             encrypted = f"; encrypted and not in the agent: {', '.join(offer.unusable)}" if offer.unusable else ""
             message = f"{where} refused user {target.user}; keys tried: {tried}{encrypted}"
             hint = (
-                "Add the public key to that user's authorized_keys, or name another with ansible_user and "
-                "ansible_ssh_private_key_file"
+                "Add the public key to that user's authorized_keys, or name another user (ansible_user, --user) "
+                "or key (ansible_ssh_private_key_file, --identity)"
             )
         case asyncssh.ChannelOpenError():
             message = f"{where}: the jump host could not connect to it: {error.reason}"
@@ -68,7 +68,9 @@ def explain(
         case asyncssh.DisconnectError():
             message = f"{where} ended the login: {error.reason}"
             if "Too many authentication failures" in error.reason:
-                hint = f"Offered were {', '.join(offer.names)}; name one with ansible_ssh_private_key_file"
+                hint = (
+                    f"Offered were {', '.join(offer.names)}; name one (ansible_ssh_private_key_file, --identity)"
+                )
         case OSError():
             message = f"{where} cannot be reached: {error.strerror or error}"
         case _:

@@ -85,7 +85,7 @@ class Identities:
         return NodeUnreachable(
             f"cannot log in to {where}: there is no key to offer "
             f"(none of {', '.join(_DEFAULT_FILES)} in {self._ssh_dir}; {agent})",
-            hint="Name one with ansible_ssh_private_key_file in the inventory",
+            hint="Name one (ansible_ssh_private_key_file, --identity)",
         )
 
     async def _agent_keys(self, stack: AsyncExitStack) -> dict[bytes | None, asyncssh.SSHKeyPair]:
@@ -117,7 +117,7 @@ class Identities:
             except FileNotFoundError as e:
                 raise NodeUnreachable(
                     f"cannot log in to {where}: there is no key file {path}",
-                    hint="Correct ansible_ssh_private_key_file in the inventory",
+                    hint="Name another (ansible_ssh_private_key_file, --identity)",
                 ) from e
             except OSError as e:
                 raise NodeUnreachable(

@@ -67,7 +67,7 @@ async def _connect(target: SshTarget, timeout_s: float) -> socket.socket:
     if isinstance(failure, ConnectionRefusedError):
         raise NodeUnreachable(
             f"{place(target)} refused the connection: nothing listens on that port",
-            hint="Start its sshd, or correct ansible_port",
+            hint="Start its sshd, or correct the port (ansible_port, --port)",
             address=target.address,
         ) from failure
     raise NodeUnreachable(
@@ -88,7 +88,7 @@ async def _resolve(target: SshTarget) -> list[_Found]:
     except (socket.gaierror, UnicodeError) as e:
         raise NodeUnreachable(
             f"the name {target.address} does not resolve: {getattr(e, 'strerror', None) or e}",
-            hint="Give an address with ansible_host in the inventory",
+            hint="Correct it, or give an IP address (ansible_host, --address)",
             address=target.address,
         ) from e
     return [(family, address) for family, _, _, _, address in infos]

@@ -60,7 +60,13 @@ def test_the_managers_own_words_are_printed(manager: Recorder, cli: Cli) -> None
     manager.on(
         "POST",
         "/services/create",
-        (409, {"message": "name conflicts with an existing object: service web already exists"}),
+        (
+            409,
+            {
+                "message": "rpc error: code = AlreadyExists desc = name conflicts with an existing object: "
+                "service web already exists"
+            },
+        ),
     )
     result = cli("service", "create", "--no-resolve-image", "--name", "web", "nginx")
     assert (result.code, result.out) == (1, "")
@@ -113,6 +119,35 @@ def test_rollback_goes_with_nothing_else(manager: Recorder, cli: Cli) -> None:
     result = cli("service", "update", "--rollback", "--force", "web")
     assert result.code == 2
     assert "other flags may not be combined with --rollback" in result.err
+
+
+@pytest.mark.parametrize("verb", ["create", "update"])
+@pytest.mark.parametrize("kind", ["secret", "config"])
+def test_what_is_not_built_is_refused_with_the_servers_sentence(
+    verb: str, kind: str, manager: Recorder, cli: Cli
+) -> None:
+    flag = f"--{kind}" if verb == "create" else f"--{kind}-add"
+    result = cli("service", verb, flag, "source=x,target=y", "web")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith(f"Error: {kind.capitalize()}s are not built yet: mount a file of the node")
+    assert not manager.requests
+
+
+def test_a_network_is_the_servers_to_refuse(manager: Recorder, cli: Cli) -> None:
+    sentence = "overlay networks are not supported yet: the service names network mynet"
+    manager.on("POST", "/services/create", (501, {"message": sentence}))
+    result = cli("service", "create", "--no-resolve-image", "--network", "mynet", "nginx")
+    assert (result.code, result.err) == (1, f"Error: {sentence}\n")
+    assert manager.sent("POST", "/services/create")[0].body["TaskTemplate"]["Networks"] == [{"Target": "mynet"}]
+
+
+def test_a_network_is_attached_once(manager: Recorder, cli: Cli) -> None:
+    service = make_service()
+    service["Spec"]["TaskTemplate"]["Networks"] = [{"Target": "host"}]
+    manager.on("GET", "/services/web", service)
+    result = cli("service", "update", "-d", "--network-add", "host", "web")
+    assert result.code == 2
+    assert "service is already attached to network host" in result.err
 
 
 def test_a_relative_bind_source_is_refused(manager: Recorder, cli: Cli) -> None:

@@ -125,6 +125,14 @@ def test_inspect_prints_json_as_it_came_and_pretty_for_people(cluster: Recorder,
     assert cli("service", "inspect", "--format", "table", "web").out == pretty
     assert json.loads(cli("node", "inspect", "n1").out)[0]["ID"] == "node1"
     assert "20.10.24" in cli("node", "inspect", "--pretty", "n1").out
+    table, pretty = (
+        cli("node", "inspect", "--format", "table", "n1").out,
+        cli("node", "inspect", "--pretty", "n1").out,
+    )
+    assert table == pretty
+    assert json.loads(cli("node", "inspect", "--format", "json", "n1").out)[0]["ID"] == "node1"
+    assert cli("node", "inspect", "-q", "n1").out == "node1\n"
+    assert cli("service", "inspect", "-q", "web").out == "web0000000000000000000000\n"
 
 
 def test_a_check_tells_faults_with_fixes_and_fails(cluster: Recorder, cli: Cli) -> None:
@@ -132,19 +140,54 @@ def test_a_check_tells_faults_with_fixes_and_fails(cluster: Recorder, cli: Cli) 
         {"name": "python", "ok": True, "detail": "3.11", "fix": ""},
         {"name": "ip_vs", "ok": False, "detail": "module missing", "fix": "modprobe ip_vs"},
     ]
-    cluster.on("GET", "/swarmsh/nodes/n1/check", {"items": items})
-    cluster.on("GET", "/swarmsh/nodes/n2/check", (503, {"message": "node n2 cannot be reached"}))
+    cluster.on("GET", "/swarmsh/nodes/node1/check", {"items": items})
+    refused = (503, {"message": "there is no session with node n2: it refused user ops. Name another (--user)"})
+    cluster.on("GET", "/swarmsh/nodes/node2/check", refused)
     result = cli("node", "check")
     assert result.code == 1
     assert any(
         columns(line) == ["n1", "ip_vs", "FAULT", "module missing", "modprobe ip_vs"]
         for line in result.out.splitlines()
     )
-    assert "node n2 cannot be reached" in result.out
+    assert any(
+        columns(line)[2:]
+        == ["FAULT", "there is no session with node n2: it refused user ops", "Name another (--user)"]
+        for line in result.out.splitlines()
+    )
+    quiet = cli("node", "check", "-q")
+    assert (quiet.code, quiet.out) == (1, "node2\nnode1\n")
     only = json.loads(cli("node", "check", "n1", "--format", "json").out)
     assert [item["OK"] for item in only] == [True, False]
-    cluster.on("GET", "/swarmsh/nodes/n1/check", {"items": items[:1]})
+    cluster.on("GET", "/swarmsh/nodes/node1/check", {"items": items[:1]})
     assert cli("node", "check", "n1").code == 0
+    assert cli("node", "check", "n1", "-q").out == ""
+
+
+def test_a_node_that_cannot_be_asked_has_a_way_out_too(cluster: Recorder, cli: Cli) -> None:
+    cluster.on("GET", "/swarmsh/nodes/node1/check", (503, {"message": "there is no session with node n1: none"}))
+    (item,) = json.loads(cli("node", "check", "n1", "--format", "json").out)
+    assert (item["Node"], item["Name"], item["OK"]) == ("n1", "session", False)
+    assert "swarmsh up -i INVENTORY" in item["Fix"]
+
+
+@pytest.mark.parametrize("command", ["check", "inspect", "ps"])
+def test_an_unknown_node_is_an_error_that_names_those_there_are(command: str, cluster: Recorder, cli: Cli) -> None:
+    result = cli("node", command, "nope")
+    assert result.code == 1
+    assert result.err == "Error: node nope not found. There are n1, n2\n"
+    assert not cluster.sent("GET", "/swarmsh/.*")
+
+
+def test_self_is_the_node_of_the_manager_or_nothing(cluster: Recorder, cli: Cli) -> None:
+    cluster.on("GET", "/nodes/self", (404, {"message": "node self not found"}))
+    cluster.on("GET", "/info", {"Swarm": {"NodeID": "node2"}})
+    assert cli("node", "inspect", "self", "-q").out == "node2\n"
+    cli("node", "ps", "self")
+    assert json.loads(cluster.sent("GET", "/tasks")[-1].query["filters"]) == {"node": {"node2": True}}
+    cluster.on("GET", "/info", {"Swarm": {"NodeID": "the-cluster"}})  # no node has the role yet
+    result = cli("node", "inspect", "self")
+    assert result.code == 1
+    assert "Error: there is no node self: the manager is a process and no node" in result.err
 
 
 def test_a_node_update_keeps_what_is_not_named(cluster: Recorder, cli: Cli) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from swarmsh.cli.manager import _usable_places
+
 from .conftest import Recorder, Result
 
 Cli = Callable[..., Result]
@@ -76,10 +78,16 @@ def test_start_status_stop(place: Path, cli: Cli) -> None:
         assert status["state_dir"] == "/"  # detached: it holds no directory of ours
         assert os.getsid(status["pid"]) == status["pid"]
         assert "yes" in cli("manager", "status").out
+        quiet = cli("manager", "status", "-q")
+        assert (quiet.code, quiet.out, quiet.err) == (0, f"unix://{socket}\n", "")
     finally:
         stopped = cli("manager", "stop")
     assert (stopped.code, stopped.out) == (0, "")
     assert cli("manager", "stop").code == 1
+    # An empty DOCKER_HOST would be this machine's own Engine: the address is printed all the same.
+    quiet = cli("manager", "status", "-q")
+    assert (quiet.code, quiet.out) == (1, f"unix://{socket}\n")
+    assert "no manager is running" in quiet.err
     assert (place / "state" / "swarmsh").stat().st_mode & 0o777 == 0o700
     assert "inventory None" in (place / "state" / "swarmsh" / "manager.log").read_text()
 
@@ -98,6 +106,39 @@ def test_a_manager_that_does_not_start_shows_the_end_of_its_log(place: Path, cli
     assert result.err.splitlines()[-1] == (
         f"Error: the manager ended with status 1; its log is {place}/broken/manager.log"
     )
+
+
+@pytest.mark.parametrize("verb", ["run", "start"])
+def test_a_state_that_is_a_file_is_refused_by_name(verb: str, place: Path, cli: Cli) -> None:
+    (place / "file").write_text("mine")
+    for state in (place / "file", place / "file" / "below"):
+        result = cli("manager", verb, "--state", str(state))
+        assert (result.code, result.out) == (2, "")
+        assert f"--state: {place}/file is a file; name a directory" in result.err
+    assert (place / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("verb", ["run", "start"])
+def test_no_directory_is_made_for_a_socket_that_was_named(verb: str, place: Path, cli: Cli) -> None:
+    result = cli("manager", verb, "--socket", str(place / "none" / "x" / "y.sock"))
+    assert (result.code, result.out) == (2, "")
+    assert f"--socket: there is no directory {place}/none/x" in result.err
+    assert not (place / "none").exists()
+
+
+def test_the_default_socket_may_be_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As units and `manager start` do; XDG_RUNTIME_DIR is empty after a boot."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place / "run"))
+    socket = place / "run" / "swarmsh" / "swarmsh.sock"
+    assert _usable_places(None, socket)[1] == _usable_places(None, None)[1] == socket
+    beside = place / "new" / "y.sock"
+    assert _usable_places(place / "new", beside) == (place / "new", beside)
+
+
+def test_a_unit_makes_the_directory_of_a_socket_of_its_own(place: Path, cli: Cli) -> None:
+    assert "ExecStartPre" not in cli("manager", "systemd-unit").out
+    unit = cli("manager", "systemd-unit", "--socket", "/run/mine/y.sock").out
+    assert "[Service]\nExecStartPre=/bin/mkdir -p /run/mine\nExecStart=" in unit
 
 
 def test_the_unit_runs_this_installation(place: Path, cli: Cli) -> None:

@@ -204,7 +204,7 @@ def test_the_id_is_data_and_progress_is_not(manager: Recorder, cli: Cli) -> None
     assert (quiet.out, quiet.err) == (web["ID"] + "\n", "a warning\n")
 
 
-def test_scaling_several_waits_for_each(manager: Recorder, cli: Cli) -> None:
+def test_scaling_waits_and_scales_none_if_one_cannot_be(manager: Recorder, cli: Cli) -> None:
     web, agent = make_service(replicas=1), make_service("agent", replicas=None)
     web["Spec"]["UpdateConfig"] = {"Monitor": 1}
     manager.on("GET", "/services/(web|web0.*)", web)
@@ -212,9 +212,15 @@ def test_scaling_several_waits_for_each(manager: Recorder, cli: Cli) -> None:
     manager.on("POST", "/services/.*/update", {})
     manager.on("GET", "/tasks", [make_task(web, 1)])
     manager.on("GET", "/nodes", [make_node()])
-    result = cli("service", "scale", "web=1", "agent=2")
-    assert (result.code, result.out) == (1, "web scaled to 1\n")
-    assert "agent: scale can only be used with replicated mode" in result.err
+    manager.on("GET", "/services/nope", (404, {"message": "service nope not found"}))
+    refused = cli("service", "scale", "web=1", "agent=2", "nope=3")
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err == (
+        "Error: agent: scale can only be used with replicated mode\nError: nope: service nope not found\n"
+    )
+    assert not manager.sent("POST", ".*")
+    result = cli("service", "scale", "web=1")
+    assert (result.code, result.out) == (0, "web scaled to 1\n")
     assert "Service web converged" in result.err
     (request,) = manager.sent("POST", ".*")
     assert request.query == {"version": "42"}
