@@ -11,6 +11,7 @@ from .container import index_of
 from .engine import LABEL_CLUSTER, Engine, EngineError, EngineGone
 from .facts import from_info, own_facts
 from .fence import Fence, Refused
+from .isolation import Isolation, now
 from .lease import Lease
 from .log import log
 from .peers import check_peers
@@ -39,6 +40,9 @@ class Helper:
         self.lease = Lease(self._on_lease)
         self.watch = EngineWatch(self.engine, self._on_connected, self._on_event, self._on_health)
         self.tasks = Tasks(self.engine, self.watch.wait_ok, self._on_report, self.state.save_soon)
+        self.isolation = Isolation(
+            self.tasks, self.lease, lambda: self.fence.node_id, self._spawn, self.state.save_soon
+        )
         self.sessions: dict = {}
         self.session = None  # the attached one
         self.description = own_facts()
@@ -61,9 +65,12 @@ class Helper:
         self.lease.restore(saved.get("lease") or {})
         self.tasks.node.alone = self.lease.alone
         self.tasks.node.manager_missing = self._manager_missing
+        self.tasks.node.may_start = self.isolation.may_start
+        self.isolation.restore(saved.get("isolation") or {})
         self.tasks.restore(saved.get("tasks") or {})
         log("helper_started", helper=self.hash[:12], pid=os.getpid(), tasks=len(self.tasks.by_id))
         self._spawn(self.watch.run())
+        self._spawn(self.isolation.run())
         # Released by a former process of this helper: a session that is about to begin comes first.
         asyncio.get_running_loop().call_later(ATTACH_WITHIN_S, self._leave_if_released)
 
@@ -71,6 +78,7 @@ class Helper:
         return {
             "fence": self.fence.to_state(),
             "lease": self.lease.to_state(),
+            "isolation": self.isolation.to_state(),
             "tasks": self.tasks.to_state(),
         }
 
@@ -121,6 +129,7 @@ class Helper:
         if rest:
             hello["more"] = True
         session.described = self.description
+        session.said_at = now()
         session.event("hello", hello)
         for report in rest:
             session.event("task", report)
@@ -270,6 +279,7 @@ class Helper:
         self._heart = asyncio.get_running_loop().call_later(self._heartbeat_s, self._beat)
         down_s = round(self.watch.down_s, 1)
         data = {"seq": self._beats, "engine_ok": self._engine_ok, "engine_down_s": down_s, "busy": self.tasks.busy}
+        self.isolation.said(self._beats)
         session.event("heartbeat", data)
 
     def _stop_heart(self) -> None:
@@ -281,6 +291,7 @@ class Helper:
     def _on_message(self, session: Session, message: dict) -> None:
         if session.attached and session is self.session:
             self.lease.renew()
+            self.isolation.heard(message.get("beat"), session.said_at)
         if "op" not in message:
             return  # an event of a newer manager: nothing that we know
         self._spawn(self._answer(session, message))
@@ -335,6 +346,7 @@ class Helper:
         session.index = max(session.index, int(args.get("index") or 0))
         self._heartbeat_s = max(0.1, float(args.get("heartbeat_s") or 1.0))
         self.lease.grant(max(0.5, float(args.get("lease_s") or 10.0)))
+        self.isolation.heard(None, session.said_at)
         self.state.save()
         if older is not None and older is not session:
             older.end(f"a session with epoch {self.fence.epoch} took over", kind="superseded")
@@ -364,9 +376,13 @@ class Helper:
                 check_action(action)
             except BadAction as e:
                 raise Refused("bad_request", str(e)) from e
+        peers = _peers(args)
         self.fence.batch(args)
+        if peers is not None:
+            self.isolation.take_peers(peers)
         session.index = max(session.index, self.fence.index)
         self.tasks.apply(actions, self.fence.cluster_id, begin=not self.fence.unchecked)
+        self.isolation.wake()
         self.state.save()
         return {"accepted": len(actions)}
 
@@ -419,3 +435,15 @@ class Helper:
         self.state.save()
         log("released")
         return {}
+
+
+def _peers(args: dict):
+    """The peers of a batch, None if it names none. Raises Refused."""
+    peers = args.get("peers")
+    whole = isinstance(peers, list) and all(
+        isinstance(one, dict) and isinstance(one.get("node"), str) and isinstance(one.get("address"), str)
+        for one in peers
+    )
+    if peers is not None and not whole:
+        raise Refused("bad_request", "field peers is no list of nodes with their addresses")
+    return peers

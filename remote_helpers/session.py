@@ -71,6 +71,7 @@ class Session:
         self.attached = False
         self.index = 0  # the highest version index that its manager spoke of
         self.open = True
+        self.said_at = 0.0  # when its hello went out, on the clock of `isolation`
         self.sent: dict = {}
         self.described: dict = {}  # the newest description that this session was given
         self._in, self._out, self._link = fd_in, fd_out, link

@@ -29,6 +29,8 @@ from .timing import wait_event
 
 ERR_LIMIT = 4000
 ENDED = "ended by its cgroup"
+CUT_OFF = "stopped by its node: no manager and no other node in reach"
+CUT_OFF_GRACE_S = 60.0  # at most, for a fenced task: the manager waits for the end of it
 LOOK_AGAIN_S = 10.0  # while the end of a container is awaited: should its event have been lost
 
 
@@ -44,6 +46,7 @@ class Node:
         self.alone = False  # the lease is lost: the Engine's restart policies are in charge
         self.harmless_runtimes: frozenset = frozenset()  # none, until the Engine told which it has
         self.manager_missing = lambda: False  # the lease still holds, but nobody may be there to act
+        self.may_start = lambda: True  # a fenced task: somebody is in reach
         self.cluster_id = ""
         self.slots = asyncio.Semaphore(8)  # creates and starts at once; more only slow each other down
 
@@ -122,6 +125,13 @@ class Task:
         self._goal_changed.set()
         self.kick()
 
+    def cut_off(self) -> None:
+        """Nobody is in reach: a fenced task ends, and stays ended whoever returns."""
+        if not self.terminal and self.goal == "running" and not self.is_cut_off:
+            self._unhealthy = CUT_OFF
+            self.node.save_soon()
+            self.kick(dirty=False)
+
     def adopt(self, labels: dict, container_id: str) -> None:
         """A container with this task's labels was seen."""
         if self.cluster_id and labels.get(LABEL_CLUSTER) != self.cluster_id:
@@ -198,6 +208,19 @@ class Task:
     def has_container(self) -> bool:
         """As far as is known; what a former process knew counts until it was looked for."""
         return bool(self.container_id) and not self._absent
+
+    @property
+    def fenced(self) -> bool:
+        """It must never run twice: not while nobody is in reach, and never by the Engine's own decision."""
+        return bool(self.action.get("fence"))
+
+    @property
+    def is_cut_off(self) -> bool:
+        return self._unhealthy == CUT_OFF
+
+    @property
+    def fenced_grace_s(self) -> float:
+        return min(CUT_OFF_GRACE_S, float(self.action.get("stop_grace_s", 10.0)))
 
     @property
     def terminal(self) -> bool:
@@ -335,7 +358,7 @@ class Task:
         if view.runtime not in self.node.harmless_runtimes:
             # It would not survive: what ends is started from here.
             return (self._policy or view.policy) if view.running else "no"
-        if not self.node.alone or self.goal != "running" or self.terminal or self._unhealthy:
+        if not self.node.alone or self.goal != "running" or self.terminal or self._unhealthy or self.fenced:
             return "no"
         return POLICIES.get(self.action.get("restart", "any"), "no")
 
@@ -509,6 +532,8 @@ class Task:
         self._set(state="ready", message="prepared")
         if self.goal != "running":
             return None
+        if self.fenced and not self.is_cut_off and not self.node.may_start():
+            return 1.0
         self._set(state="starting", message="starting")
         try:
             async with self.node.slots:
@@ -529,7 +554,8 @@ class Task:
         if RANK[self.state] < RANK["starting"]:
             self._set(state="starting", message="starting")
         if self._unhealthy:
-            return await self._wind_down(view, float(self.action.get("stop_grace_s", 10.0)))
+            grace = self.fenced_grace_s if self.is_cut_off else float(self.action.get("stop_grace_s", 10.0))
+            return await self._wind_down(view, grace)
         by_ports = bool(self.action.get("tcp_ports")) and not view.health
         if self._watch is None and (self.action.get("probe") or by_ports):
             self._watch = ready.Watch(
@@ -562,7 +588,7 @@ class Task:
         self._set(ready=False)
         if not self.action:
             return None  # only seen, never given to us
-        if self.node.alone and may_restart(self.action.get("restart", "any"), 1):
+        if self.node.alone and not self.fenced and may_restart(self.action.get("restart", "any"), 1):
             grace = float(self.action.get("stop_grace_s", 10.0))
             self._stop_watch()
             query = {"t": str(int(grace + 0.999))}
@@ -577,7 +603,8 @@ class Task:
     async def _ended(self, view: View):
         """The container ended although it was wanted."""
         code = 1 if self._unhealthy else view.exit_code
-        if self.goal == "running" and may_restart(self.action.get("restart", "any"), code):
+        wanted = self.goal == "running" and not self.is_cut_off
+        if wanted and may_restart(self.action.get("restart", "any"), code):
             if self.node.alone:
                 return await self._start_again(view)
             if self.node.manager_missing():
@@ -595,6 +622,8 @@ class Task:
         left = self._ended_seen + max(1.0, float(self.action.get("restart_delay_s", 5.0))) - now
         if left > 0:
             return left
+        if self.fenced and not self.node.may_start():
+            return 1.0
         self._ended_seen = 0.0
         self._dirty = True
         try:
@@ -602,7 +631,8 @@ class Task:
         except EngineError as e:
             log("restart_failed", task=self.id, cause=e)
             return 5.0
-        self._unhealthy = ""
+        if not self.is_cut_off:  # as it may have become meanwhile
+            self._unhealthy = ""
         return 0.0
 
     # --- to stopped and gone ------------------------------------------------------------------------------------
@@ -667,7 +697,7 @@ class Task:
             loop = asyncio.get_running_loop()
             self._cgroup = await loop.run_in_executor(None, find_cgroup, self.container_id)
             if not self._cgroup or not pids_in(self._cgroup):
-                self._unhealthy = ENDED  # should it start after all, it is wound down
+                self._unhealthy = self._unhealthy or ENDED  # should it start after all, it is wound down
                 self.node.save_soon()
                 self.kick(dirty=False)
                 return False
@@ -676,5 +706,6 @@ class Task:
         if not await end_cgroup(self._cgroup):
             return False
         if not self.terminal:
-            self._end("failed", "started", f"task: non-zero exit (137): {ENDED}", exit_code=137)
+            cause = CUT_OFF if self.is_cut_off else ENDED
+            self._end("failed", "started", f"task: non-zero exit (137): {cause}", exit_code=137)
         return True

@@ -11,7 +11,7 @@ import binascii
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from swarmsh.core.labels import probe_of
+from swarmsh.core.labels import fenced, probe_of
 from swarmsh.core.reference import parse_reference
 from swarmsh.core.resources import generic_env
 from swarmsh.core.restart import restart_delay_s
@@ -44,6 +44,7 @@ def ensure_action(task: Task, node: Node, cluster_id: str, desired: str, auth: s
         stop_grace_s=stop_grace_s(task.spec),
         tcp_ports=tuple(sorted({p.target_port for p in _host_ports(task) if (p.protocol or "tcp") == "tcp"})),
         probe=probe_of(task.labels),
+        fence=fenced(task.labels),
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from swarmsh.core.difference import outdated
+from swarmsh.core.fence import over_at
+from swarmsh.core.labels import fenced
 from swarmsh.core.resources import reservations_of
 from swarmsh.core.scheduler import surplus
 from swarmsh.core.tasks import new_task, wish
@@ -110,7 +112,20 @@ class Draft:
         return old if old is not None and old.live else None
 
     def lost(self, task: Task) -> bool:
-        """The task's node is down: what runs there can neither be known nor changed."""
+        """The task's node is down: what runs there can neither be known nor changed.
+
+        A fenced one is waited for until it must have ended.
+        """
+        if not self.down(task):
+            return False
+        if not fenced(task.labels):
+            return True
+        at = over_at(task, self.nodes)
+        if at is not None:
+            self.wake(at)
+        return at is not None and at <= self.now
+
+    def down(self, task: Task) -> bool:
         node = self.nodes.get(task.node_id)
         return node is not None and node.status.state is NodeState.DOWN
 
@@ -140,7 +155,9 @@ class Draft:
         replaces: str = "",
         restarted_at: tuple[float, ...] = (),
     ) -> Task:
-        """A new task of the service as specified now."""
+        """A new task of the service as specified now. A fenced one is let go at the end of the pass, if it may."""
+        if fenced(self.service.spec.labels):
+            desired = min(desired, TaskState.READY)
         task = new_task(
             self.service,
             next(self.ids),

@@ -37,6 +37,13 @@ LABELS: tuple[ServiceLabel, ...] = (
     ServiceLabel("swarmsh.probe.interval", "a duration, 100ms to 1h", "2s", "time between two probes"),
     ServiceLabel("swarmsh.probe.timeout", "a duration, 10ms to 1h", "2s", "time after which a probe has failed"),
     ServiceLabel("swarmsh.probe.retries", "1 to 100", "3", "failures in a row that make a task unhealthy"),
+    ServiceLabel(
+        "swarmsh.fence",
+        "stop",
+        "a lost node's tasks are placed elsewhere at once",
+        "no slot ever runs twice: a node that reaches neither the manager nor another node stops its tasks; only "
+        "then are they placed elsewhere",
+    ),
 )
 _KEYS = tuple(label.key for label in LABELS)
 _PROBE = re.compile(r"(?:(?P<kind>http):(?P<http_port>\d{1,5})(?P<path>/\S*)?|tcp:(?P<tcp_port>\d{1,5}))")
@@ -51,14 +58,21 @@ def check_labels(labels: Mapping[str, str]) -> None:
                 hint=f"Did you mean {nearest(key, _KEYS)}? Labels that start with {PREFIX} are swarmsh's own",
             )
     probe_of(labels)
+    if labels.get("swarmsh.fence", "stop") != "stop":
+        raise InvalidSpec(f"label swarmsh.fence: '{labels['swarmsh.fence']}' is not stop, its only value")
+
+
+def fenced(labels: Mapping[str, str]) -> bool:
+    """Whether a task with these labels of its service must never run twice."""
+    return "swarmsh.fence" in labels
 
 
 def probe_of(labels: Mapping[str, str]) -> Probe | None:
     """The probe that a service's labels describe; None without `swarmsh.probe`. Raises InvalidSpec."""
     text = labels.get("swarmsh.probe")
     if text is None:
-        for key in _KEYS[1:]:
-            if key in labels:
+        for key in _KEYS:
+            if key.startswith("swarmsh.probe.") and key in labels:
                 raise InvalidSpec(
                     f"label {key} needs label swarmsh.probe", hint="Set swarmsh.probe, e.g. to http:80/"
                 )

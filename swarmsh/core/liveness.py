@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
+from swarmsh.core.fence import LONGEST_WAIT_S
 from swarmsh.model.objects import NodeStatus
 from swarmsh.model.states import NodeState
 
@@ -62,6 +63,7 @@ class Signs:
     processes_ended: bool = False  # the tasks' processes were ended although the Engine hangs
     opinions: Mapping[str, Opinion] | None = None  # by peer
     reached_by: Set[str] = frozenset()  # peers known to have reached it while it was ready
+    fenced: bool = False  # tasks that must never run twice may be running there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +91,7 @@ def judge_node(signs: Signs, before: NodeStatus, moment: Moment) -> Verdict:
     silent_for, silent_after = moment.now - signs.heard_at, SILENT_AFTER_BEATS * moment.heartbeat_s
     if before.state is NodeState.DOWN and not (signs.connected and silent_for < silent_after):
         # Only the node itself leads out of this: its tasks are being replaced, whoever answers at its address.
-        return Verdict(status=replace(before, message=signs.untrusted or signs.refused or before.message))
+        return _judge_lost(signs, before, moment)
     if signs.untrusted:
         return Verdict(status=_status(before, moment.wall, NodeState.UNTRUSTED, signs.untrusted))
     if signs.refused:
@@ -140,7 +142,27 @@ def _judge_silence(signs: Signs, before: NodeStatus, moment: Moment) -> Verdict:
         return Verdict(status=replace(silent, message=DOUBT))
     if not opinions:
         return Verdict(status=silent, ask_peers=True)
-    return Verdict(status=_status(before, wall, NodeState.DOWN, f"no answer, and no other node reaches it: {why}"))
+    down = _status(before, wall, NodeState.DOWN, f"no answer, and no other node reaches it: {why}")
+    # Before the first no of any peer it may have been in touch with that one.
+    unseen_at = max([signs.heard_at, *(o.no_since or o.asked_at for o in opinions.values())])
+    heard_at = 0.0 if signs.counted_anew else wall - (now - signs.heard_at)
+    return Verdict(status=replace(down, unseen_since=wall - (now - unseen_at), heard_at=heard_at))
+
+
+def _judge_lost(signs: Signs, before: NodeStatus, moment: Moment) -> Verdict:
+    """Down it stays; but what must never run twice runs there for as long as the node may be in touch."""
+    status = replace(before, message=signs.untrusted or signs.refused or before.message)
+    opinions = signs.opinions or {}
+    seen_at = max([signs.heard_at, *(o.answered_at for o in opinions.values() if o.reached)])
+    unseen_since = moment.wall - (moment.now - seen_at)
+    if before.unseen_since is None or unseen_since > before.unseen_since + 1.0:
+        heard_at = before.heard_at
+        if not signs.counted_anew:
+            heard_at = max(heard_at, moment.wall - (moment.now - signs.heard_at))
+        status = replace(status, unseen_since=unseen_since, heard_at=heard_at)
+    waited_for = signs.fenced and moment.wall - (status.unseen_since or 0.0) < LONGEST_WAIT_S
+    ask_peers = waited_for and _must_ask(_valid_opinions(signs, moment.now), moment.now)
+    return Verdict(status=status, ask_peers=ask_peers)
 
 
 def _valid_opinions(signs: Signs, now: float) -> dict[str, Opinion]:

@@ -26,7 +26,7 @@ def settle_stand_ins(draft: Draft) -> None:
         elif running:
             draft.wish(old, TaskState.SHUTDOWN)
             draft.put(replace(task, replaces=""))
-        elif not draft.lost(old):
+        elif not draft.down(old):
             draft.wish(task, TaskState.REMOVE)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from swarmsh.core.draft import Draft, ServicePlan, place_of
 from swarmsh.core.global_mode import fit_to_nodes
+from swarmsh.core.labels import fenced
 from swarmsh.core.moves import drop_doubles, leave_removed_nodes, leave_unfit_nodes, replace_lost, settle_stand_ins
 from swarmsh.core.replicas import free_slots, surplus_slots
 from swarmsh.core.restart import carried_history, restart_delay_s, should_restart
@@ -118,9 +119,13 @@ def _let_go(draft: Draft) -> None:
 
 
 def _still_there(draft: Draft, task: Task) -> bool:
-    """A task that was told to stop and has not; one on a lost node is not waited for."""
-    leaving = task.desired > TaskState.RUNNING and not task.status.state.terminal
-    return leaving and task.placed and task.node_id in draft.nodes and not draft.lost(task)
+    """A task that was told to stop and has not; one on a lost node is not waited for.
+
+    If it is fenced, one that is wanted to run is there as well.
+    """
+    leaving = task.desired > (TaskState.READY if fenced(task.labels) else TaskState.RUNNING)
+    present = leaving and not task.status.state.terminal
+    return present and task.placed and task.node_id in draft.nodes and not draft.lost(task)
 
 
 def _over(task: Task, nodes: Mapping[str, Node]) -> bool:

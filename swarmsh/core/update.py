@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from swarmsh.core.difference import task_outdated
 from swarmsh.core.draft import Draft, Place
+from swarmsh.core.labels import fenced
 from swarmsh.core.scheduler import violated
 from swarmsh.model.objects import Service, Task, UpdateStatus
 from swarmsh.model.specs import UpdateConfig
@@ -150,7 +151,8 @@ def _monitor_s(config: UpdateConfig) -> float:
 def _replace(draft: Draft, place: Place, config: UpdateConfig) -> None:
     """Put a task of the new version in a place."""
     old = draft.living(place)
-    if config.order == "start-first" or not old:
+    # Start-first would run the slot twice.
+    if not old or (config.order == "start-first" and not fenced(draft.service.spec.labels)):
         draft.add(place)
         return
     for task in old:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
+from swarmsh.core.fence import nodes_with_fenced
+from swarmsh.core.labels import fenced
 from swarmsh.model.objects import Node
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 
@@ -49,5 +51,9 @@ def dirt_of(before: ClusterSnapshot, changes: Changes) -> Dirt:
         dirt.pending = True
         dirt.services.update(t.service_id for t in before.tasks_of_node(node_id))
         dirt.services.update(s.id for s in before.services.values() if s.spec.mode.global_ is not None)
+    if moved or changes.delete_nodes:
+        # Whom a node may reach, and so when what is fenced there must have ended.
+        dirt.services.update(s.id for s in before.services.values() if fenced(s.spec.labels))
+        dirt.nodes.update(nodes_with_fenced(before))
     dirt.nodes.discard("")
     return dirt

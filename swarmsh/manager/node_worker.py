@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from swarmsh.core.container import ensure_action
+from swarmsh.core.fence import fence_peers
 from swarmsh.core.node_plan import plan_node
 from swarmsh.errors import SwarmshError
 from swarmsh.manager.ports import NodeClient, Store
 from swarmsh.manager.usecases.credentials import registry_auth
-from swarmsh.model.actions import Action, Batch, EnsureTask, RemoveTask, StopTask
+from swarmsh.model.actions import Action, Batch, EnsureTask, Peer, RemoveTask, StopTask
 from swarmsh.model.objects import Task
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class NodeWorker:
     _due: asyncio.Event = field(default_factory=asyncio.Event)
     # What the node was told in this session; its reports may lag behind.
     told: dict[str, str] = field(default_factory=dict)
+    _told_peers: tuple[Peer, ...] | None = None
     _retry_s: float = 0.0
 
     def touch(self) -> None:
@@ -40,6 +42,7 @@ class NodeWorker:
 
     def session_started(self) -> None:
         self.told.clear()
+        self._told_peers = None
         self._due.set()
 
     async def run(self) -> None:
@@ -81,13 +84,19 @@ class NodeWorker:
 
         self._forget({t.id for t in tasks} | report.tasks.keys())
         actions = plan_node(tasks, report, self.told, snapshot.index, ensure)
-        if actions:
-            await self.give(await self._with_credentials(actions), cluster_id, snapshot.index)
+        peers = fence_peers(snapshot, node)
+        if peers == self._told_peers:
+            peers = None
+        if actions or peers is not None:
+            await self.give(await self._with_credentials(actions), cluster_id, snapshot.index, peers)
 
-    async def give(self, actions: Sequence[Action], cluster_id: str, index: int) -> None:
+    async def give(
+        self, actions: Sequence[Action], cluster_id: str, index: int, peers: tuple[Peer, ...] | None = None
+    ) -> None:
         """Give actions, and remember what the node was told."""
-        batch = Batch(cluster_id=cluster_id, epoch=self.epoch, index=index, actions=tuple(actions))
+        batch = Batch(cluster_id=cluster_id, epoch=self.epoch, index=index, actions=tuple(actions), peers=peers)
         await self.nodes.apply(self.node_id, batch)
+        self._told_peers = self._told_peers if peers is None else peers
         self.told.update((a.task_id, _goal(a)) for a in actions)
 
     async def _with_credentials(self, actions: Sequence[Action]) -> Sequence[Action]:

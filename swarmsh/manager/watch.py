@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
+from swarmsh.core.fence import holds_fenced
 from swarmsh.core.liveness import (
     ASK_AFTER_BEATS,
     DOUBT,
@@ -86,6 +87,7 @@ class NodeWatch:
 
     async def run(self, tasks: asyncio.TaskGroup) -> None:
         self._since = self.clock.monotonic()
+        self.judge_all(tasks)  # before anything is planned by what a former process saw
         tasks.create_task(self._follow_sessions())
         tasks.create_task(self._tick(tasks))
 
@@ -253,6 +255,7 @@ class NodeWatch:
             processes_ended=link.processes_ended,
             opinions=link.opinions,
             reached_by=link.reached_by,
+            fenced=holds_fenced(self.store.snapshot, node.id),
         )
 
     def _judged(self, snapshot: ClusterSnapshot, verdicts: dict[str, NodeStatus]) -> Changes:

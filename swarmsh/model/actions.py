@@ -47,6 +47,7 @@ class EnsureTask(Message, tag_field="do", tag="ensure_task"):
     stop_grace_s: float = 10.0
     tcp_ports: tuple[int, ...] = ()  # declared targets: ready when all of them listen
     probe: Probe | None = None
+    fence: bool = False  # stopped when nobody is in reach of its node (`swarmsh.fence=stop`)
 
 
 class StopTask(Message, tag_field="do", tag="stop_task"):
@@ -65,6 +66,14 @@ class RemoveTask(Message, tag_field="do", tag="remove_task"):
 Action = EnsureTask | StopTask | RemoveTask
 
 
+class Peer(Message):
+    """A node as another one tries to reach it."""
+
+    node: str
+    address: str
+    port: int = 22
+
+
 class Batch(Message):
     """All actions for one node, in order; refused as a whole if `epoch` or `index` is below what was seen."""
 
@@ -72,6 +81,8 @@ class Batch(Message):
     epoch: int
     index: int
     actions: tuple[Action, ...]
+    # The node itself and those it tries before it stops fenced tasks; None: as told before.
+    peers: tuple[Peer, ...] | None = None
 
 
 class BoundPort(Message):

@@ -146,6 +146,10 @@ class NodeStatus(Record):
     silent: bool = False
     # Its Engine does not answer: what runs goes on, but nothing new is given to it.
     engine_hung: bool = False
+    # Of a node that is down and not in touch. `unseen_since`: it was neither heard nor reached by a peer since.
+    # `heard_at`: its last line, or 0 if this manager never had one. Only fenced tasks depend on them.
+    unseen_since: float | None = None
+    heard_at: float = 0.0
 
 
 class Node(Record, kw_only=True):

@@ -54,6 +54,22 @@ async def test_a_kept_node_is_attached_and_described(serve, make_sessions, helpe
     assert helper.commands == ["python3 -c stub"]
 
 
+async def test_requests_name_the_last_heartbeat_that_was_heard(
+    serve, make_sessions, helper, key_file: Path
+) -> None:
+    server = await serve(helper.serve)
+    sessions = make_sessions(lease_s=0.4)
+    sessions.keep("node1", "n1", server.target(key_file))
+    await sessions.until(Connected)
+    await eventually(lambda: sum(r["op"] == "lease" for r in helper.requests) >= 3)
+    await sessions.apply("node1", batch())
+    beats = [r["beat"] for r in helper.requests if "beat" in r]
+    assert helper.requests[-1]["op"] in ("apply", "lease")
+    assert "beat" in helper.requests[-1]
+    assert beats == sorted(beats)
+    assert 0 < beats[-1] <= helper.sessions[0].seq
+
+
 async def test_the_archive_is_pushed_only_if_the_node_lacks_it(
     serve, make_sessions, helper, key_file: Path
 ) -> None:

@@ -146,8 +146,10 @@ def encode_line(message: object) -> bytes:
     return _ENCODER.encode(message) + b"\n"
 
 
-def request_line(number: int, op: str, deadline_s: float, args: object) -> bytes:
-    return encode_line({"id": number, "op": op, "deadline_s": deadline_s, "args": args})
+def request_line(number: int, op: str, deadline_s: float, args: object, beat: int = 0) -> bytes:
+    """`beat` numbers the last heartbeat that was heard: to the helper a proof of when it was alive to us."""
+    heard = {"beat": beat} if beat else {}
+    return encode_line({"id": number, "op": op, "deadline_s": deadline_s, **heard, "args": args})
 
 
 def excerpt(line: bytes) -> str:

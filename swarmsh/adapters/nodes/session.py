@@ -116,6 +116,7 @@ class HelperSession:
         self._stub_lines: asyncio.Queue[StubLine | Hello | NodeUnreachable | None] = asyncio.Queue()
         self._noise = bytearray()
         self._next_id = 1
+        self._beat = 0  # number of the last heartbeat
         self._waiting: dict[int, asyncio.Future[Line]] = {}
         self._renewals: set[int] = set()
         self._tasks_in_burst: list[TaskReport] = []
@@ -216,7 +217,7 @@ class HelperSession:
         Raises NodeUnreachable if the session ends first, NodeDeadline, HelperRefused or NodeRequestFailed.
         """
         number = self._next_id
-        line = request_line(number, op, deadline_s, args)
+        line = request_line(number, op, deadline_s, args, self._beat)
         if len(line) > self._line_bytes:
             raise NodeRequestFailed(
                 f"a request {op} of {len(line)} bytes is too long for one line", node=self.node
@@ -256,7 +257,7 @@ class HelperSession:
         self._next_id += 1
         self._renewals.add(number)
         self._counters.requests += 1
-        self._send(request_line(number, "lease", deadline_s, {}))
+        self._send(request_line(number, "lease", deadline_s, {}, self._beat))
 
     def _send(self, data: bytes, lines: int = 1) -> None:
         assert self._channel is not None
@@ -319,6 +320,7 @@ class HelperSession:
         match parsed.event:
             case "heartbeat":
                 beat = parse(Heartbeat, parsed.data)
+                self._beat = beat.seq
                 if self.view is not None:
                     self._changed(
                         self.view.engine(beat.engine_ok, None, self._clock.monotonic() - beat.engine_down_s)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from swarmsh.core.labels import LABELS, check_labels, probe_of
+from swarmsh.core.labels import LABELS, check_labels, fenced, probe_of
 from swarmsh.errors import InvalidSpec
 from swarmsh.model.actions import Probe
 
@@ -58,9 +58,18 @@ def test_a_probe_is_read_from_labels(labels: dict[str, str], probe: Probe | None
         ({"swarmsh.probe": "tcp:1", "swarmsh.probe.retries": "0"}, "not a number from 1 to 100"),
         ({"swarmsh.probe": "tcp:1", "swarmsh.probe.retries": "-1"}, "not a number from 1 to 100"),
         ({"swarmsh.probe.retries": "3"}, "needs label swarmsh.probe"),
+        ({"swarmsh.fence": ""}, "not stop, its only value"),
+        ({"swarmsh.fence": "Stop"}, "not stop, its only value"),
+        ({"swarmsh.fences": "stop"}, "Did you mean swarmsh.fence?"),
     ],
 )
 def test_a_label_that_makes_no_sense_is_refused(labels: dict[str, str], words: str) -> None:
     with pytest.raises(InvalidSpec) as refusal:
         check_labels(labels)
     assert words in str(refusal.value)
+
+
+def test_a_fence_is_read_from_labels() -> None:
+    check_labels({"swarmsh.fence": "stop"})
+    assert fenced({"swarmsh.fence": "stop"})
+    assert not fenced({"team": "x"})

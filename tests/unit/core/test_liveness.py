@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from swarmsh.core.liveness import (
     ASK_AGAIN_S,
@@ -47,12 +48,14 @@ def judge(
     processes_ended: bool = False,
     untrusted: str = "",
     counted_anew: bool = False,
+    fenced: bool = False,
 ) -> Verdict:
     """The verdict at monotonic time 100, heartbeat 1 s, down after 10 s; opinions as (age, reached)."""
     signs = Signs(
         connected=connected,
         heard_at=100.0 - silent_for,
         counted_anew=counted_anew,
+        fenced=fenced,
         untrusted=untrusted,
         reason="connection lost",
         engine_ok=engine_hung_for is None,
@@ -257,7 +260,8 @@ def test_if_nobody_answers_the_manager_doubts_itself() -> None:
 @pytest.mark.parametrize("connected", [False, True])
 def test_down_stays_down_until_it_speaks(connected: bool) -> None:
     down = NodeStatus(state=NodeState.DOWN, since=1.0)
-    assert judge(60, before=down, connected=connected, opinions={"p": (1.0, True)}).status == down
+    status = judge(60, before=down, connected=connected, opinions={"p": (1.0, True)}).status
+    assert replace(status, unseen_since=None, heard_at=0.0) == down
 
 
 def test_whoever_answers_in_place_of_a_lost_node_does_not_bring_it_back() -> None:

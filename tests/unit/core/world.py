@@ -135,7 +135,9 @@ class World:
         if availability is not None:
             node = replace(node, spec=replace(node.spec, availability=availability))
         if state is not None:
-            node = replace(node, status=NodeStatus(state=state))
+            lost_at = self.now if state is NodeState.DOWN else None
+            status = NodeStatus(state=state, since=self.now, unseen_since=lost_at, heard_at=lost_at or 0.0)
+            node = replace(node, status=status)
         self._apply(Changes(put_nodes=(node,)))
 
     def change_node(
