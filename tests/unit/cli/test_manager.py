@@ -163,3 +163,20 @@ def test_a_manager_that_names_no_process_is_not_stopped(manager: Recorder, cli: 
         result = cli("manager", "stop")
         assert (result.code, result.out) == (1, "")
         assert "does not say which process it is" in result.err
+
+
+def test_update_sends_seconds_and_says_what_holds_now(manager: Recorder, cli: Cli) -> None:
+    manager.on("POST", "/swarmsh/cluster/update", {"ID": "c", "DownAfterS": 90.5})
+    changed = cli("manager", "update", "--down-after", "1m30.5s")
+    (request,) = manager.sent("POST", "/swarmsh/cluster/update")
+    assert request.body == {"DownAfterS": 90.5}
+    assert (changed.code, changed.out) == (0, "")
+    assert "down after 90.5 s" in changed.err
+
+
+def test_update_hands_on_what_the_manager_refuses(manager: Recorder, cli: Cli) -> None:
+    manager.on("POST", "/swarmsh/cluster/update", (400, {"message": "invalid DownAfterS 1: 3 to 3600 seconds"}))
+    refused = cli("manager", "update", "--down-after", "1s")
+    assert refused.code == 1
+    assert "3 to 3600 seconds" in refused.err
+    assert cli("manager", "update").code == 2
