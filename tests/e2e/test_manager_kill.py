@@ -7,6 +7,7 @@ import os
 import random
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -90,10 +91,15 @@ def stored(swarm: Swarm) -> dict[str, int]:
     }
 
 
-def test_a_manager_killed_again_and_again_loses_nothing_and_restarts_nothing(swarm: Swarm) -> None:
+def dice() -> random.Random:
+    """Seeded by SWARMSH_TEST_SEED; the seed is printed, for a failed test's report."""
     seed = int(os.environ.get("SWARMSH_TEST_SEED", str(random.SystemRandom().randrange(10**6))))
     print(f"SWARMSH_TEST_SEED={seed}")
-    rng, ledger = random.Random(seed), Ledger()
+    return random.Random(seed)
+
+
+def test_a_manager_killed_again_and_again_loses_nothing_and_restarts_nothing(swarm: Swarm) -> None:
+    rng, ledger = dice(), Ledger()
     swarm.clear()
     swarm.docker("service", "create", "-d", "--name", "steady", "--replicas", "3", "web:1")
     swarm.wait_running("steady", 3)
@@ -119,3 +125,40 @@ def test_a_manager_killed_again_and_again_loses_nothing_and_restarts_nothing(swa
     assert before.items() <= after.items(), "a running container was restarted"
     swarm.clear()
     swarm.wait(lambda: all(swarm.containers(n, all=True) == {} for n in ALL), "no container left behind")
+
+
+def test_an_update_goes_on_over_a_manager_killed_three_times(swarm: Swarm) -> None:
+    """Each kill comes at an instant of the dice's within the start of one of the six, so while the update runs."""
+    rng = dice()
+    swarm.clear()
+    flags = ("--restart-delay", "0s", "--stop-grace-period", "1s", "--update-parallelism", "1")
+    at_once = ("--update-delay", "0s", "--update-monitor", "1s")
+    swarm.docker("service", "create", "-d", "--name", "web", "--replicas", "6", *flags, *at_once, "web:1")
+    swarm.wait_running("web", 6)
+    old = {t["ID"] for t in swarm.tasks("web")}
+
+    def renewed() -> list[dict[str, Any]]:
+        return [t for t in swarm.tasks("web") if t["Spec"]["ContainerSpec"]["Image"] == "web:2"]
+
+    def update() -> str:
+        return str(swarm.get("/services/web").get("UpdateStatus", {}).get("State", ""))
+
+    swarm.docker("service", "update", "-d", "--image", "web:2", "web")
+    for number in sorted(rng.sample(range(1, 7), 3)):
+        swarm.wait(lambda number=number: len(renewed()) >= number, f"new task {number} of 6")
+        # Not a wait for anything: the instant of the kill is the dice's.
+        time.sleep(rng.random() * 2.0)
+        swarm.kill()
+        swarm.start(ready=False)
+    swarm.wait(lambda: update() not in ("", "updating"), "the update's end")
+    assert update() == "completed", swarm.picture()
+    swarm.wait_running("web", 6)
+    assert sorted(t["Slot"] for t in renewed()) == [1, 2, 3, 4, 5, 6], "none of the new version was ever replaced"
+    assert {t["ID"] for t in renewed()} == {t["ID"] for t in swarm.running("web")}
+    ends = {t["ID"]: t["Status"]["State"] for t in swarm.tasks("web") if t["ID"] in old}
+    assert not {"failed", "rejected", "orphaned"} & set(ends.values()), ends
+    swarm.wait(lambda: sum(len(swarm.containers(n)) for n in ALL) == 6, "six containers in all")
+    for node in ALL:
+        images = swarm.ssh(node, "docker", "ps", "--filter", "label=swarmsh.cluster", "--format", "{{.Image}}")
+        assert set(images.split()) <= {"web:2"}, images
+    swarm.clear()
