@@ -173,6 +173,15 @@ class Swarm:
         names = {n["ID"]: n["Spec"]["Name"] for n in self.nodes()}
         return Counter(names[t["NodeID"]] for t in self.running(service))
 
+    def connected(self) -> set[str]:
+        """Names of the nodes with a session: a restarted manager shows nodes as they were until it hears them."""
+        return {s["name"] for s in self.get("/swarmsh/status")["sessions"] if s["connected"]}
+
+    def logins(self, node: str) -> set[str]:
+        """address:port that a node has SSH connections from, by the node itself; also those that nobody ended."""
+        shown = self.ssh(node, "ss", "-Htn", "state", "established", "sport", "=", ":22")
+        return {line.split()[3] for line in shown.splitlines()}
+
     def containers(self, node: str, *, all: bool = False) -> dict[str, str]:
         """Our containers on a node, asked of its own Engine: task id -> container id."""
         listed = self.ssh(
