@@ -52,6 +52,7 @@ setup(
             "mypy>=1.13,<3",
             "pytest>=8.3,<10",
             "pytest-asyncio>=0.24,<2",
+            "pytest-xdist>=3.6,<4",
             "ruff>=0.8,<1",
             "types-PyYAML",
         ]

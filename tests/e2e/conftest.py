@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from .labctl import Lab
+from .labctl import AWAY_ADDRESS, Lab
 from .swarm import Swarm
 
 
@@ -31,6 +31,7 @@ def lab() -> Iterator[Lab]:
 
 def scrub(lab: Lab) -> None:
     """Undo what an aborted run may have left on a lab that is used again."""
+    lab.move_host(AWAY_ADDRESS, lab.status().host_address)
     for node in lab.status().nodes:
         for undo in ("thaw", "heal", "resume-engine", "old-host-key"):
             lab.fault(node, undo)

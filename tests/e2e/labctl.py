@@ -12,6 +12,7 @@ from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 COMMAND = CHECKOUT / "vagrant" / "lab"
+AWAY_ADDRESS = "10.98.0.9"  # free in every lab: machines begin at .11
 UP_LIMIT_S = 1800.0  # the first one ever builds images
 
 
@@ -154,6 +155,17 @@ class Lab:
     def fault(self, *words: str, timeout_s: float = 400.0) -> None:
         """`fault("n1", "reboot", "--wait")`, `fault("cut-pair", "n1", "n2")`; returns when it is so."""
         self.call("fault", *words, timeout_s=timeout_s)
+
+    def move_host(self, left: str, taken: str) -> None:
+        """Give the side of manager and clients another address in the place of its own, as a changed network does.
+
+        What was connected from the old one hears no more, and no end either. May be repeated.
+        """
+        self.run(
+            "sh",
+            "-c",
+            f"ip address del {left}/24 dev br0 2>/dev/null; ip address replace {taken}/24 broadcast + dev br0",
+        )
 
     def docker_cli(self, suite: str) -> str:
         """Path of a docker client of a suite (bullseye, bookworm: 20.10; trixie 26.1; forky 28.5)."""

@@ -6,9 +6,11 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from .labctl import AWAY_ADDRESS, Lab
 from .swarm import Swarm
 
 pytestmark = pytest.mark.e2e
@@ -29,6 +31,26 @@ def create(swarm: Swarm, *flags: str, name: str = "web", image: str = "web:1") -
 def started(swarm: Swarm) -> dict[str, str]:
     """Container id -> start time, over all nodes that answer."""
     return {c: at for n in ALL for c, at in swarm.started_at(n).items()}
+
+
+def restart_policies(swarm: Swarm, node: str) -> set[str]:
+    """By which policies a node's Engine goes on with our containers."""
+    ids = swarm.containers(node).values()
+    return set(
+        swarm.ssh(node, "docker", "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", *ids).split()
+    )
+
+
+def wait_logged_in(swarm: Swarm, address: str, known: dict[str, set[str]]) -> None:
+    """Until the nodes that are keys of `known` have other logins than those, from `address`, and all are ready."""
+    swarm.wait(
+        lambda: all(any(peer.startswith(f"{address}:") for peer in swarm.logins(n) - known[n]) for n in known),
+        f"sessions from {address}",
+    )
+    swarm.wait(
+        lambda: swarm.connected() == set(ALL) and all(n["Status"]["State"] == "ready" for n in swarm.nodes()),
+        "all nodes connected and ready",
+    )
 
 
 def test_a_killed_container_is_followed_by_another(swarm: Swarm) -> None:
@@ -195,6 +217,25 @@ def test_a_manager_that_slept_moves_nothing(swarm: Swarm) -> None:
     assert all(t["DesiredState"] == "running" for t in swarm.tasks("web"))
 
 
+def test_a_manager_whose_network_changes_comes_back_from_its_new_address(swarm: Swarm) -> None:
+    create(swarm, "--replicas", "3", "--replicas-max-per-node", "1")
+    swarm.wait_running("web", 3)
+    before = started(swarm)
+    home = swarm.lab.status().host_address
+    known = {n: swarm.logins(n) for n in ALL}
+    swarm.lab.move_host(home, AWAY_ADDRESS)
+    try:
+        wait_logged_in(swarm, AWAY_ADDRESS, known)
+        assert started(swarm) == before
+        swarm.docker("service", "scale", "-d", "web=2")
+        swarm.wait(lambda: sum(len(swarm.containers(n)) for n in ALL) == 2, "nodes do as they are told")
+    finally:
+        known = {n: swarm.logins(n) for n in ALL}
+        swarm.lab.move_host(AWAY_ADDRESS, home)
+    wait_logged_in(swarm, home, known)
+    assert started(swarm).items() <= before.items(), "nothing was moved or restarted"
+
+
 def test_a_changed_host_key_is_refused_and_nothing_is_sent(swarm: Swarm) -> None:
     create(swarm, "--replicas", "3", "--replicas-max-per-node", "1")
     swarm.wait_running("web", 3)
@@ -297,7 +338,8 @@ def test_a_killed_helper_resumes_by_itself(swarm: Swarm) -> None:
 
 
 def test_without_a_manager_tasks_go_on_and_crashed_ones_come_back(swarm: Swarm) -> None:
-    """A minute (or SWARMSH_TEST_AWAY_S), in which a task crashes, one turns unhealthy, a dockerd restarts."""
+    """A minute (or SWARMSH_TEST_AWAY_S), in which a task crashes, one turns unhealthy, a dockerd restarts
+    and its node loses power."""
     health = ("--health-cmd", "/probe", "--health-interval", "1s", "--health-retries", "1")
     create(swarm, "--replicas", "3", "--replicas-max-per-node", "1")
     create(swarm, "--constraint", "node.hostname==n1", "-e", "UNHEALTHY_AFTER=45", *health, name="sick")
@@ -307,14 +349,8 @@ def test_without_a_manager_tasks_go_on_and_crashed_ones_come_back(swarm: Swarm) 
     sick = swarm.running("sick")[0]
     swarm.kill()
     back_at = time.monotonic() + float(os.environ.get("SWARMSH_TEST_AWAY_S", "0"))
-    victim = swarm.containers("n2")
-    (task_id, container), *_ = victim.items()
-
-    def restart_policy() -> str:
-        shown = swarm.ssh("n2", "docker", "inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", container)
-        return shown.strip()
-
-    swarm.wait(lambda: restart_policy() == "always", "the helper on its own after the lease", 40)
+    (task_id, container), *_ = swarm.containers("n2").items()
+    swarm.wait(lambda: restart_policies(swarm, "n2") == {"always"}, "the helper on its own after the lease", 40)
     crashed = swarm.started_at("n2")
     swarm.ssh("n2", f"kill -9 $(docker inspect --format '{{{{.State.Pid}}}}' {container})")
     swarm.wait(
@@ -343,6 +379,9 @@ def test_without_a_manager_tasks_go_on_and_crashed_ones_come_back(swarm: Swarm) 
     on_n3 = swarm.started_at("n3")
     swarm.ssh("n3", "systemctl", "restart", "docker")
     swarm.wait(lambda: swarm.started_at("n3").keys() == on_n3.keys(), "its containers back on n3")
+    swarm.lab.fault("n3", "power-off")
+    swarm.lab.fault("n3", "power-on", "--wait")
+    swarm.wait(lambda: swarm.started_at("n3").keys() == on_n3.keys(), "its containers back on n3, again")
     # Only the longer absence that was asked for: what must be seen has been seen.
     swarm.wait(lambda: time.monotonic() >= back_at, "the time without a manager", back_at - time.monotonic() + 60)
     swarm.wait(lambda: sum(len(swarm.containers(n)) for n in ALL) == 4, "all run when the manager comes back")
@@ -350,20 +389,77 @@ def test_without_a_manager_tasks_go_on_and_crashed_ones_come_back(swarm: Swarm) 
     swarm.start()
     swarm.wait_running("web", 3)
     assert {t["ID"] for t in swarm.running("web")} == ids, "each task keeps its id"
-    swarm.wait(lambda: restart_policy() == "no", "the manager took its tasks back")
+    swarm.wait(lambda: restart_policies(swarm, "n2") == {"no"}, "the manager took its tasks back")
     now = started(swarm)
     web = {c for n in ALL for t, c in swarm.containers(n).items() if t in ids}
     assert {c: now[c] for c in web} == {c: steady[c] for c in web}, "taking back restarts nothing"
 
 
-def test_a_slow_link_makes_nothing_fail(swarm: Swarm) -> None:
+def test_a_node_that_lost_power_without_a_manager_is_replaced_on_its_return(swarm: Swarm) -> None:
+    """The node is on again only after that, with a container too many: its Engine starts it by itself."""
+    create(swarm, "--replicas", "3")
+    swarm.wait_running("web", 3)
+    kept = {**swarm.started_at("n1"), **swarm.started_at("n2")}
+    tasks = {t["ID"] for t in swarm.running("web")}
+    (lost,) = swarm.containers("n3")
+    swarm.kill()
+    swarm.wait(lambda: restart_policies(swarm, "n3") == {"always"}, "the helper on its own after the lease")
+    swarm.lab.fault("n3", "power-off")
+    try:
+        swarm.start(ready=False)
+        swarm.wait(lambda: swarm.node("n3")["Status"]["State"] == "down", "n3 down")
+        swarm.wait(lambda: sum(swarm.spread("web")[n] for n in ("n1", "n2")) == 3, "all three run elsewhere")
+        assert tasks - {t["ID"] for t in swarm.running("web")} == {lost}, "only the lost one was replaced"
+    finally:
+        swarm.lab.fault("n3", "power-on", "--wait")
+    swarm.wait(lambda: swarm.node("n3")["Status"]["State"] == "ready", "n3 ready again")
+    swarm.wait(
+        lambda: swarm.containers("n3") == {} and swarm.containers("n3", all=True).keys() == {lost},
+        "its container on n3 stopped, and kept as history",
+    )
+    assert len(swarm.running("web")) == 3
+    assert kept.items() <= started(swarm).items(), "nothing that ran was restarted"
+
+
+@pytest.fixture
+def _through_a_slow_n1(swarm: Swarm, tmp_path: Path) -> Iterator[None]:
+    """Every machine's link slow, n1 the jump host of the others, and the manager started on that."""
+    direct = swarm.inventory
+    swarm.stop()
+    known = {n: swarm.logins(n) for n in ("n2", "n3")}
     for node in ALL:
         swarm.lab.fault(node, "slow")
     try:
-        create(swarm, "--replicas", "3")
-        swarm.wait_running("web", 3)
-        swarm.docker("service", "scale", "-d", "web=1")
-        swarm.wait_running("web", 1)
+        swarm.inventory = behind_n1(swarm.lab, tmp_path)
+        swarm.start()
+        wait_logged_in(swarm, swarm.lab.status().nodes["n1"].address, known)
+        yield
     finally:
         for node in ALL:
             swarm.lab.fault(node, "heal")
+        swarm.inventory = direct
+        swarm.end()
+        known = {n: swarm.logins(n) for n in ALL}
+        swarm.start()
+        wait_logged_in(swarm, swarm.lab.status().host_address, known)
+
+
+def behind_n1(lab: Lab, directory: Path) -> Path:
+    """The lab's inventory with n1 as the way to all others."""
+    lines = []
+    for line in lab.inventory.read_text().splitlines():
+        lines.append(line)
+        if line in ("    n2:", "    n3:"):
+            lines.append("      ansible_ssh_common_args: -J n1")
+    path = directory / "behind-n1.yml"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.usefixtures("_through_a_slow_n1")
+def test_a_slow_link_through_a_jump_host_makes_nothing_fail(swarm: Swarm) -> None:
+    create(swarm, "--replicas", "3", "--replicas-max-per-node", "1")
+    swarm.wait_running("web", 3)
+    assert len(swarm.tasks("web")) == 3, "none was tried twice"
+    swarm.docker("service", "scale", "-d", "web=1")
+    swarm.wait(lambda: sum(len(swarm.containers(n)) for n in ALL) == 1, "one container left")
