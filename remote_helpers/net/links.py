@@ -1,0 +1,400 @@
+"""Devices, FDBs, neighbours, routes, rules, tc filters and settings of the node's networks. Pure.
+
+What is wanted comes from the network state, what is there from rtnetlink; what differs becomes lines for
+`ip -batch`, `tc -batch` and `bridge -batch`, and files to write. Not pyroute2: importing it costs a slow node
+seconds (networking.md, section 6), and the three commands are there wherever Docker is. As nothing but differences
+is written, they run only when something changes, four processes at most however many networks there are.
+
+The order within a plan is the one that is safe: a vxlan device is down and in no bridge until the filter that
+clears marks is on it (two guards against IPVS balancing its own outer packets, which panics a kernel).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import NamedTuple
+
+from .kernel import NOARP, UP, Route, Rule, Seen
+from .numbers import (
+    ANY_MAC,
+    EGRESS_BRIDGE,
+    EGRESS_VNI,
+    EGRESS_VXLAN,
+    INGRESS,
+    INGRESS_MASK,
+    PORT,
+    PORT_ENCRYPTED,
+    RULE_PREF,
+    TABLE,
+    bridge_mac,
+    bridge_name,
+    egress_gateway,
+    egress_mac,
+    egress_net,
+    is_ours,
+    vxlan_mac,
+    vxlan_name,
+)
+
+MAIN, LOCAL = 254, 255
+GLOBAL_SYSCTLS = {
+    "net/bridge/bridge-nf-call-iptables": "1",  # VIP replies are un-NATed while bridged
+    "net/ipv4/ip_forward": "1",
+    "net/ipv4/conf/all/send_redirects": "0",
+    "net/ipv4/vs/conntrack": "1",
+    "net/ipv4/vs/expire_nodest_conn": "1",
+    "net/ipv4/vs/expire_quiescent_template": "1",
+    "net/ipv4/vs/conn_reuse_mode": "1",
+    "net/ipv4/vs/sloppy_tcp": "0",
+}
+_EGRESS_SYSCTLS = {"rp_filter": "2", "route_localnet": "1", "send_redirects": "0"}
+
+
+class Vxlan(NamedTuple):
+    """A vxlan device as it should be; `bridge` is "" for the one that is routed to."""
+
+    vni: int
+    local: str
+    port: int
+    learning: bool
+    mac: str
+    mtu: int
+    bridge: str
+
+    @property
+    def fixed(self) -> tuple:
+        """What the kernel does not change on a living device."""
+        return (self.vni, self.local, self.port, self.learning)
+
+
+class Wanted(NamedTuple):
+    """What the node should have; devices by name."""
+
+    bridges: dict  # name to MAC; Docker makes them
+    vxlans: dict  # name to Vxlan
+    addresses: set  # (device, address, prefix)
+    fdb: set  # (device, MAC, destination)
+    neighbours: set  # (device, address, MAC)
+    routes: set
+    rules: set
+    arp_drops: set  # (device, network, mask)
+    sysctls: dict  # path to value
+
+
+class Step(NamedTuple):
+    """Lines for one tool: `ip`, `tc`, `bridge`; or `write` with (path, value) pairs."""
+
+    tool: str
+    lines: tuple
+
+
+class Plan(NamedTuple):
+    """What to do, in order, and what differed."""
+
+    steps: list
+    words: list
+
+
+# --- what is wanted -----------------------------------------------------------------------------------------
+def wanted(state: dict) -> Wanted:
+    """Devices and all that is on them, of all networks of the state."""
+    found = Wanted({}, {}, set(), set(), set(), set(), set(), set(), dict(GLOBAL_SYSCTLS))
+    _want_egress(state, found)
+    underlays = {peer["n"]: peer["underlay"] for peer in state["peers"]}
+    for network in state["networks"]:
+        _want_network(network, state["node"]["underlay"], underlays, found)
+    for device in found.vxlans:
+        found.sysctls[f"net/ipv6/conf/{device}/disable_ipv6"] = "1"
+    return found
+
+
+def _want_egress(state: dict, found: Wanted) -> None:
+    n, underlay, mtu = state["node"]["n"], state["node"]["underlay"], int(state["egress"]["mtu"])
+    gateway, device = egress_gateway(n, state), EGRESS_VXLAN
+    found.bridges[EGRESS_BRIDGE] = bridge_mac(gateway)
+    found.vxlans[device] = Vxlan(EGRESS_VNI, underlay, PORT, False, egress_mac(n, state), mtu, "")
+    found.addresses.add((EGRESS_BRIDGE, gateway, egress_net(n, state).prefixlen))
+    found.addresses.add((device, gateway, 32))
+    for peer in state["peers"]:
+        p, via, mac = peer["n"], egress_gateway(peer["n"], state), egress_mac(peer["n"], state)
+        found.fdb.add((device, mac, peer["underlay"]))
+        found.neighbours.add((device, via, mac))
+        found.routes.add(Route(str(egress_net(p, state)), device, via, gateway, MAIN, False, True))
+        found.routes.add(Route("default", device, via, "", TABLE + p, False, True))
+        # Without `iif` the outer packets, which inherit the mark, would be routed into the device again.
+        found.rules.add(Rule(EGRESS_BRIDGE, INGRESS + p, 0xFFFF, TABLE + p, RULE_PREF))
+    for name in (EGRESS_BRIDGE, device):
+        for key, value in _EGRESS_SYSCTLS.items():
+            found.sysctls[f"net/ipv4/conf/{name}/{key}"] = value
+
+
+def _want_network(network: dict, underlay: str, underlays: dict, found: Wanted) -> None:
+    bridge, device, gateway = bridge_name(network), vxlan_name(network), network["gateway"]
+    vips = ipaddress.IPv4Network(network["vips"])
+    found.bridges[bridge] = bridge_mac(gateway)
+    found.addresses.add((bridge, gateway, ipaddress.IPv4Network(network["subnet"]).prefixlen))
+    port = PORT_ENCRYPTED if network["encrypted"] else PORT
+    mtu = int(network["mtu"])
+    found.vxlans[device] = Vxlan(network["vni"], underlay, port, True, vxlan_mac(gateway), mtu, bridge)
+    for n in network["peers"]:
+        found.fdb.add((device, ANY_MAC, underlays[n]))
+    # Each node answers for VIPs itself: requests for them stay here, else the answers race.
+    found.arp_drops.add((device, int(vips.network_address), int(vips.netmask)))
+    found.routes.add(Route(str(vips), bridge, "", "", LOCAL, True, False))
+
+
+# --- what differs -------------------------------------------------------------------------------------------
+def plan_links(want: Wanted, seen: Seen, made: frozenset = frozenset()) -> Plan:
+    """What makes the node have what is wanted. Bridges that are not there are left out: Docker makes them first.
+
+    Of the bridges in `made`, which Docker made just now, nothing is told.
+    """
+    words: list = []
+    absent = {name for name in want.bridges if name not in seen.links}
+    fresh = _fresh(want, seen)
+    old = _without(seen, fresh)  # what is on a device that is made anew is gone with it
+    settings, late_settings = _plan_sysctls(want, seen, fresh, made, words)
+    make = _plan_devices(want, old, fresh, made, absent, seen.links, words)
+    guards = _plan_guards(want, old, fresh, words)
+    fdb = _plan_fdb(want, old, fresh, words)
+    connect = _plan_connections(want, old, fresh | made, absent, words)
+    words[:0] = [f"link {name} was {'different' if name in seen.links else 'missing'}" for name in sorted(fresh)]
+    steps = [
+        Step("write", tuple(settings)),
+        Step("ip", tuple(make)),
+        Step("write", tuple(late_settings)),
+        Step("tc", tuple(guards)),
+        Step("bridge", tuple(fdb)),
+        Step("ip", tuple(connect)),
+    ]
+    return Plan([step for step in steps if step.lines], words)
+
+
+def _fresh(want: Wanted, seen: Seen) -> set:
+    """Vxlan devices that are missing, or are others than they should be in what cannot be changed."""
+    links = seen.links
+    return {name for name, one in want.vxlans.items() if name not in links or links[name].vxlan != one.fixed}
+
+
+def _without(seen: Seen, devices: set) -> Seen:
+    return seen._replace(
+        links={name: link for name, link in seen.links.items() if name not in devices},
+        addresses={one for one in seen.addresses if one[0] not in devices},
+        fdb={one for one in seen.fdb if one[0] not in devices},
+        neighbours={one for one in seen.neighbours if one[0] not in devices},
+        routes={one for one in seen.routes if one.device not in devices},
+        guards=seen.guards - devices,
+        arp_drops={one for one in seen.arp_drops if one[0] not in devices},
+        filters={one for one in seen.filters if one[0] not in devices},
+    )
+
+
+def _plan_sysctls(want: Wanted, seen: Seen, fresh: set, made: frozenset, words: list) -> tuple:
+    now, late = [], []
+    for path, value in sorted(want.sysctls.items()):
+        device = path.split("/")[3] if "/conf/" in path else ""
+        if device in fresh:
+            late.append((f"/proc/sys/{path}", value))
+        elif path in seen.sysctls and seen.sysctls[path] != value:
+            if device not in made:
+                words.append(f"sysctl {path.replace('/', '.')} was {seen.sysctls[path]}")
+            now.append((f"/proc/sys/{path}", value))
+    return now, late
+
+
+def _plan_devices(
+    want: Wanted, old: Seen, fresh: set, made: frozenset, absent: set, there: dict, words: list
+) -> list:
+    lines = []
+    for name, device in sorted(want.vxlans.items()):
+        if name in fresh:
+            if name in there:
+                lines.append(f"link del {name}")
+            learning = "learning" if device.learning else "nolearning"
+            lines.append(
+                f"link add {name} address {device.mac} mtu {device.mtu} type vxlan id {device.vni} "
+                f"local {device.local} dstport {device.port} {learning} ttl 64"
+            )
+            if not device.bridge:
+                lines.append(f"link set {name} arp off")
+            continue
+        link = old.links[name]
+        if link.mac != device.mac:
+            words.append(f"MAC of {name} was {link.mac}")
+            lines.append(f"link set {name} address {device.mac}")
+        if link.mtu != device.mtu:
+            words.append(f"MTU of {name} was {link.mtu}")
+            lines.append(f"link set {name} mtu {device.mtu}")
+        if not device.bridge and not link.flags & NOARP:
+            words.append(f"ARP of {name} was on")
+            lines.append(f"link set {name} arp off")
+    for name, mac in sorted(want.bridges.items()):
+        if name not in absent and old.links[name].mac != mac:
+            if name not in made:
+                words.append(f"MAC of {name} was {old.links[name].mac}")
+            lines.append(f"link set {name} address {mac}")
+    for device, address, prefix in sorted(want.addresses - old.addresses):
+        if device not in absent:
+            if device not in fresh | made:
+                words.append(f"address {address} of {device} was missing")
+            lines.append(f"address add {address}/{prefix} dev {device}")
+    return lines
+
+
+def _plan_guards(want: Wanted, old: Seen, fresh: set, words: list) -> list:
+    lines = []
+    drops = {one[0]: one for one in want.arp_drops}
+    for name in sorted(want.vxlans):
+        no_guard = name not in old.guards
+        no_drop = name in drops and drops[name] not in old.arp_drops
+        if not no_guard and not no_drop:
+            continue
+        if name in fresh or not any(device == name for device, _ in old.filters):
+            lines.append(f"qdisc replace dev {name} clsact")
+        if no_guard:
+            if name not in fresh:
+                words.append(f"mark guard of {name} was missing")
+            lines += _filter(name, 2, "protocol all", "matchall action skbedit mark 0", old)
+        if no_drop:
+            if name not in fresh:
+                words.append(f"ARP filter of {name} was missing")
+            _, net, mask = drops[name]
+            lines += _filter(name, 1, "protocol arp", f"u32 match u32 {net:#x} {mask:#x} at 24 action drop", old)
+    return lines
+
+
+def _filter(device: str, prio: int, protocol: str, rest: str, old: Seen) -> list:
+    lines = [f"filter del dev {device} egress prio {prio}"] if (device, prio) in old.filters else []
+    return [*lines, f"filter add dev {device} egress {protocol} prio {prio} {rest}"]
+
+
+def _plan_fdb(want: Wanted, old: Seen, fresh: set, words: list) -> list:
+    lines = []
+    # What points elsewhere goes first: `replace` does not move an entry to another node.
+    for device, mac, dst in sorted(old.fdb - want.fdb):
+        if device in want.vxlans:
+            words.append(f"FDB entry {mac} to {dst} of {device} was left over")
+            lines.append(f"fdb del {mac} dev {device} dst {dst} self")
+    for device, mac, dst in sorted(want.fdb - old.fdb):
+        if device not in fresh:
+            words.append(f"FDB entry {mac} to {dst} of {device} was missing")
+        lines.append(f"fdb append {mac} dev {device} dst {dst} self permanent")
+    return lines
+
+
+def _plan_connections(want: Wanted, old: Seen, fresh: set, absent: set, words: list) -> list:
+    lines = []
+    for route in sorted(old.routes - want.routes):
+        if route.device == EGRESS_VXLAN or (route.local and route.device in want.bridges):
+            words.append(f"route {route.dst} by {route.device} was left over")
+            lines.append(f"route del {_route(route)}")
+    for rule in sorted(_our_rules(old.rules) - want.rules):
+        words.append(f"rule for mark {rule.mark:#x} was left over")
+        lines.append(f"rule del {_rule(rule)}")
+    for device, address, _ in sorted(old.neighbours - want.neighbours):
+        if device == EGRESS_VXLAN and address not in {one[1] for one in want.neighbours}:
+            words.append(f"neighbour {address} of {device} was left over")
+            lines.append(f"neigh del {address} dev {device}")
+    lines += _plan_bridging(want, old, fresh, absent, words)
+    for device, address, mac in sorted(want.neighbours - old.neighbours):
+        if device not in fresh:
+            words.append(f"neighbour {address} of {device} was missing")
+        lines.append(f"neigh replace {address} lladdr {mac} dev {device} nud permanent")
+    for route in sorted(want.routes - old.routes):
+        if route.device in absent:
+            continue
+        if route.device not in fresh:
+            words.append(f"route {route.dst} by {route.device} was missing")
+        lines.append(f"route replace {_route(route)}")
+    for rule in sorted(want.rules - old.rules):
+        words.append(f"rule for mark {rule.mark:#x} was missing")
+        lines.append(f"rule add {_rule(rule)}")
+    return lines
+
+
+def _plan_bridging(want: Wanted, old: Seen, fresh: set, absent: set, words: list) -> list:
+    lines = []
+    for name, device in sorted(want.vxlans.items()):
+        if device.bridge in absent:
+            continue  # stays down: Docker could not make the bridge
+        link = old.links.get(name)
+        if device.bridge and (link is None or link.master != old.links[device.bridge].index):
+            if name not in fresh:
+                words.append(f"link {name} was not in {device.bridge}")
+            lines.append(f"link set {name} master {device.bridge}")
+        if link is None or not link.flags & UP:
+            if name not in fresh:
+                words.append(f"link {name} was down")
+            lines.append(f"link set {name} up")
+    for name in sorted(want.bridges):
+        if name not in absent and not old.links[name].flags & UP:
+            words.append(f"link {name} was down")
+            lines.append(f"link set {name} up")
+    return lines
+
+
+def _our_rules(rules: set) -> set:
+    ours = (EGRESS_BRIDGE, RULE_PREF, INGRESS)
+    return {one for one in rules if (one.iif, one.pref, one.mark & INGRESS_MASK) == ours}
+
+
+def _route(route: Route) -> str:
+    words = ["local", route.dst] if route.local else [route.dst]
+    words += ["via", route.via] if route.via else []
+    words += ["dev", route.device]
+    words += ["onlink"] if route.onlink else []
+    words += ["src", route.src] if route.src else []
+    return " ".join([*words, "table", str(route.table)])
+
+
+def _rule(rule: Rule) -> str:
+    return f"iif {rule.iif} fwmark {rule.mark:#x}/{rule.mask:#x} lookup {rule.table} pref {rule.pref}"
+
+
+# --- what is checked and removed ----------------------------------------------------------------------------
+def unguarded(want: Wanted, seen: Seen) -> list:
+    """Vxlan devices without the filter that clears marks: while there is one, nothing may be marked for IPVS."""
+    return sorted(name for name in seen.links if name not in seen.guards and _is_vxlan(name, seen))
+
+
+def _is_vxlan(name: str, seen: Seen) -> bool:
+    return is_ours(name) and seen.links[name].kind == "vxlan"
+
+
+def plan_removal(want: Wanted, seen: Seen) -> Plan:
+    """What takes away vxlan devices, routes and rules that are not wanted; bridges are Docker's."""
+    lines, words = [], []
+    for name in sorted(seen.links):
+        if _is_vxlan(name, seen) and name not in want.vxlans:
+            words.append(f"link {name} was left over")
+            lines.append(f"link del {name}")
+    for route in sorted(seen.routes):
+        if route.local and is_ours(route.device) and route.device not in want.bridges:
+            lines.append(f"route del {_route(route)}")
+    for rule in sorted(_our_rules(seen.rules) - want.rules):
+        lines.append(f"rule del {_rule(rule)}")
+    return Plan([Step("ip", tuple(lines))] if lines else [], words)
+
+
+def is_bridge(name: str, seen: Seen) -> bool:
+    """Whether it is the bridge of one of our networks."""
+    return is_ours(name) and seen.links[name].kind == "bridge"
+
+
+def plan_hairpin(found: dict) -> Plan:
+    """Hairpin for each container's port of our bridges: a task calls its own service through it.
+
+    `found` is name to Link. Which task a port belongs to does not matter, so the Engine need not be asked.
+    """
+    bridges = {link.index: name for name, link in found.items() if is_ours(name) and link.kind == "bridge"}
+    ports = [
+        name
+        for name, link in sorted(found.items())
+        if link.master in bridges and link.hairpin is False and not is_ours(name)
+    ]
+    lines = tuple((f"/sys/class/net/{name}/brport/hairpin_mode", "1") for name in ports)
+    words = [f"hairpin of {name} in {bridges[found[name].master]} was off" for name in ports]
+    return Plan([Step("write", lines)] if lines else [], words)
+
+
+NOTHING = Wanted({}, {}, set(), set(), set(), set(), set(), set(), {})

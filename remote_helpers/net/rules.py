@@ -1,0 +1,294 @@
+"""The node's iptables rules: from the network state to the text that iptables-restore reads. Pure.
+
+All rules are in chains of our own (`SW-…`); the builtin chains and Docker's get a jump each. What iptables-save
+shows is held against what is wanted, and only chains that differ are written again. Rules are written here exactly
+as iptables-save writes them, so that the comparison is one of lines.
+
+Two things matter only where Docker's own rules were flushed (`iptables -F` leaves its policy DROP): `SW-END`,
+behind all other rules of FORWARD, lets the packets of our networks pass; and where nothing leads to DOCKER-USER,
+`SW-FWD` is called from FORWARD itself.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from .numbers import (
+    EGRESS_BRIDGE,
+    EGRESS_VXLAN,
+    INGRESS,
+    INGRESS_MASK,
+    MARK,
+    MARK_MASK,
+    PORT,
+    PORT_ENCRYPTED,
+    bridge_name,
+    egress_mac,
+)
+
+PREFIX = "SW-"
+RAW = "raw"  # restored in a call of its own: a kernel without conntrack zones refuses it
+TABLES = (RAW, "mangle", "nat", "filter")
+FIRST, ANYWHERE, LAST = "first", "anywhere", "last"
+_OURS = f"{MARK:#x}/{MARK_MASK:#x}"
+_SEEN = "-m conntrack --ctstate RELATED,ESTABLISHED"
+
+
+class Jump(NamedTuple):
+    """The one rule of ours in a chain that is not ours, and where it must stand."""
+
+    table: str
+    parent: str
+    chain: str
+    place: str
+
+
+JUMPS = (
+    Jump(RAW, "PREROUTING", "SW-RAW", ANYWHERE),
+    Jump("mangle", "PREROUTING", "SW-PRE", FIRST),
+    Jump("mangle", "INPUT", "SW-MIN", FIRST),
+    Jump("mangle", "OUTPUT", "SW-MOUT", FIRST),
+    # Docker puts rules in front of ours in the nat table; none of them matches what ours match.
+    Jump("nat", "OUTPUT", "SW-OUT", ANYWHERE),
+    Jump("nat", "POSTROUTING", "SW-POST", ANYWHERE),
+    Jump("filter", "INPUT", "SW-IN", FIRST),
+    Jump("filter", "DOCKER-USER", "SW-FWD", FIRST),
+    Jump("filter", "FORWARD", "SW-END", LAST),
+)
+
+
+# --- what is wanted -----------------------------------------------------------------------------------------
+def wanted(state: dict, marks: bool = True) -> dict:
+    """Table to chain to rules, each without its `-A CHAIN`. Without `marks` nothing is handed to IPVS."""
+    raw, pre = [], ["-d 127.0.0.0/8 ! -i lo -j DROP"]
+    for peer in state["peers"]:
+        came_by = f"-m mac --mac-source {egress_mac(peer['n'], state)}"
+        raw.append(f"-i {EGRESS_VXLAN} {came_by} -j CT --zone-orig {peer['n']}")
+        connmark = f"-j CONNMARK --set-xmark {INGRESS + peer['n']:#x}/0xffff"
+        pre.append(f"-i {EGRESS_VXLAN} -m conntrack --ctstate NEW {came_by} {connmark}")
+    pre.append(
+        f"-i {EGRESS_BRIDGE} -m conntrack --ctdir REPLY -m connmark --mark {INGRESS:#x}/{INGRESS_MASK:#x} "
+        "-j CONNMARK --restore-mark --nfmask 0xffff --ctmask 0xffff"
+    )
+    mangle = {"SW-PRE": pre, **_marking(state, marks)}
+    nat = {"SW-OUT": _loopback_rules(state), "SW-POST": _source_rules(state)}
+    filters = {"SW-IN": _input_rules(state), "SW-FWD": _forward_rules(), "SW-END": _last_rules(state)}
+    return {RAW: {"SW-RAW": raw}, "mangle": mangle, "nat": nat, "filter": filters}
+
+
+def _marking(state: dict, marks: bool) -> dict:
+    bridges = {network["id"]: bridge_name(network) for network in state["networks"]}
+    into, published = [], []
+    for vip in state["vips"] if marks else ():
+        mark = _set_mark(MARK + vip["id"])
+        into.append(f"-d {vip['address']}/32 -i {bridges[vip['network']]} {mark}")
+    into += ["-i sb+ -j RETURN", "-m addrtype --dst-type LOCAL -j SW-PUB"]
+    for port in state["ports"] if marks else ():
+        bind = _bind(port)
+        if not bind.startswith("127."):
+            where = f"-d {bind}/32 " if bind else ""
+            published.append(f"{where}{_to_port(port)} {_set_mark(MARK + port['id'])}")
+    # The clearing comes first: a packet that IPVS has balanced must not be encapsulated with its mark.
+    out = [f"-m mark --mark {_OURS} {_set_mark(0)}", "! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j SW-PUB"]
+    return {"SW-MIN": into, "SW-MOUT": out, "SW-PUB": published}
+
+
+def _set_mark(mark: int) -> str:
+    return f"-j MARK --set-xmark {mark:#x}/0xffffffff"
+
+
+def _bind(port: dict) -> str:
+    return "" if port["bind"] == "0.0.0.0" else port["bind"]
+
+
+def _to_port(port: dict) -> str:
+    return f"-p {port['protocol']} -m {port['protocol']} --dport {port['port']}"
+
+
+def _loopback_rules(state: dict) -> list:
+    """DNAT for the node's own loopback, from where IPVS refuses to leave: each dest gets its share by chance."""
+    rules = []
+    for port in state["ports"]:
+        bind = _bind(port)
+        if bind and not bind.startswith("127."):
+            continue
+        dests = [dest for dest in port["dests"] if dest["weight"] > 0]
+        left = sum(dest["weight"] for dest in dests)
+        for dest in dests:
+            chance = ""
+            if dest is not dests[-1]:
+                # The kernel keeps it in 31 bits, and iptables-save shows those.
+                share = round(dest["weight"] / left * 2**31) / 2**31
+                chance = f" -m statistic --mode random --probability {share:.11f}"
+                left -= dest["weight"]
+            to = f"-j DNAT --to-destination {dest['address']}:{dest['port']}"
+            rules.append(f"-d {bind + '/32' if bind else '127.0.0.0/8'} {_to_port(port)}{chance} {to}")
+    return rules
+
+
+def _source_rules(state: dict) -> list:
+    rules = [f"-s 127.0.0.0/8 -o {device} -j MASQUERADE" for device in (EGRESS_VXLAN, EGRESS_BRIDGE)]
+    # A node's own address that comes back to it is a martian.
+    rules += [f"-s {peer['underlay']}/32 -o {EGRESS_VXLAN} -j MASQUERADE" for peer in state["peers"]]
+    for task in state["tasks"]:
+        rules += [f"-s {address}/32 -d {address}/32 -j MASQUERADE" for address in task["addresses"]]
+    return rules
+
+
+def _input_rules(state: dict) -> list:
+    rules = [f"-p udp -m udp --dport {PORT_ENCRYPTED} -m policy --dir in --pol none -j DROP"]
+    rules += [f"-s {peer['underlay']}/32 -p udp -m udp --dport {PORT} -j RETURN" for peer in state["peers"]]
+    rules += [f"-p udp -m udp --dport {PORT} -j DROP", f"-m mark --mark {_OURS} -j ACCEPT"]
+    # A VIP that no service has must not lead to the node's own sshd.
+    refuse = "-j REJECT --reject-with icmp-port-unreachable"
+    return rules + [f"-d {network['vips']} {refuse}" for network in state["networks"]]
+
+
+def _forward_rules() -> list:
+    return [
+        f"-i {EGRESS_VXLAN} -o {EGRESS_BRIDGE} -j ACCEPT",
+        f"-i {EGRESS_VXLAN} {_SEEN} -j ACCEPT",
+        f"-o {EGRESS_VXLAN} {_SEEN} -j ACCEPT",
+        f"-o {EGRESS_VXLAN} -j DROP",
+        f"-i {EGRESS_BRIDGE} {_SEEN} -j ACCEPT",
+    ]
+
+
+def _last_rules(state: dict) -> list:
+    rules = [f"-i {bridge} -o {bridge} -j ACCEPT" for bridge in map(bridge_name, state["networks"])]
+    return [
+        *rules,
+        f"-i {EGRESS_BRIDGE} -o sb+ -j DROP",
+        f"-i {EGRESS_BRIDGE} ! -o {EGRESS_BRIDGE} -j ACCEPT",
+        f"-o {EGRESS_BRIDGE} {_SEEN} -j ACCEPT",
+    ]
+
+
+# --- what is there ------------------------------------------------------------------------------------------
+def parse_save(text: str) -> dict:
+    """Table to chain to rules, of the whole of what iptables-save says."""
+    tables: dict = {}
+    chains: dict = {}
+    for line in text.splitlines():
+        if line.startswith("*"):
+            chains = tables.setdefault(line[1:].strip(), {})
+        elif line.startswith(":"):
+            chains.setdefault(line[1:].split(" ", 1)[0], [])
+        elif line.startswith("-A "):
+            _, chain, rule = line.split(" ", 2)
+            chains.setdefault(chain, []).append(rule.rstrip())
+    return tables
+
+
+def same_rule(one: str, other: str) -> bool:
+    """Whether two rules mean the same: versions of iptables write MACs, states and fractions differently."""
+    return one == other or _plain(one) == _plain(other)
+
+
+def _plain(rule: str) -> tuple:
+    words = rule.lower().split()
+    for i, word in enumerate(words[:-1]):
+        if word == "--ctstate":
+            words[i + 1] = ",".join(sorted(words[i + 1].split(",")))
+        elif word == "--probability":
+            words[i + 1] = f"{float(words[i + 1]):.6f}"
+    return tuple(words)
+
+
+# --- what differs -------------------------------------------------------------------------------------------
+class Restore(NamedTuple):
+    """What iptables-restore is to read, and why."""
+
+    raw: str  # "" if nothing differs
+    rest: str
+    words: list
+
+
+def plan_restore(want: dict, have: dict) -> Restore:
+    """Hold what is wanted against what is there: only chains and jumps that differ are written."""
+    texts, words = {}, []
+    for table in TABLES:
+        lines = _plan_chains(want.get(table, {}), have.get(table, {}), words)
+        for jump in jumps(have):
+            if jump.table == table and jump.chain in want.get(table, {}):
+                lines += _plan_jump(jump, have.get(table, {}), words)
+        lines += _stray_jumps(table, have, words)
+        texts[table] = f"*{table}\n" + "\n".join(lines) + "\nCOMMIT\n" if lines else ""
+    return Restore(texts[RAW], texts["mangle"] + texts["nat"] + texts["filter"], words)
+
+
+def plan_chains(want: dict, have: dict) -> str:
+    """Only the chains that differ, where all jumps are known to be there; the raw table apart."""
+    texts = []
+    for table in TABLES[1:]:
+        lines = _plan_chains(want[table], have[table], [])
+        if lines:
+            texts.append(f"*{table}\n" + "\n".join(lines) + "\nCOMMIT\n")
+    return "".join(texts)
+
+
+def jumps(have: dict) -> list:
+    """The jumps that this node needs: Docker's chain for its users is of use only where FORWARD leads to it."""
+    reached = "-j DOCKER-USER" in have.get("filter", {}).get("FORWARD", ())
+    return [
+        jump._replace(parent="FORWARD") if jump.parent == "DOCKER-USER" and not reached else jump for jump in JUMPS
+    ]
+
+
+def _plan_chains(want: dict, have: dict, words: list) -> list:
+    heads, bodies = [], []
+    for chain, rules in want.items():
+        found = have.get(chain)
+        if found is not None and len(found) == len(rules) and all(map(same_rule, found, rules)):
+            continue
+        words.append(f"chain {chain} was {'missing' if found is None else 'different'}")
+        heads.append(f":{chain} - [0:0]")  # makes it, or empties it
+        bodies += [f"-A {chain} {rule}" for rule in rules]
+    return heads + bodies
+
+
+def _plan_jump(jump: Jump, have: dict, words: list) -> list:
+    rules, rule = have.get(jump.parent, []), f"-j {jump.chain}"
+    places = [i for i, found in enumerate(rules) if found == rule]
+    right = {FIRST: [0], LAST: [len(rules) - 1], ANYWHERE: places[:1]}[jump.place]
+    if places and places == right:
+        return []
+    words.append(f"jump {jump.parent} to {jump.chain} was {'out of place' if places else 'missing'}")
+    put = f"-A {jump.parent} {rule}" if jump.place == LAST else f"-I {jump.parent} 1 {rule}"
+    return [f"-D {jump.parent} {rule}"] * len(places) + [put]
+
+
+def _stray_jumps(table: str, have: dict, words: list) -> list:
+    """Jumps to our chains from where none should be: DOCKER-USER came back, and FORWARD still has its jump."""
+    known = {(jump.parent, jump.chain) for jump in jumps(have) if jump.table == table}
+    lines = []
+    for chain, rules in have.get(table, {}).items():
+        for rule in rules:
+            to = _jump_to(rule)
+            if to and not chain.startswith(PREFIX) and (chain, to) not in known:
+                words.append(f"jump {chain} to {to} was left over")
+                lines.append(f"-D {chain} {rule}")
+    return lines
+
+
+def _jump_to(rule: str) -> str:
+    found = re.fullmatch(rf"-j ({PREFIX}[A-Z]+)", rule)
+    return found.group(1) if found else ""
+
+
+def plan_removal(have: dict) -> str:
+    """What takes all of ours out again; "" if nothing of it is there."""
+    texts = []
+    for table, chains in have.items():
+        ours = [chain for chain in chains if chain.startswith(PREFIX)]
+        lines = [
+            f"-D {chain} {rule}"
+            for chain, rules in chains.items()
+            for rule in rules
+            if _jump_to(rule) and not chain.startswith(PREFIX)
+        ]
+        lines += [f"-F {chain}" for chain in ours] + [f"-X {chain}" for chain in ours]
+        if lines:
+            texts.append(f"*{table}\n" + "\n".join(lines) + "\nCOMMIT\n")
+    return "".join(texts)
