@@ -1,0 +1,246 @@
+"""The iptables text of a node: that of the design's section 9, what differs, and what purge takes out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from remote_helpers.net import rules
+from tests.unit.helpers.net.states import node_state
+
+# What iptables-save (legacy 1.8.9) shows of the chains of section 9, the node being number 2 of 3.
+SHOWN = """\
+*raw
+:PREROUTING ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:SW-RAW - [0:0]
+-A PREROUTING -j SW-RAW
+-A SW-RAW -i swgwv -m mac --mac-source 02:5f:0a:ff:01:01 -j CT --zone-orig 1
+-A SW-RAW -i swgwv -m mac --mac-source 02:5f:0a:ff:03:01 -j CT --zone-orig 3
+COMMIT
+*mangle
+:PREROUTING ACCEPT [0:0]
+:INPUT ACCEPT [0:0]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+:SW-MIN - [0:0]
+:SW-MOUT - [0:0]
+:SW-PRE - [0:0]
+:SW-PUB - [0:0]
+-A PREROUTING -j SW-PRE
+-A INPUT -j SW-MIN
+-A OUTPUT -j SW-MOUT
+-A SW-MIN -d 10.50.128.5/32 -i sb1000 -j MARK --set-xmark 0x53000001/0xffffffff
+-A SW-MIN -i sb+ -j RETURN
+-A SW-MIN -m addrtype --dst-type LOCAL -j SW-PUB
+-A SW-MOUT -m mark --mark 0x53000000/0xff000000 -j MARK --set-xmark 0x0/0xffffffff
+-A SW-MOUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j SW-PUB
+-A SW-PRE -d 127.0.0.0/8 ! -i lo -j DROP
+-A SW-PRE -i swgwv -m conntrack --ctstate NEW -m mac --mac-source 02:5f:0a:ff:01:01 -j CONNMARK --set-xmark 0x5f01/0xffff
+-A SW-PRE -i swgwv -m conntrack --ctstate NEW -m mac --mac-source 02:5f:0a:ff:03:01 -j CONNMARK --set-xmark 0x5f03/0xffff
+-A SW-PRE -i swgw0 -m conntrack --ctdir REPLY -m connmark --mark 0x5f00/0xff00 -j CONNMARK --restore-mark --nfmask 0xffff --ctmask 0xffff
+-A SW-PUB -p tcp -m tcp --dport 8080 -j MARK --set-xmark 0x53000004/0xffffffff
+COMMIT
+*nat
+:PREROUTING ACCEPT [0:0]
+:INPUT ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+:DOCKER - [0:0]
+:SW-OUT - [0:0]
+:SW-POST - [0:0]
+-A OUTPUT -j SW-OUT
+-A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER
+-A POSTROUTING -s 10.255.2.0/24 ! -o swgw0 -j MASQUERADE
+-A POSTROUTING -j SW-POST
+-A SW-OUT -d 127.0.0.0/8 -p tcp -m tcp --dport 8080 -m statistic --mode random --probability 0.50000000000 -j DNAT --to-destination 10.255.2.11:80
+-A SW-OUT -d 127.0.0.0/8 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.255.3.11:80
+-A SW-POST -s 127.0.0.0/8 -o swgwv -j MASQUERADE
+-A SW-POST -s 127.0.0.0/8 -o swgw0 -j MASQUERADE
+-A SW-POST -s 10.98.0.11/32 -o swgwv -j MASQUERADE
+-A SW-POST -s 10.98.0.13/32 -o swgwv -j MASQUERADE
+-A SW-POST -s 10.50.1.2/32 -d 10.50.1.2/32 -j MASQUERADE
+-A SW-POST -s 10.255.2.11/32 -d 10.255.2.11/32 -j MASQUERADE
+COMMIT
+*filter
+:INPUT ACCEPT [0:0]
+:FORWARD DROP [0:0]
+:OUTPUT ACCEPT [0:0]
+:DOCKER-USER - [0:0]
+:SW-END - [0:0]
+:SW-FWD - [0:0]
+:SW-IN - [0:0]
+-A INPUT -j SW-IN
+-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT
+-A FORWARD -j DOCKER-USER
+-A FORWARD -o docker0 -j DROP
+-A FORWARD -j SW-END
+-A DOCKER-USER -j SW-FWD
+-A DOCKER-USER -j RETURN
+-A SW-END -i sb1000 -o sb1000 -j ACCEPT
+-A SW-END -i swgw0 -o sb+ -j DROP
+-A SW-END -i swgw0 ! -o swgw0 -j ACCEPT
+-A SW-END -o swgw0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A SW-FWD -i swgwv -o swgw0 -j ACCEPT
+-A SW-FWD -i swgwv -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A SW-FWD -o swgwv -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A SW-FWD -o swgwv -j DROP
+-A SW-FWD -i swgw0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A SW-IN -p udp -m udp --dport 4790 -m policy --dir in --pol none -j DROP
+-A SW-IN -s 10.98.0.11/32 -p udp -m udp --dport 4789 -j RETURN
+-A SW-IN -s 10.98.0.13/32 -p udp -m udp --dport 4789 -j RETURN
+-A SW-IN -p udp -m udp --dport 4789 -j DROP
+-A SW-IN -m mark --mark 0x53000000/0xff000000 -j ACCEPT
+-A SW-IN -d 10.50.128.0/17 -j REJECT --reject-with icmp-port-unreachable
+COMMIT
+"""  # noqa: E501
+
+
+def plan(state: dict[str, Any], shown: str = SHOWN) -> rules.Restore:
+    return rules.plan_restore(rules.wanted(state), rules.parse_save(shown))
+
+
+def test_the_rules_are_those_of_the_design() -> None:
+    assert plan(node_state()) == rules.Restore("", "", [])
+
+
+def test_a_bare_node_gets_all_chains_and_each_jump_once() -> None:
+    docker = (
+        "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:DOCKER-USER - [0:0]\n"
+        "-A FORWARD -j DOCKER-USER\n-A DOCKER-USER -j RETURN\nCOMMIT\n"
+    )
+    made = plan(node_state(), docker)
+    assert made.raw.startswith("*raw\n:SW-RAW - [0:0]\n")
+    assert made.raw.endswith("-I PREROUTING 1 -j SW-RAW\nCOMMIT\n")
+    lines = made.rest.splitlines()
+    shown = [line for line in SHOWN.splitlines() if line.startswith("-A SW-") and "SW-RAW" not in line]
+    assert sorted(line for line in lines if line.startswith("-A SW-")) == sorted(shown)
+    assert [line for line in lines if line[:2] in ("-I", "-D") or line.startswith("-A FORWARD")] == [
+        "-I PREROUTING 1 -j SW-PRE",
+        "-I INPUT 1 -j SW-MIN",
+        "-I OUTPUT 1 -j SW-MOUT",
+        "-I OUTPUT 1 -j SW-OUT",
+        "-I POSTROUTING 1 -j SW-POST",
+        "-I INPUT 1 -j SW-IN",
+        "-I DOCKER-USER 1 -j SW-FWD",
+        "-A FORWARD -j SW-END",
+    ]
+    # The clearing of marks and the setting of them come in one commit.
+    mangle = made.rest.split("COMMIT")[0]
+    assert mangle.startswith("*mangle") and "--set-xmark 0x0/" in mangle and "--set-xmark 0x53000004/" in mangle
+
+
+def test_only_the_chain_that_differs_is_written_again() -> None:
+    state = node_state()
+    state["tasks"].append({"id": "task2", "addresses": ["10.50.1.9"]})
+    made = plan(state)
+    assert made.words == ["chain SW-POST was different"]
+    assert made.raw == "" and made.rest.startswith("*nat\n:SW-POST - [0:0]\n-A SW-POST ")
+    assert made.rest.count("COMMIT") == 1 and "SW-OUT" not in made.rest
+
+
+@pytest.mark.parametrize(
+    ("gone", "words", "line"),
+    [
+        ("-A INPUT -j SW-MIN\n", "jump INPUT to SW-MIN was missing", "-I INPUT 1 -j SW-MIN"),
+        ("-A POSTROUTING -j SW-POST\n", "jump POSTROUTING to SW-POST was missing", "-I POSTROUTING 1 -j SW-POST"),
+        ("-A FORWARD -j SW-END\n", "jump FORWARD to SW-END was missing", "-A FORWARD -j SW-END"),
+    ],
+)
+def test_a_jump_that_was_deleted_is_put_back(gone: str, words: str, line: str) -> None:
+    made = plan(node_state(), SHOWN.replace(gone, ""))
+    assert made.words == [words] and line in made.rest.splitlines()
+
+
+def test_a_jump_that_comes_too_late_or_twice_is_moved() -> None:
+    late = SHOWN.replace("-A INPUT -j SW-IN\n", "-A INPUT -j ufw\n-A INPUT -j SW-IN\n-A INPUT -j SW-IN\n")
+    made = plan(node_state(), late)
+    assert made.words == ["jump INPUT to SW-IN was out of place"]
+    assert made.rest == "*filter\n-D INPUT -j SW-IN\n-D INPUT -j SW-IN\n-I INPUT 1 -j SW-IN\nCOMMIT\n"
+
+
+def test_where_dockers_rules_were_flushed_forward_itself_leads_to_ours() -> None:
+    flushed = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:DOCKER-USER - [0:0]\nCOMMIT\n"
+    made = plan(node_state(), flushed)
+    assert "-I FORWARD 1 -j SW-FWD" in made.rest and "DOCKER-USER" not in made.rest
+    # Docker is back: the jump moves to where Docker wants it.
+    back = SHOWN.replace("-A DOCKER-USER -j SW-FWD\n", "").replace(
+        "-A FORWARD -o docker0", "-A FORWARD -j SW-FWD\n-A FORWARD -o docker0"
+    )
+    made = plan(node_state(), back)
+    assert made.words == ["jump DOCKER-USER to SW-FWD was missing", "jump FORWARD to SW-FWD was left over"]
+    assert made.rest == "*filter\n-I DOCKER-USER 1 -j SW-FWD\n-D FORWARD -j SW-FWD\nCOMMIT\n"
+
+
+def test_other_versions_of_iptables_write_the_same_rules_differently() -> None:
+    older = (
+        SHOWN.replace("02:5f:0a:ff:01:01", "02:5F:0A:FF:01:01")
+        .replace("0.50000000000", "0.50000000000000")
+        .replace("RELATED,ESTABLISHED", "ESTABLISHED,RELATED")
+    )
+    assert older != SHOWN
+    assert plan(node_state(), older) == rules.Restore("", "", [])
+    assert plan(node_state(), SHOWN.replace("--probability 0.5", "--probability 0.4")).words
+
+
+def test_without_marks_nothing_reaches_ipvs_and_the_guard_stays() -> None:
+    mangle = rules.wanted(node_state(), marks=False)["mangle"]
+    assert mangle["SW-PUB"] == [] and not any("0x5300000" in rule and "set" in rule for rule in mangle["SW-MIN"])
+    assert "--set-xmark 0x0/" in mangle["SW-MOUT"][0]
+
+
+@pytest.mark.parametrize(
+    ("bind", "published", "loopback"),
+    [
+        ("", "-p tcp", "-d 127.0.0.0/8 -p tcp"),
+        ("0.0.0.0", "-p tcp", "-d 127.0.0.0/8 -p tcp"),
+        ("10.98.0.12", "-d 10.98.0.12/32 -p tcp", None),
+        ("127.0.0.1", None, "-d 127.0.0.1/32 -p tcp"),
+    ],
+)
+def test_a_port_may_be_bound_to_one_address(bind: str, published: str | None, loopback: str | None) -> None:
+    state = node_state()
+    state["ports"][0]["bind"] = bind
+    tables = rules.wanted(state)
+    for found, begin in ((tables["mangle"]["SW-PUB"], published), (tables["nat"]["SW-OUT"], loopback)):
+        assert bool(found) == (begin is not None)
+        assert all(rule.startswith(begin or "") for rule in found)
+
+
+@given(weights=st.lists(st.integers(0, 100), max_size=8))
+def test_chances_of_loopback_rules_add_up_to_the_weights(weights: list[int]) -> None:
+    state = node_state()
+    dests = [{"address": f"10.255.3.{i + 10}", "port": 80, "weight": w} for i, w in enumerate(weights)]
+    state["ports"][0]["dests"] = dests
+    left, shares = 1.0, {}
+    for rule in rules.wanted(state)["nat"]["SW-OUT"]:
+        words = rule.split()
+        chance = float(words[words.index("--probability") + 1]) if "--probability" in words else 1.0
+        shares[words[-1].split(":")[0]] = left * chance
+        left -= left * chance
+    used = [dest for dest in dests if dest["weight"]]
+    assert list(shares) == [dest["address"] for dest in used]
+    for dest in used:
+        assert shares[dest["address"]] == pytest.approx(dest["weight"] / sum(weights), abs=1e-6)
+
+
+def test_a_change_writes_only_the_chains_it_concerns() -> None:
+    before, after = node_state(), node_state()
+    after["vips"][0]["dests"] = []
+    assert rules.plan_chains(rules.wanted(after), rules.wanted(before)) == ""  # IPVS alone
+    after["ports"][0]["dests"] = after["ports"][0]["dests"][:1]
+    made = rules.plan_chains(rules.wanted(after), rules.wanted(before))
+    assert made.startswith("*nat\n:SW-OUT - [0:0]\n-A SW-OUT ") and made.count(":") == 2
+
+
+def test_purge_takes_jumps_before_chains_and_leaves_the_rest() -> None:
+    text = rules.plan_removal(rules.parse_save(SHOWN))
+    for table in text.split("COMMIT\n")[:-1]:
+        verbs = [line[:2] for line in table.splitlines()[1:]]
+        assert verbs == sorted(verbs, key=["-D", "-F", "-X"].index)
+    assert text.count("-D ") == 9 and "DOCKER-USER -j RETURN" not in text and "docker0" not in text
+    assert rules.plan_removal(rules.parse_save("*nat\n:DOCKER - [0:0]\n-A DOCKER -i docker0 -j RETURN\n")) == ""
