@@ -201,7 +201,7 @@ class DataPlane:
             await self._try(make_bridge(self._engine, wanted_bodies[bridge]))
             if len(self._errors) == count:
                 made.add(bridge)
-                self._words.append(f"network {wanted_bodies[bridge]['Name']} was missing")
+                self._words.append(f"link {bridge} was missing")
         if made:
             seen = kernel.read(is_ours, want.sysctls)
         plan = links.plan_links(want, seen, frozenset(made))

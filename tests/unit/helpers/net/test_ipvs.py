@@ -51,10 +51,10 @@ def test_the_bytes_of_a_whole_message() -> None:
     payload = ipvs.pack_change(Change(7, 0x53000004, None, ("10.255.2.11", 80)))
     message = netlink.pack_message(0x1C, netlink.REQUEST | netlink.ACK, 9, payload)
     assert message == bytes.fromhex(
-        "54000000" "1c00" "0500" "09000000" "00000000"  # length 84, family, REQUEST|ACK, number, port
+        "50000000" "1c00" "0500" "09000000" "00000000"  # length 80, family, REQUEST|ACK, number, port
         "07010000"  # DEL_DEST, version 1
         "1400" "0180" "0600" "0100" "0200" "0000" "0800" "0500" "04000053"  # service: af, fwmark
-        "2c00" "0280" "1400" "0100" "0aff020b" "00000000" "00000000" "00000000"  # dest: address
+        "2800" "0280" "1400" "0100" "0aff020b" "00000000" "00000000" "00000000"  # dest: address
         "0600" "0200" "0050" "0000" "0600" "0b00" "0200" "0000"  # port in network order, family
     )  # fmt: skip
 
