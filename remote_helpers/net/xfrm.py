@@ -17,7 +17,7 @@ KEY_BYTES = 36  # AES-256 and 4 bytes of salt
 REPLAY_WINDOW = 128
 SELECTOR = f"proto udp dport {PORT}"
 ANYWHERE = "0.0.0.0/0"
-LONG_HEX = re.compile(r"(0x)?[0-9A-Fa-f]{32,}|0x\S{32,}")
+LONG_HEX = re.compile(r'0x[^\s"]{32,}|[0-9A-Fa-f]{32,}')
 
 
 class BadKeys(Exception):

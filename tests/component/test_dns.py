@@ -195,7 +195,8 @@ async def test_first_answers_of_dnsrr_are_spread(server: DnsServer, clients: Cli
 async def test_other_names_come_from_the_nodes_resolver_and_ours_never_reach_it(
     server: DnsServer, clients: Clients, dnsmasq: Start
 ) -> None:
-    log = dnsmasq(RESOLVER, "--txt-record=long.example," + ",".join(["x" * 200] * 10))
+    text = ",".join(["x" * 200] * 10)
+    log = dnsmasq(RESOLVER, f"--txt-record=long.example,{text}", "--edns-packet-max=4096")
     for source in (TASK, OTHER, NO_TASK):
         for way in ("+notcp", "+tcp", "+noedns"):
             assert (await clients.dig(source, "www.out.example", way)).values == ["192.0.2.7"]
