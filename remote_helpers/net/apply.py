@@ -46,7 +46,7 @@ class DataPlane:
     def __init__(self, engine: Engine, root: str = "/run/swarmsh", secure=None) -> None:
         self._engine, self._root, self._secure = engine, root, secure
         self._modules_tried = False
-        self._applied: dict = {}  # the state that the last whole pass left behind
+        self._left = None  # what the last pass left behind, as (links, services, rules); None: not sure
         self._errors: list = []
         self._words: list = []
 
@@ -54,7 +54,7 @@ class DataPlane:
     async def apply(self, state: dict) -> list:
         """Bring the node to the state; what differed, empty if nothing. Raises ApplyFailed, BadState."""
         check_state(state)
-        self._errors, self._words, self._applied = [], [], {}
+        self._errors, self._words, self._left = [], [], None
         await self._load_modules()
         state = await self._open_part(state)
         want = links.wanted(state)
@@ -70,7 +70,7 @@ class DataPlane:
         await self._try(self._remove_links(want, seen))
         if self._errors:
             raise ApplyFailed(self._errors, self._words)
-        self._applied = state
+        self._left = want, services, rules.wanted(state)
         return self._words
 
     async def change(self, state: dict) -> None:
@@ -79,21 +79,21 @@ class DataPlane:
         What drifted meanwhile is left to the next whole pass. Raises ApplyFailed, BadState.
         """
         check_state(state)
-        before, self._applied = self._applied, {}
-        same_links = before and links.wanted(state) == links.wanted(before)
-        if not same_links or any(network["encrypted"] for network in state["networks"]):
+        wanted = links.wanted(state), ipvs.wanted(state), rules.wanted(state)
+        left, self._left = self._left, None
+        if left is None or left[0] != wanted[0]:
             await self.apply(state)
             return
         self._errors, self._words = [], []
-        now, last, _ = ipvs.plan_changes(ipvs.wanted(state), ipvs.wanted(before))
+        now, last, _ = ipvs.plan_changes(wanted[1], left[1])
         await self._try(self._change_services(now))
-        texts = rules.plan_chains(rules.wanted(state), rules.wanted(before))
+        texts = rules.plan_chains(wanted[2], left[2])
         if texts:
             await self._try(run(_RESTORE, texts))
         await self._try(self._change_services(last))
         if self._errors:
             raise ApplyFailed(self._errors, [])
-        self._applied = state
+        self._left = wanted
 
     def hairpin(self) -> list:
         """Hairpin on for the ports of containers that have started; what was off. No process, no Engine."""
@@ -105,7 +105,7 @@ class DataPlane:
 
     async def purge(self) -> list:
         """Leave the node as it was found; what was there. Raises ApplyFailed."""
-        self._errors, self._words, self._applied = [], [], {}
+        self._errors, self._words, self._left = [], [], None
         want = links.NOTHING
         await self._try(self._remove_rules())
         await self._try(self._remove_services())

@@ -383,7 +383,7 @@ async def main():
     await plane.apply(state)
     state["vips"][0]["dests"][1]["weight"] = 0
     state["ports"][0]["dests"] = state["ports"][0]["dests"][:1]
-    await plane.change(json.loads(json.dumps(state)))
+    await plane.change(state)
     print(json.dumps(await plane.apply(state)))
 asyncio.run(main())
 """
@@ -400,13 +400,42 @@ def test_a_change_moves_new_connections_and_leaves_nothing_for_a_whole_pass(clus
     works(cluster)
 
 
+def test_a_port_bound_to_one_address_answers_there_only(cluster: Cluster) -> None:
+    node, state = cluster.nodes[0], cluster.nodes[0].state
+    refused = ["ConnectionRefusedError [Errno 111] Connection refused"]
+    for bind, outside, loopback in ((node.machine.address, True, False), ("127.0.0.1", False, True)):
+        state["ports"][0]["bind"] = bind
+        node.plane("apply", state)
+        answers = cluster.from_outside("tcp", node.machine.address, "8080", "1")
+        assert (answers != refused) == outside, (bind, answers)
+        answers = node.probe("tcp", "127.0.0.1", "8080", "1")
+        assert (answers != refused) == loopback, (bind, answers)
+    node.apply()
+
+
+def test_without_its_guard_nothing_is_marked(cluster: Cluster) -> None:
+    node = cluster.nodes[0]
+    node.run("ln -s /bin/false /usr/local/sbin/tc; /sbin/tc qdisc del dev sv1000 clsact")
+    try:
+        given = shlex.quote(json.dumps(node.state))
+        command = f"cd {FOLDER} && printf %s {given} | python3 -m remote_helpers.net apply; true"
+        errors = json.loads(node.run(command))["errors"]
+        assert "nothing is marked for IPVS: no mark guard on sv1000" in errors, errors
+        assert node.run("iptables-save -t mangle | grep -c 'set-xmark 0x53'; true") == "0"
+        assert "0x0/0xffffffff" in node.run("iptables-save -t mangle")
+    finally:
+        node.run("rm /usr/local/sbin/tc")
+    assert "mark guard of sv1000 was missing" in node.apply()
+    works(cluster)
+
+
 def test_a_network_that_is_not_wanted_any_more_goes_as_a_whole(cluster: Cluster) -> None:
     node = cluster.nodes[0]
     state = {**node.state, "networks": [], "vips": [], "tasks": []}
     node.run("docker rm -f dp-web")
     told = node.plane("apply", state)
     assert "link sv1000 was left over" in told and "service 0x53000001 was left over" in told
-    assert node.run("ip -o link | grep -c '1000' || true") == "0"
+    assert node.run("ip -o link | grep -c 's[bv]1000' || true") == "0"
     assert node.run("docker network ls -q --filter name=net1") == ""
     assert node.plane("apply", state) == []
     node.apply()
