@@ -63,6 +63,7 @@ class Description(msgspec.Struct):
     python: str | None = None
     kernel: str | None = None
     boot_id: str | None = None
+    routes: list[str] | None = None
 
 
 class Hello(msgspec.Struct):
@@ -173,6 +174,7 @@ def to_description(seen: Description) -> NodeDescription:
         python=seen.python or "",
         kernel=seen.kernel or "",
         boot_id=seen.boot_id or "",
+        routes=tuple(seen.routes or ()),
     )
 
 

@@ -1,0 +1,345 @@
+"""Subnets and VNIs of networks, VIPs and marks of services, addresses of tasks: chosen within one decision.
+
+All of it follows from the snapshot and the time. What a write takes from an object is kept for `QUARANTINE_S`
+before it is given again: so long others may still have it in ARP and forwarding tables, in connections, in DNS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
+
+from msgspec.structs import replace
+
+from swarmsh.core.accept_network import (
+    FIRST_VNI,
+    LAST_VNI,
+    asked_config,
+    asked_vni,
+    encrypted,
+    mtu,
+)
+from swarmsh.core.subnets import divide, first_free, gateway_on
+from swarmsh.errors import Exhausted, Forbidden
+from swarmsh.model.objects import (
+    Cluster,
+    Endpoint,
+    Network,
+    Node,
+    PortMark,
+    Release,
+    Service,
+    Task,
+    TaskAddress,
+    VirtualIP,
+)
+from swarmsh.model.pools import EGRESS, MARKS, Pool, claims_of, key_of, released_at
+from swarmsh.model.snapshot import Changes, ClusterSnapshot
+from swarmsh.model.specs import NetworkSpec, PortConfig
+
+QUARANTINE_S = 300.0
+EGRESS_POOL, EGRESS_PREFIX = IPv4Network("10.255.0.0/16"), 24  # node number n has the n-th /24 of it
+FIRST_MARK, LAST_MARK = 1, (1 << 24) - 1
+LAST_NODE_NUMBER = 255
+
+
+# --- networks -----------------------------------------------------------------------------------------------
+def new_network(
+    snapshot: ClusterSnapshot, cluster: Cluster, network_id: str, spec: NetworkSpec, now: float
+) -> Network:
+    """A network of an accepted spec. Raises Forbidden if what it asks for is taken, Exhausted if all is."""
+    config = asked_config(spec)
+    subnet = IPv4Network(config.subnet) if config is not None else None
+    if subnet is None:
+        subnet = _choose_subnet(snapshot, cluster)
+    else:
+        for taken, whose in _taken_subnets(snapshot):
+            if subnet.overlaps(taken):
+                raise Forbidden(
+                    "invalid pool request: Pool overlaps with other one on this address space: "
+                    f"{subnet} overlaps {taken}, {whose}"
+                )
+    division = divide(subnet, IPv4Network(config.ip_range) if config is not None and config.ip_range else None)
+    return Network(
+        id=network_id,
+        version=0,
+        created_at=now,
+        updated_at=now,
+        spec=spec,
+        vni=_choose_vni(snapshot, spec),
+        subnet=str(subnet),
+        gateways=str(division.gateways),
+        vips=str(division.vips),
+        first_task=str(division.first_task),
+        last_task=str(division.last_task),
+        mtu=mtu(spec),
+        encrypted=encrypted(spec),
+    )
+
+
+def _choose_subnet(snapshot: ClusterSnapshot, cluster: Cluster) -> IPv4Network:
+    taken = [block for block, _ in _taken_subnets(snapshot)]
+    for pool in cluster.default_addr_pool:
+        found = first_free(IPv4Network(pool), cluster.subnet_size, taken)
+        if found is not None:
+            return found
+    raise Exhausted(
+        "all predefined address pools have been fully subnetted: no /"
+        f"{cluster.subnet_size} of {', '.join(cluster.default_addr_pool)} is free of other networks and of what "
+        "nodes reach already",
+        hint="Give a --subnet, or remove networks that are not used (`docker network prune`)",
+    )
+
+
+def _taken_subnets(snapshot: ClusterSnapshot) -> Iterator[tuple[IPv4Network, str]]:
+    """Blocks that no new overlay may touch, each with whose it is; in an order that is always the same."""
+    yield EGRESS_POOL, "through which tasks reach the outside"
+    for network in sorted(snapshot.networks.values(), key=lambda n: n.id):
+        gone = ", removed a short while ago" if network.removed_at is not None else ""
+        yield IPv4Network(network.subnet), f"the subnet of network {network.spec.name}{gone}"
+    for node in sorted(snapshot.nodes.values(), key=lambda n: n.number):
+        for text in (node.target.address, *node.description.routes):
+            try:
+                block = IPv4Network(text, strict=False)
+            except (AddressValueError, NetmaskValueError, ValueError):
+                continue  # a host name, or IPv6
+            if block.prefixlen:  # the default route leads everywhere
+                yield block, f"which node {node.spec.name} reaches without us"
+
+
+def _choose_vni(snapshot: ClusterSnapshot, spec: NetworkSpec) -> int:
+    taken = {network.vni: network.spec.name for network in snapshot.networks.values()}
+    asked = asked_vni(spec)
+    if asked is not None:
+        if asked in taken:
+            raise Forbidden(f"vxlan id {asked} is that of network {taken[asked]}")
+        return asked
+    return next(vni for vni in range(FIRST_VNI, LAST_VNI + 1) if vni not in taken)
+
+
+# --- services and tasks -------------------------------------------------------------------------------------
+@dataclass(slots=True)
+class Allocator:
+    """Gives numbers within one decision, so that what it gave already counts; thrown away with the decision."""
+
+    snapshot: ClusterSnapshot
+    now: float
+    quarantine_s: float = QUARANTINE_S
+    _given: dict[str, int] = field(default_factory=dict)  # pool -> bits
+    # By pool and begin of a range that is full: what may be given again, in this order; and how much of it was.
+    _again: dict[tuple[str, int], tuple[int, ...]] = field(default_factory=dict)
+    _used: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    def endpoint(self, service: Service) -> Endpoint:
+        """VIPs and marks as the service's spec needs them; what it has and still needs stays. Raises Exhausted."""
+        spec = service.spec.endpoint_spec
+        mode = spec.mode if spec is not None else ""
+        published = [p for p in spec.ports if p.publish_mode == "ingress"] if spec is not None else []
+        vips = {vip.network_id: vip for vip in service.endpoint.virtual_ips}
+        marks = {(p.protocol, p.published_port): p for p in service.endpoint.ports}
+        networks = self._networks(service) if mode != "dnsrr" else []
+        with self._all_or_nothing():
+            return Endpoint(
+                virtual_ips=tuple(vips.get(n.id) or self._vip(n) for n in networks),
+                ports=tuple(marks.get((p.protocol, p.published_port)) or self._port_mark(p) for p in published),
+            )
+
+    def task(self, task: Task, node: Node) -> Task:
+        """The task with its addresses on this node. Raises Exhausted, whose message is the task's error."""
+        networks = self._networks(task)
+        with self._all_or_nothing():
+            return replace(
+                task,
+                addresses=tuple(self._task_address(network, node) for network in networks),
+                egress_address=self._egress_address(node) if needs_egress(task, networks) else "",
+            )
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """What is given within is not, if it ends for want of something else: the next one may need it."""
+        given, used = dict(self._given), dict(self._used)
+        try:
+            yield
+        except Exhausted:
+            self._given, self._used = given, used
+            raise
+
+    def _networks(self, of: Service | Task) -> list[Network]:
+        """The overlays that a service or task is on; those that every Engine has are not ours to number."""
+        template = of.spec if isinstance(of, Task) else of.spec.task_template
+        found = (self.snapshot.networks.get(attachment.target) for attachment in template.networks)
+        return [network for network in found if network is not None and network.removed_at is None]
+
+    def _vip(self, network: Network) -> VirtualIP:
+        vips = IPv4Network(network.vips)
+        address = self._address(network, vips.network_address, vips.broadcast_address, "VIP")
+        return VirtualIP(network_id=network.id, address=str(address), mark=self._mark())
+
+    def _port_mark(self, port: PortConfig) -> PortMark:
+        return PortMark(protocol=port.protocol, published_port=port.published_port, mark=self._mark())
+
+    def _mark(self) -> int:
+        return self._take(MARKS, FIRST_MARK, LAST_MARK, 0, "mark of the load balancer", "Remove services")
+
+    def _task_address(self, network: Network, node: Node) -> TaskAddress:
+        gateways = IPv4Network(network.gateways)
+        if gateway_on(gateways, node.number) is None:
+            raise Exhausted(
+                f"network {network.spec.name} ({network.subnet}) reaches the nodes of the numbers 1 to "
+                f"{gateways.num_addresses - 1}, and {node.spec.name} is number {node.number}",
+                hint="Create it with a larger --subnet, or keep the service off that node by a constraint",
+            )
+        first, last = IPv4Address(network.first_task), IPv4Address(network.last_task)
+        return TaskAddress(network_id=network.id, address=str(self._address(network, first, last, "task address")))
+
+    def _address(self, network: Network, first: IPv4Address, last: IPv4Address, what: str) -> IPv4Address:
+        subnet = IPv4Network(network.subnet)
+        key = self._take(
+            network.id,
+            key_of(str(first)),
+            key_of(str(last)),
+            _reserved(network),
+            f"{what} in network {network.spec.name} ({first} to {last})",
+            "Let fewer tasks and services use it, or make a network with a larger --subnet",
+        )
+        return subnet.network_address + (key - key_of(str(subnet.network_address)))
+
+    def _egress_address(self, node: Node) -> str:
+        first = node.number << (32 - EGRESS_PREFIX)
+        last = first + (1 << (32 - EGRESS_PREFIX)) - 1
+        # The first is the subnet's, the second the node's own, the last is the broadcast.
+        what = f"egress address on node {node.spec.name}"
+        key = self._take(EGRESS, first + 2, last - 1, 0, what, "Let fewer tasks run there")
+        return str(EGRESS_POOL.network_address + key)
+
+    # --- numbers ---
+    def _take(self, pool: str, low: int, high: int, reserved: int, what: str, hint: str) -> int:
+        """The lowest number from `low` to `high` that nobody had lately; else the one that is free for longest."""
+        known = self.snapshot.pools.get(pool, Pool())
+        given = self._given.get(pool, 0)
+        # The lowest zero bit from `low` on.
+        bits = (known.taken | given | reserved) >> low
+        key = low + ((bits + 1) & ~bits).bit_length() - 1
+        if key > high:
+            place = pool, low
+            if place not in self._again:
+                self._again[place] = self._lapsed(known, low, high, given | reserved)
+            used = self._used.get(place, 0)
+            if used == len(self._again[place]):
+                minutes = f"{self.quarantine_s / 60:g} minutes"
+                raise Exhausted(
+                    f"no {what} is free: each is in use, or was in the last {minutes}",
+                    hint=hint,
+                    free_at=self._free_at(known, low, high),
+                )
+            key = self._again[place][used]
+            self._used[place] = used + 1
+        self._given[pool] = given | 1 << key
+        return key
+
+    def _lapsed(self, pool: Pool, low: int, high: int, blocked: int) -> tuple[int, ...]:
+        """Numbers whose quarantine is over, the one released first at first. A walk, but only in a full pool."""
+        over = [
+            (holding.released_at, key)
+            for key, holding in pool.holdings.items()
+            if low <= key <= high
+            and not blocked >> key & 1
+            and holding.released_at is not None
+            and holding.released_at + self.quarantine_s <= self.now
+        ]
+        return tuple(key for _, key in sorted(over))
+
+    def _free_at(self, pool: Pool, low: int, high: int) -> float | None:
+        ends = (
+            holding.released_at + self.quarantine_s
+            for key, holding in pool.holdings.items()
+            if low <= key <= high and holding.released_at is not None
+        )
+        return min((end for end in ends if end > self.now), default=None)
+
+
+def needs_egress(task: Task, networks: Sequence[Network]) -> bool:
+    """Whether the task is on its node's egress network too: for the way outside, and for ports of the mesh.
+
+    Not one on a network of its Engine's (`host`, …).
+    """
+    if task.spec.networks and not networks:
+        return False
+    ports = task.endpoint.ports if task.endpoint is not None else ()
+    published = any(port.publish_mode == "ingress" for port in ports)
+    return published or any(not network.spec.internal for network in networks)
+
+
+def _reserved(network: Network) -> int:
+    """Bits of addresses that are never given: the broadcast, and what the network's author keeps."""
+    config = asked_config(network.spec)
+    named = [] if config is None else [config.gateway, *config.auxiliary_addresses.values()]
+    kept = [str(IPv4Network(network.subnet).broadcast_address), *filter(None, named)]
+    bits = 0
+    for address in kept:
+        bits |= 1 << key_of(address)
+    return bits
+
+
+# --- giving back --------------------------------------------------------------------------------------------
+def with_releases(snapshot: ClusterSnapshot, changes: Changes, now: float) -> Changes:
+    """`changes`, with a record of every address and mark that they take from somebody, and without those that they
+    give again. Every store calls it, whoever decided: so no way of ending a task forgets its addresses."""
+    put: dict[str, Release] = {}
+    given: set[str] = set()
+
+    def release(holder: Service | Task, kept: set[tuple[str, int]], at: float) -> None:
+        for pool, key in claims_of(holder):
+            holding = snapshot.pools[pool].holdings.get(key) if pool in snapshot.pools else None
+            if (pool, key) not in kept and holding is not None and holding.holder == holder.id:
+                name = f"{pool}/{key}"
+                put[name] = Release(id=name, pool=pool, key=key, holder=holder.id, released_at=at)
+
+    after: tuple[Service | Task, ...] = (*changes.put_services, *changes.put_tasks)
+    for holder in after:
+        claims = set(claims_of(holder))
+        if released_at(holder) is None:
+            given.update(f"{pool}/{key}" for pool, key in claims)
+        before = _stored(snapshot, holder)
+        if before is not None:
+            release(before, claims, now)
+    gone: list[Service | Task] = [snapshot.services[i] for i in changes.delete_services if i in snapshot.services]
+    gone += [snapshot.tasks[i] for i in changes.delete_tasks if i in snapshot.tasks]
+    for holder in gone:
+        ended_at = released_at(holder)
+        release(holder, set(), now if ended_at is None else ended_at)
+    if not put and not (given and snapshot.releases):
+        return changes
+    lapsed = [name for name in sorted(given) if name in snapshot.releases]
+    return replace(
+        changes,
+        put_releases=tuple(record for name, record in put.items() if name not in given),
+        delete_releases=(*changes.delete_releases, *lapsed),
+    )
+
+
+def _stored(snapshot: ClusterSnapshot, holder: Service | Task) -> Service | Task | None:
+    return snapshot.tasks.get(holder.id) if isinstance(holder, Task) else snapshot.services.get(holder.id)
+
+
+def forget_lapsed(snapshot: ClusterSnapshot, now: float, quarantine_s: float = QUARANTINE_S) -> Changes:
+    """What of the past no longer matters: releases that are over, and removed networks that nobody is on."""
+    releases = tuple(sorted(r.id for r in snapshot.releases.values() if r.released_at + quarantine_s <= now))
+    networks = tuple(
+        sorted(
+            network.id
+            for network in snapshot.networks.values()
+            if network.removed_at is not None
+            and network.removed_at + quarantine_s <= now
+            and not _lately_used(snapshot, network.id, now - quarantine_s)
+        )
+    )
+    return Changes(delete_releases=releases, delete_networks=networks)
+
+
+def _lately_used(snapshot: ClusterSnapshot, network_id: str, since: float) -> bool:
+    """Whether anybody held an address of the network after that time: a task that is still being stopped, too."""
+    holdings = snapshot.pools[network_id].holdings.values() if network_id in snapshot.pools else ()
+    return any(holding.released_at is None or holding.released_at > since for holding in holdings)
