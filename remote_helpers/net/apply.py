@@ -65,8 +65,9 @@ class DataPlane:
             self._errors.append(f"nothing is marked for IPVS: no mark guard on {', '.join(naked)}")
         services = ipvs.wanted(state)
         last = await self._try(self._mend_services(services)) or []
-        await self._try(self._mend_rules(state, marks=not naked))
-        await self._try(self._change_services(last))
+        # A mark that leads to no service any more would lead to the node's own sshd.
+        if await self._try(self._mend_rules(state, marks=not naked)):
+            await self._try(self._change_services(last))
         await self._try(self._remove_links(want, seen))
         if self._errors:
             raise ApplyFailed(self._errors, self._words)
@@ -90,7 +91,8 @@ class DataPlane:
         texts = rules.plan_chains(wanted[2], left[2])
         if texts:
             await self._try(run(_RESTORE, texts))
-        await self._try(self._change_services(last))
+        if not self._errors:
+            await self._try(self._change_services(last))
         if self._errors:
             raise ApplyFailed(self._errors, [])
         self._left = wanted
@@ -258,7 +260,8 @@ class DataPlane:
                 balancer.change(last)
 
     # --- rules ----------------------------------------------------------------------------------------------
-    async def _mend_rules(self, state: dict, marks: bool) -> None:
+    async def _mend_rules(self, state: dict, marks: bool) -> bool:
+        """True; raises CommandFailed."""
         want = rules.wanted(state, marks)
         before = self._load_before()
         if before.get("no_zones"):
@@ -276,6 +279,7 @@ class DataPlane:
         self._words += words
         if plan.rest:
             await run(_RESTORE, plan.rest)
+        return True
 
     async def _remove_rules(self) -> None:
         text = rules.plan_removal(rules.parse_save(await run(["iptables-save"])))

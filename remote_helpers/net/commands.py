@@ -28,9 +28,10 @@ async def run(argv: list, text: str = "") -> str:
         async with deadline(LIMIT_S):
             output, said = await process.communicate(text.encode())
     except Expired:
-        process.kill()
-        await process.wait()
         raise CommandFailed(f"{argv[0]}: no end within {LIMIT_S:g} s") from None
+    finally:
+        if process.returncode is None:  # too late, or nobody waits for it any more
+            process.kill()
     if process.returncode:
         words = "; ".join(said.decode("utf-8", "replace").split("\n")[:6]).strip("; ")
         raise CommandFailed(f"{' '.join(argv)}: {words or f'exit status {process.returncode}'}")

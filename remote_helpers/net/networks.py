@@ -1,7 +1,6 @@
 """The bridges of the node's networks, as networks of the Docker Engine.
 
-The Engine is asked only when a bridge is missing or left over: an Engine that hangs keeps nothing else from being
-mended.
+The Engine is asked only when a bridge is missing or left over: else it may hang, and all is mended without it.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ async def remove_networks(engine: Engine, wanted: set) -> set:
 
 async def _inspect(engine: Engine, name: str) -> dict | None:
     try:
-        found = await engine.call("GET", f"/networks/{name}", timeout_s=30.0)
+        found = await engine.call("GET", f"/networks/{name}", timeout_s=10.0)
     except EngineError as e:
         if e.status == 404:
             return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 
 MARK, MARK_MASK = 0x53000000, 0xFF000000  # fwmarks of IPVS services: MARK + id
 INGRESS, INGRESS_MASK = 0x5F00, 0xFF00  # connmarks of connections that came in by node n: INGRESS + n
@@ -23,7 +24,18 @@ class BadState(Exception):
 
 
 def check_state(state: dict) -> None:
-    """Raises BadState where a number would be taken for another one on the wire."""
+    """Raises BadState where a number would be taken for another one on the wire, and for what is no address.
+
+    Addresses and protocols become part of the texts that iptables and ip read.
+    """
+    try:
+        _check_numbers(state)
+        _check_addresses(state)
+    except (KeyError, TypeError, ValueError, OSError) as e:
+        raise BadState(f"network state: {type(e).__name__}: {e}") from e
+
+
+def _check_numbers(state: dict) -> None:
     if state.get("v") != 1:
         raise BadState(f"network state: v is {state.get('v')!r}, known is 1")
     pool, prefix = ipaddress.ip_network(state["egress"]["pool"]), int(state["egress"]["prefix"])
@@ -42,6 +54,24 @@ def check_state(state: dict) -> None:
     for one in [*state["vips"], *state["ports"]]:
         if not 0 < one["id"] < 1 << 24:
             raise BadState(f"network state: id {one['id']} does not fit a mark")
+
+
+def _check_addresses(state: dict) -> None:
+    addresses = [node["underlay"] for node in [state["node"], *state["peers"]]]
+    addresses += [network["gateway"] for network in state["networks"]]
+    addresses += [vip["address"] for vip in state["vips"]]
+    addresses += [port["bind"] for port in state["ports"] if port["bind"]]
+    addresses += [address for task in state["tasks"] for address in task["addresses"]]
+    addresses += [dest["address"] for one in [*state["vips"], *state["ports"]] for dest in one["dests"]]
+    for address in addresses:
+        socket.inet_pton(socket.AF_INET, address)
+    known = {network["id"] for network in state["networks"]}
+    for vip in state["vips"]:
+        if vip["network"] not in known:
+            raise BadState(f"VIP {vip['address']}: its network is not in networks")
+    for port in state["ports"]:
+        if port["protocol"] not in ("tcp", "udp"):
+            raise BadState(f"port {port['port']}: protocol {port['protocol']!r} is not tcp or udp")
 
 
 def mac(kind: int, address: str) -> str:

@@ -413,6 +413,18 @@ def test_a_port_bound_to_one_address_answers_there_only(cluster: Cluster) -> Non
     node.apply()
 
 
+def test_affinity_and_scheduler_are_the_kernels(cluster: Cluster) -> None:
+    node, state = cluster.nodes[0], cluster.nodes[0].state
+    state["ports"][0].update(scheduler="wlc", persist_s=120)
+    state["vips"][0].update(scheduler="mh")
+    assert len(node.plane("apply", state)) == 2
+    assert node.plane("apply", state) == []
+    assert f"FWM  {0x53000004} wlc persistent 120" in node.run("ipvsadm -Ln")
+    answers = Counter(cluster.from_outside("tcp", node.machine.address, "8080", "4"))
+    assert list(answers.values()) == [4], answers
+    node.apply()
+
+
 def test_without_its_guard_nothing_is_marked(cluster: Cluster) -> None:
     node = cluster.nodes[0]
     node.run("ln -s /bin/false /usr/local/sbin/tc; /sbin/tc qdisc del dev sv1000 clsact")

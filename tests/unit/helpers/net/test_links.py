@@ -284,6 +284,25 @@ def test_numbers_that_would_collide_are_refused() -> None:
         check_state(state)
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "value", "words"),
+    [
+        ("ports", "bind", "10.0.0.1 -j ACCEPT", "illegal IP"),
+        ("ports", "protocol", "sctp", "sctp"),
+        ("vips", "address", "10.50.128.5/8", "illegal IP"),
+        ("vips", "network", "another", "not in networks"),
+        ("vips", "dests", [{"address": "web", "weight": 1}], "illegal IP"),
+        ("peers", "underlay", "", "illegal IP"),
+        ("tasks", "addresses", None, "TypeError"),
+    ],
+)
+def test_what_is_no_address_gets_into_no_text(part: str, key: str, value: object, words: str) -> None:
+    state = node_state()
+    state[part][0][key] = value
+    with pytest.raises(BadState, match=words):
+        check_state(state)
+
+
 def test_macs_tell_the_node() -> None:
     assert egress_mac(1, node_state()) == "02:5f:0a:ff:01:01"
     assert is_ours("swgw0") and is_ours("sv1000") and not is_ours("sb1") and not is_ours("svc-lan0")
