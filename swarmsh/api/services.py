@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -62,7 +64,7 @@ async def index(request: web.Request, deps: Deps) -> web.Response:
     lookup.require_cluster(deps.snapshot)
     found = lookup.list_services(deps.snapshot, filters_of(request))
     if not flag(request, "status"):
-        return raw_json(await deps.encoded.many(found, render.service_json))
+        return raw_json(await deps.encoded.many(found, _rendering(deps)))
     return raw_json(b"[" + b",".join(_with_status(deps, service) for service in found) + b"]")
 
 
@@ -73,7 +75,7 @@ def _with_status(deps: Deps, service: Service) -> bytes:
         "DesiredTasks": status.desired,
         "CompletedTasks": status.completed,
     }
-    head = deps.encoded.one(service, render.service_json)[:-1]
+    head = deps.encoded.one(service, _rendering(deps))[:-1]
     return head + b',"ServiceStatus":' + msgspec.json.encode(words) + b"}"
 
 
@@ -81,8 +83,8 @@ async def inspect(request: web.Request, deps: Deps) -> web.Response:
     lookup.require_cluster(deps.snapshot)
     service = lookup.find_service(deps.snapshot, segment(request))
     if flag(request, "insertDefaults"):
-        return json_response(render.with_defaults(render.service_json(service)))
-    return raw_json(deps.encoded.one(service, render.service_json))
+        return json_response(render.with_defaults(_rendering(deps)(service)))
+    return raw_json(deps.encoded.one(service, _rendering(deps)))
 
 
 async def update(request: web.Request, deps: Deps) -> web.Response:
@@ -105,6 +107,10 @@ async def update(request: web.Request, deps: Deps) -> web.Response:
 async def remove(request: web.Request, deps: Deps) -> web.Response:
     await services.remove_service(deps.store, deps.clock, segment(request))
     return web.Response()
+
+
+def _rendering(deps: Deps) -> Callable[[Service], dict[str, Any]]:
+    return partial(render.service_json, networks=deps.snapshot.networks)
 
 
 ROUTES = (

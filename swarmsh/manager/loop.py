@@ -12,6 +12,7 @@ from swarmsh.manager.node_worker import NodeWorker
 from swarmsh.manager.orchestrator import Orchestrator
 from swarmsh.manager.ports import Clock, IdSource, NodeClient, Store
 from swarmsh.manager.settings import Settings
+from swarmsh.manager.usecases.networks import forget_lapsed
 from swarmsh.manager.watch import NodeWatch
 from swarmsh.model.actions import RemoveTask
 from swarmsh.model.objects import Node
@@ -129,6 +130,10 @@ class Manager:
         """A slow full pass: everything is driven by events, and this finds nothing to do."""
         while True:
             await asyncio.sleep(self.settings.full_pass_s)
+            try:
+                await forget_lapsed(self.store, self.clock)
+            except SwarmshError as e:
+                log.error("full_pass_failed error=%s", e)  # a full disk, most likely: the next pass tries again
             self._orchestrator.touch_all()
             for worker, _ in self._workers.values():
                 worker.touch()

@@ -186,6 +186,76 @@ async def test_nodes_are_inspected_updated_and_removed(docker):
     assert [row[1] for row in rows(await docker("node", "ps", "n2"))] == ["web.2"]
 
 
+# --- networks -----------------------------------------------------------------------------------------------
+async def test_networks_are_created_listed_inspected_and_removed(docker):
+    flags = "--attachable --internal --label a=b --opt encrypted --opt com.docker.network.driver.mtu=1300"
+    network_id = (await docker("network", "create", "-d", "overlay", *flags.split(), "net1")).strip()
+    assert len(network_id) == 25
+    ranged = "--subnet 10.9.0.0/24 --gateway 10.9.0.1 --ip-range 10.9.0.128/25 --aux-address router=10.9.0.9"
+    await docker("network", "create", "--driver", "overlay", *ranged.split(), "net2")
+    table = await docker("network", "ls")
+    assert re.match(r"NETWORK ID\s+NAME\s+DRIVER\s+SCOPE", table)
+    assert [row[1:] for row in rows(table)] == [
+        ["bridge", "bridge", "local"],
+        ["host", "host", "local"],
+        ["net1", "overlay", "swarm"],
+        ["net2", "overlay", "swarm"],
+        ["none", "null", "local"],
+    ]
+    assert (
+        await docker("network", "ls", "-q", "--no-trunc", "-f", "driver=overlay", "-f", "label=a")
+        == f"{network_id}\n"
+    )
+    shown = json.loads(await docker("network", "inspect", "net1", network_id))
+    assert shown[0] == shown[1]
+    assert (shown[0]["Internal"], shown[0]["Attachable"], shown[0]["Labels"]) == (True, True, {"a": "b"})
+    assert shown[0]["Options"]["com.docker.network.driver.mtu"] == "1300"
+    assert "encrypted" in shown[0]["Options"]
+    subnet = await docker("network", "inspect", "-f", "{{(index .IPAM.Config 0).Subnet}} {{.Scope}}", "net2")
+    assert subnet == "10.9.0.0/24 swarm\n"
+    verbose = json.loads(await docker("network", "inspect", "--verbose", "net1"))[0]
+    assert verbose["Id"] == network_id
+    assert await docker("network", "rm", "net1", "net2") == "net1\nnet2\n"
+    assert re.search("network net1 not found|No such network: net1", await docker.fails("network", "rm", "net1"))
+    assert len(rows(await docker("network", "ls"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("network create -d overlay taken", "network with name taken already exists"),
+        ("network create -d overlay bridge", "operation is not permitted on predefined bridge network"),
+        ("network create -d overlay --ipv6 x", "overlays have no IPv6"),
+        ("network create -d overlay --subnet 10.0.0.0/24 x", "Pool overlaps with other one on this address space"),
+        ("network create -d overlay --subnet 10.0.0.0/8 x", "/16 to /28"),
+        ("network create -d overlay --ingress x", "no ingress network"),
+        ("network create x", "--driver overlay"),
+        ("network rm host", "host is a pre-defined network and cannot be removed"),
+        ("network connect taken web.1", "service's spec"),
+        ("network inspect nothing", "nothing"),
+    ],
+)
+async def test_what_networks_refuse_is_said_in_dockers_words(docker, command, words):
+    await docker("network", "create", "-d", "overlay", "taken")
+    assert words in await docker.fails(*command.split())
+
+
+async def test_prune_removes_networks(docker):
+    for name, label in (("old", "keep=no"), ("kept", "keep=yes")):
+        await docker("network", "create", "-d", "overlay", "--label", label, name)
+    assert await docker("network", "prune", "-f", "--filter", "label=keep=no") == "Deleted Networks:\nold\n\n"
+    assert await docker("network", "prune", "-f", "--filter", "until=1h") == ""
+    assert "kept" in await docker("network", "ls")
+    assert "kept" in await docker("network", "prune", "-f")
+
+
+async def test_events_tell_of_networks(docker, api):
+    network_id = (await docker("network", "create", "-d", "overlay", "net1")).strip()
+    until = str(int(api.deps.clock.now()) + 1)
+    seen = await docker("events", "--since", "1h", "--until", until, "--filter", "type=network")
+    assert re.search(rf"network create {network_id} \(name=net1\)", seen)
+
+
 # --- the cluster --------------------------------------------------------------------------------------------
 async def test_info_version_and_events(docker, api):
     info = await docker("info")
@@ -224,7 +294,6 @@ async def test_init_on_a_fresh_manager(docker_binary, tmp_path):
 @pytest.mark.parametrize(
     "command",
     [
-        "network create -d overlay x",
         "secret create s /etc/hostname",
         "config create c /etc/hostname",
         "volume ls",

@@ -60,6 +60,24 @@ async def test_services_are_created_listed_updated_scaled_and_removed(client, ap
     assert {t["Status"]["State"] for t in tasks} == {"running"}
 
 
+async def test_networks_are_created_listed_and_removed(client):
+    def work():
+        pool = docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(subnet="10.9.0.0/24")])
+        network = client.networks.create("net1", driver="overlay", ipam=pool, attachable=True, labels={"a": "b"})
+        assert client.networks.get("net1").id == network.id
+        assert client.networks.get(network.id, verbose=True, scope="swarm").attrs["Services"] == {}
+        assert [n.name for n in client.networks.list(filters={"driver": "overlay", "label": "a=b"})] == ["net1"]
+        assert client.networks.list(names=["net1"])[0].attrs["IPAM"]["Config"][0]["Subnet"] == "10.9.0.0/24"
+        with pytest.raises(docker.errors.APIError) as conflict:
+            client.networks.create("net1", driver="overlay")
+        assert conflict.value.status_code == 409
+        assert client.networks.prune() == {"NetworksDeleted": ["net1"]}
+        with pytest.raises(docker.errors.NotFound):
+            network.remove()
+
+    await asyncio.to_thread(work)
+
+
 async def test_errors_are_the_sdks(client):
     def work():
         client.services.create("web:1", name="web")

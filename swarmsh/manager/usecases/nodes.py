@@ -7,6 +7,7 @@ from itertools import count
 from msgspec.structs import replace
 
 from swarmsh.core.accept import accept_node_spec
+from swarmsh.core.allocate import LAST_NODE_NUMBER
 from swarmsh.errors import InvalidSpec, NameConflict, OutOfSequence
 from swarmsh.manager.ports import Clock, IdSource, Store
 from swarmsh.manager.usecases.happenings import node_event
@@ -45,10 +46,13 @@ async def add_node(store: Store, ids: IdSource, clock: Clock, spec: NodeSpec, ta
                     f"node {node.spec.name} already has the address {target.address}:{target.port}", node=spec.name
                 )
         taken = {n.number for n in snapshot.nodes.values()}
+        number = next(n for n in count(1) if n not in taken)
+        if number > LAST_NODE_NUMBER:
+            raise InvalidSpec(f"there are {LAST_NODE_NUMBER} nodes already, and no number is left for another one")
         now = clock.now()
         node = Node(
             id=node_id,
-            number=next(n for n in count(1) if n not in taken),
+            number=number,
             version=0,
             created_at=now,
             updated_at=now,
