@@ -21,8 +21,8 @@ def connect() -> ManagerClient:
     return ManagerClient()
 
 
-def filter_option(keys: str) -> Callable[[_Command], _Command]:
-    """`--filter KEY=VALUE`, repeated; the server knows the keys, `keys` is for the help."""
+def filter_option(keys: str, *names: str) -> Callable[[_Command], _Command]:
+    """`--filter KEY=VALUE` (or `names`), repeated; the server knows the keys, `keys` is for the help."""
 
     def parse(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
@@ -34,8 +34,7 @@ def filter_option(keys: str) -> Callable[[_Command], _Command]:
         return found
 
     return click.option(
-        "-f",
-        "--filter",
+        *(names or ("-f", "--filter")),
         "filters",
         multiple=True,
         callback=parse,

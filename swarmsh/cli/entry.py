@@ -40,6 +40,7 @@ ROOT = RootGroup(
         "up": ("swarmsh.cli.up:up", "From an inventory of hosts to a working cluster."),
         "manager": ("swarmsh.cli.manager:GROUP", "Run, start and stop the manager."),
         "node": ("swarmsh.cli.node:GROUP", "Add, look at and change nodes."),
+        "network": ("swarmsh.cli.network:GROUP", "Create, look at and remove overlay networks."),
         "service": ("swarmsh.cli.service:GROUP", "Create, look at and change services."),
         "events": ("swarmsh.cli.system:events", "Follow what happens in the cluster."),
         "info": ("swarmsh.cli.system:info", "Show the cluster and its manager."),

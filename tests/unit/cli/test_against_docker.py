@@ -1,4 +1,4 @@
-"""Our `service create` and `update` send what the docker CLI sends for the same command line.
+"""Our `service create`, `update` and `network create` send what the docker CLI sends for the same command line.
 
 The docker CLI is SWARMSH_TEST_DOCKER_CLI, else that on PATH. Written for 28.x; where an older one lacks a flag,
 the line is skipped.
@@ -30,6 +30,23 @@ DISTRIBUTION = {
         {"architecture": "arm64", "os": "linux"},
     ],
 }
+
+NETWORKS = """
+net1
+--attachable --internal --label a=b --label c net1
+-o encrypted --opt com.docker.network.driver.mtu=1300 net1
+--subnet 10.9.0.0/24 net1
+--subnet=10.9.0.0/24 --gateway=10.9.0.1 --ip-range 10.9.0.128/25 net1
+--subnet 10.9.0.0/24 --aux-address a=10.9.0.7 --aux-address b=10.9.0.8 net1
+--ipam-driver default --ipam-opt a=b net1
+--scope swarm net1
+--ipv6 net1
+--ipv6=false --internal=true net1
+--ipv4=false net1
+--ingress net1
+--config-only net1
+--config-from other net1
+""".strip().splitlines()
 
 pytestmark = pytest.mark.skipif(
     DOCKER is None, reason="no docker CLI: name one in SWARMSH_TEST_DOCKER_CLI, or put docker on PATH"
@@ -357,6 +374,24 @@ def test_update_sends_what_docker_sends(
     ours, query, auth = posted(registry, "/services/web1/update")
     assert comparable(ours) == comparable(theirs)
     assert (query, auth) == (their_query, their_auth)
+
+
+@pytest.mark.parametrize("line", NETWORKS)
+def test_network_create_sends_what_docker_sends(line: str, manager: Recorder, cli: Callable[..., Result]) -> None:
+    manager.on("POST", "/networks/create", (201, {"Id": "new1", "Warning": ""}))
+    words = ["network", "create", "-d", "overlay", *shlex.split(line)]
+    run_docker(*words)
+    result = cli(*words)
+    assert (result.code, result.out) == (0, "new1\n"), result.err
+    theirs, ours = (request.body for request in manager.sent("POST", "/networks/create"))
+    for body in (theirs, ours):
+        body.pop("CheckDuplicate", None)  # of clients that speak to older servers, too
+    assert without_false(ours) == without_false(theirs)
+
+
+def without_false(body: Any) -> Any:
+    """Switches that are off, and empty values, are sent or left out by the whim of each version."""
+    return {key: value for key, value in without_empty(body).items() if value is not False or key == "EnableIPv4"}
 
 
 @pytest.mark.parametrize(
