@@ -376,7 +376,7 @@ class Esp:
 
     async def resume(self, n: int, address: str) -> None:
         """Take over what a former process left in the kernel, until the manager tells more."""
-        self.wanted = resume(n, address, await read())
+        self.wanted = resume(n, address, await change([]))
 
     async def apply(self, wanted: Wanted) -> list:
         """Make it so. Numbers of peers that need a new epoch. Raises EspError."""
@@ -409,9 +409,8 @@ class Esp:
     async def _settle(self, wanted: Wanted) -> Plan:
         """Until the kernel shows what is wanted: others change it as well. The first plan says what was amiss."""
         self.wanted = wanted
-        first = None
+        first, seen = None, await change([])
         for _ in range(TRIES):
-            seen = await read()
             self._spend(spent_in(wanted, seen))
             made = plan(wanted, seen, self.spent)
             first = first or made
@@ -421,10 +420,10 @@ class Esp:
             before = dict(self.spent)
             self._spend(made.spends)
             try:
-                await run_ip(["-batch", "-"], "\n".join(made.batch) + "\n")
+                seen = await change(made.batch)
             except EspError:
                 self.spent = before
-                self._spend(spent_in(wanted, await read()))  # some of it may have been added
+                self._spend(spent_in(wanted, await change([])))  # some of it may have been added
                 raise
         raise EspError("the SAs and policies in the kernel are changed again and again by something else")
 
@@ -433,15 +432,14 @@ class Esp:
             self.spent[n] = max(epoch, self.spent.get(n, 0))
 
 
-async def read() -> Seen:
-    """Raises EspError."""
-    states, policies = await run_ip(["-d", "xfrm", "state"]), await run_ip(["-d", "xfrm", "policy"])
-    return Seen(parse_states(states), parse_policies(policies))
-
-
-async def run_ip(words: list, text: str = "") -> str:
-    """Standard output of `ip` with `text` on its standard input. Raises EspError, with no key in it."""
+async def change(batch: list) -> Seen:
+    """Run the lines, if there are any, and read what is there then. Raises EspError, with no key in it."""
     try:
-        return await run(["ip", *words], text)
+        if batch:
+            await run(["ip", "-batch", "-"], "\n".join([*batch, ""]))
+        # Not as two more lines of a batch: after the list of states, that of policies comes out empty
+        # (iproute2 5.9 to 7.2).
+        states, policies = await run(["ip", "-d", "xfrm", "state"]), await run(["ip", "-d", "xfrm", "policy"])
     except CommandFailed as e:
         raise EspError(without_keys(str(e))) from None  # the cause may quote a key
+    return Seen(parse_states(states), parse_policies(policies))

@@ -129,12 +129,14 @@ def _plain(address: str) -> str:
 
 def parse_states(text: str) -> tuple:
     """Our SAs in the output of `ip -d xfrm state`."""
-    return tuple(sa for sa in map(_state, _blocks(text)) if sa is not None)
+    found = (_state(block) for block in _blocks(text) if block[1:] and block[1][0] == "proto")
+    return tuple(sa for sa in found if sa is not None)
 
 
 def parse_policies(text: str) -> tuple:
     """All policies in the output of `ip -d xfrm policy`, but those of single sockets."""
-    return tuple(_policy(block) for block in _blocks(text) if block[0][0] == "src" and len(block) > 1)
+    blocks = (block for block in _blocks(text) if block[1:] and block[1][0] == "dir")
+    return tuple(_policy(block) for block in blocks if block[0][0] == "src")
 
 
 def _blocks(text: str) -> list:
