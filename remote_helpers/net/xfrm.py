@@ -1,4 +1,4 @@
-"""SAs and policies as `ip xfrm` writes and shows them (iproute2 5.10 and newer). No I/O; keys never show.
+"""SAs and policies as `ip xfrm` writes and shows them (iproute2 5.9 to 7.2). No I/O; keys never show.
 
 All here is about one sort: ESP in transport mode with AES-GCM (RFC 4106), for UDP to one port. An SA is ours by
 its SPI, a policy by its selector.
