@@ -7,7 +7,6 @@ them. What is not built yet is refused with what to use instead.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from msgspec.structs import replace
@@ -15,6 +14,7 @@ from msgspec.structs import replace
 from swarmsh.core.accept_task import accept_task
 from swarmsh.core.difference import placement_only, template_changed
 from swarmsh.core.labels import check_labels
+from swarmsh.core.names import check_name
 from swarmsh.errors import InvalidSpec, Unimplemented
 from swarmsh.model.objects import Service
 from swarmsh.model.specs import (
@@ -29,8 +29,6 @@ from swarmsh.model.specs import (
 
 __all__ = ["accept_node_spec", "accept_service", "accept_update", "placement_only", "template_changed"]
 
-_NAME = re.compile(r"[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*")
-_LONGEST_NAME = 63
 _FAILURE_ACTIONS = ("pause", "continue", "rollback")
 _ORDERS = ("stop-first", "start-first")
 _PROTOCOLS = ("tcp", "udp", "sctp")
@@ -44,7 +42,7 @@ def accept_service(spec: ServiceSpec) -> ServiceSpec:
     mode = _accept_mode(spec.mode)
     # Networks beside the task template are of before API 1.25.
     networks = spec.task_template.networks or spec.networks
-    _check_name(spec.name)
+    check_name(spec.name)
     check_labels(spec.labels)
     task = accept_task(replace(spec.task_template, networks=networks), spec.name, spec.labels)
     if mode.global_ is not None and task.placement is not None and task.placement.max_replicas:
@@ -83,15 +81,6 @@ def accept_node_spec(spec: NodeSpec, stored: NodeSpec | None = None) -> NodeSpec
     if spec.name:
         raise Unimplemented("renaming nodes is not supported", hint="Change its name in the inventory")
     return replace(spec, name=stored.name)
-
-
-def _check_name(name: str) -> None:
-    if not name:
-        raise InvalidSpec("meta: name must be provided")
-    if not _NAME.fullmatch(name):
-        raise InvalidSpec("name must be valid as a DNS name component")
-    if len(name) > _LONGEST_NAME:
-        raise InvalidSpec(f"name must be {_LONGEST_NAME} characters or fewer")
 
 
 def _accept_mode(mode: ServiceMode) -> ServiceMode:
