@@ -77,9 +77,12 @@ class Isolation:
         """Whether the manager must still take this node for alive."""
         return self._lease.seconds > 0 and now() < self._proven + self._lease.seconds
 
-    def may_start(self) -> bool:
-        """Whether a fenced task may be started now."""
-        return self.leased or now() < self._reached + 2 * CHECK_S
+    def may_start(self, first: bool) -> bool:
+        """Whether a fenced task may be started now.
+
+        For the first time only if the manager still knows of it: an order may have waited in a broken connection.
+        """
+        return self.leased or (not first and now() < self._reached + 2 * CHECK_S)
 
     # --- what follows -------------------------------------------------------------------------------------------
     async def run(self) -> None:
@@ -105,7 +108,7 @@ class Isolation:
 
     async def _somebody(self) -> bool:
         """Whether another node is reached, and this one's own sshd speaks: by that others see that it lives."""
-        own = [peer for peer in self.peers if peer["node"] == self._own_id()]
+        own = [dict(peer, own=True) for peer in self.peers if peer["node"] == self._own_id()]
         # Where there is NAT, a node may not reach itself by the address that others know.
         own += [dict(peer, node="loopback", address="127.0.0.1") for peer in own]
         others = [peer for peer in self.peers if peer["node"] != self._own_id()]
@@ -121,7 +124,7 @@ class Isolation:
         for task in self._fenced():
             if cut_off:
                 task.cut_off()  # and so it stays: the manager may have begun to count
-            if task.is_cut_off and task.id not in self._ending:
+            if (cut_off or task.is_cut_off) and task.id not in self._ending:
                 self._ending.add(task.id)
                 self._spawn(self._see_end(task))
 

@@ -46,7 +46,7 @@ class Node:
         self.alone = False  # the lease is lost: the Engine's restart policies are in charge
         self.harmless_runtimes: frozenset = frozenset()  # none, until the Engine told which it has
         self.manager_missing = lambda: False  # the lease still holds, but nobody may be there to act
-        self.may_start = lambda: True  # a fenced task: somebody is in reach
+        self.may_start = lambda first: True  # a fenced task: somebody is in reach
         self.cluster_id = ""
         self.slots = asyncio.Semaphore(8)  # creates and starts at once; more only slow each other down
 
@@ -127,6 +127,9 @@ class Task:
 
     def cut_off(self) -> None:
         """Nobody is in reach: a fenced task ends, and stays ended whoever returns."""
+        if self.goal == "stop":
+            self.grace_s = min(self.grace_s, CUT_OFF_GRACE_S)
+            self.kick(dirty=False)
         if not self.terminal and self.goal == "running" and not self.is_cut_off:
             self._unhealthy = CUT_OFF
             self.node.save_soon()
@@ -532,7 +535,7 @@ class Task:
         self._set(state="ready", message="prepared")
         if self.goal != "running":
             return None
-        if self.fenced and not self.is_cut_off and not self.node.may_start():
+        if self.fenced and not self.is_cut_off and not self.node.may_start(True):
             return 1.0
         self._set(state="starting", message="starting")
         try:
@@ -622,7 +625,7 @@ class Task:
         left = self._ended_seen + max(1.0, float(self.action.get("restart_delay_s", 5.0))) - now
         if left > 0:
             return left
-        if self.fenced and not self.node.may_start():
+        if self.fenced and not self.node.may_start(False):
             return 1.0
         self._ended_seen = 0.0
         self._dirty = True

@@ -31,21 +31,30 @@ PEERS = 3  # as many as are asked about it
 def over_at(task: Task, nodes: Mapping[str, Node]) -> float | None:
     """When a fenced task on a node that is down must have ended; None if time alone will not tell."""
     node = nodes[task.node_id]
-    if node.status.unseen_since is None or any(_may_be_with(other, node) for other in nodes.values()):
+    others = [other for other in nodes.values() if other.id != node.id]
+    if node.status.unseen_since is None or any(_may_be_with(other, node) for other in others):
         return None
+    # One that has come back kept it going perhaps until then, and perhaps does so still: now it can be asked.
+    back = [other.status.since for other in others if _since_then(other, node)]
+    unseen_since = max([node.status.unseen_since, *back])
     grace_s = min(GRACE_LIMIT_S, stop_grace_s(task.spec))
-    return node.status.unseen_since + LEASE_S + NOTICED_AFTER_S + grace_s + KILLED_AFTER_S + MARGIN_S
+    return unseen_since + LEASE_S + NOTICED_AFTER_S + grace_s + KILLED_AFTER_S + MARGIN_S
 
 
 def _may_be_with(other: Node, node: Node) -> bool:
-    """Whether the lost node may be kept going by this one, which cannot be asked.
-
-    One that was gone while the lost node was still heard is no longer among the peers that it was told of.
-    """
+    """Whether the lost node may be kept going by this one, which cannot be asked."""
     seen = other.status
-    asked = seen.state is NodeState.READY and not seen.silent
-    hung = seen.engine_hung and seen.unseen_since is None and not seen.silent  # only its Engine does not answer
-    return other.id != node.id and not asked and not hung and seen.since > node.status.heard_at - TOLD_WITHIN_S
+    asked = seen.state is NodeState.READY
+    hung = seen.engine_hung and seen.unseen_since is None  # only its Engine does not answer
+    return seen.silent or (not asked and not hung and _since_then(other, node))
+
+
+def _since_then(other: Node, node: Node) -> bool:
+    """Whether it is as it is since the lost node was last heard.
+
+    One that was gone before is no longer among the peers that the lost node was told of.
+    """
+    return other.status.since > node.status.heard_at - TOLD_WITHIN_S
 
 
 def fence_peers(snapshot: ClusterSnapshot, node: Node) -> tuple[Peer, ...] | None:

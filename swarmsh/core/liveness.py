@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ ASK_AFTER_BEATS = 2
 # Two noes count as two only if asked for this far apart: one moment's loss must not be both of them. Peers are
 # asked again this soon while a node is silent and nobody reaches it.
 ASK_AGAIN_S = 1.5
+ASK_SELDOM_S = 5.0
 # Of `down_after_s`, the silence after which a node is down that its peers failed to reach twice. The rest of the
 # time waits for it to come back from what one look may mistake for an end; a second look says as much, sooner.
 # By default 6 s: two missed heartbeats, and two rounds of 2 s.
@@ -144,7 +146,8 @@ def _judge_silence(signs: Signs, before: NodeStatus, moment: Moment) -> Verdict:
         return Verdict(status=silent, ask_peers=True)
     down = _status(before, wall, NodeState.DOWN, f"no answer, and no other node reaches it: {why}")
     # Before the first no of any peer it may have been in touch with that one.
-    unseen_at = max([signs.heard_at, *(o.no_since or o.asked_at for o in opinions.values())])
+    noes = (o.no_since or o.asked_at for o in opinions.values())
+    unseen_at = max([signs.heard_at, *noes, *_reached_at(signs)])
     heard_at = 0.0 if signs.counted_anew else wall - (now - signs.heard_at)
     return Verdict(status=replace(down, unseen_since=wall - (now - unseen_at), heard_at=heard_at))
 
@@ -152,17 +155,25 @@ def _judge_silence(signs: Signs, before: NodeStatus, moment: Moment) -> Verdict:
 def _judge_lost(signs: Signs, before: NodeStatus, moment: Moment) -> Verdict:
     """Down it stays; but what must never run twice runs there for as long as the node may be in touch."""
     status = replace(before, message=signs.untrusted or signs.refused or before.message)
-    opinions = signs.opinions or {}
-    seen_at = max([signs.heard_at, *(o.answered_at for o in opinions.values() if o.reached)])
+    seen_at = max([signs.heard_at, *_reached_at(signs)])
     unseen_since = moment.wall - (moment.now - seen_at)
     if before.unseen_since is None or unseen_since > before.unseen_since + 1.0:
         heard_at = before.heard_at
         if not signs.counted_anew:
             heard_at = max(heard_at, moment.wall - (moment.now - signs.heard_at))
         status = replace(status, unseen_since=unseen_since, heard_at=heard_at)
-    waited_for = signs.fenced and moment.wall - (status.unseen_since or 0.0) < LONGEST_WAIT_S
-    ask_peers = waited_for and _must_ask(_valid_opinions(signs, moment.now), moment.now)
-    return Verdict(status=status, ask_peers=ask_peers)
+    if not signs.fenced:
+        return Verdict(status=status)
+    if moment.wall - (status.unseen_since or 0.0) < LONGEST_WAIT_S:
+        return Verdict(status=status, ask_peers=_must_ask(_valid_opinions(signs, moment.now), moment.now))
+    # What is still there waits for a node that cannot be asked, and may be with it: one that comes back is asked.
+    asked_at = max((o.asked_at for o in (signs.opinions or {}).values()), default=-math.inf)
+    return Verdict(status=status, ask_peers=moment.now - asked_at >= ASK_SELDOM_S)
+
+
+def _reached_at(signs: Signs) -> list[float]:
+    """When peers last reached the node; also peers that cannot be asked any more."""
+    return [o.answered_at for o in (signs.opinions or {}).values() if o.reached]
 
 
 def _valid_opinions(signs: Signs, now: float) -> dict[str, Opinion]:

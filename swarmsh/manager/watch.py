@@ -209,14 +209,18 @@ class NodeWatch:
                 down_after_s=snapshot.cluster.down_after_s,
                 others_heard=bool(heard - {node.id}),
             )
-            verdict = judge_node(self._signs(node, link), node.status, moment)
+            signs = self._signs(node, link)
+            verdict = judge_node(signs, node.status, moment)
             if verdict.status != node.status:
                 changed[node.id] = verdict.status
-            if verdict.ask_peers and not link.asking and (peers := self._choose(fresh, node.id, link)):
+            # A node that holds fenced tasks may be kept going by any that it was ever told of.
+            many = None if signs.fenced else self.settings.peers_asked
+            if verdict.ask_peers and not link.asking and (peers := self._choose(fresh, node.id, link)[:many]):
                 link.asking = True
                 tasks.create_task(self._ask_peers(node, link, peers))
             well = node.id in fresh and verdict.status.state is NodeState.READY
             if well and now >= link.baseline_due and (peers := self._choose(fresh, node.id, link)):
+                peers = peers[: self.settings.peers_asked]
                 link.baseline_due = math.inf
                 tasks.create_task(self._learn_baseline(node, link, peers))
             if verdict.end_processes and not link.ending:
@@ -235,7 +239,7 @@ class NodeWatch:
         """
         peers = fresh - {node_id}
         order = {n: (n not in link.reached_by, zlib.crc32(f"{n}{node_id}".encode())) for n in peers}
-        return sorted(peers, key=order.__getitem__)[: self.settings.peers_asked]
+        return sorted(peers, key=order.__getitem__)
 
     def _heard_at(self, node_id: str) -> float:
         return max(self._since, self.nodes.last_heard(node_id) or 0.0)

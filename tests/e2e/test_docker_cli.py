@@ -126,19 +126,22 @@ def test_info_version_and_events(swarm: Swarm, suite: str) -> None:
     assert "swarmsh" in swarm.docker("version", suite=suite)
     before = swarm.docker("version", "--format", "{{.Server.APIVersion}}", suite=suite).strip()
     assert before == "1.51"
+    name = f"seen-{suite}"
     since = str(int(time.time()) - 1)
     follow = (cli(swarm.lab, suite), "events", "--since", since, "--filter", "type=service")
     form = ("--format", "{{.Action}} {{.Actor.Attributes.name}}")
     with subprocess.Popen([*follow, *form], env=swarm.environment(), stdout=subprocess.PIPE, text=True) as events:
         assert events.stdout is not None
         try:
-            swarm.docker("service", "create", "-d", "--name", "seen", "--replicas", "0", "web:1", suite=suite)
-            swarm.docker("service", "scale", "-d", "seen=1", suite=suite)
-            swarm.docker("service", "rm", "seen", suite=suite)
-            assert [events.stdout.readline().strip() for _ in range(3)] == [
-                "create seen",
-                "update seen",
-                "remove seen",
+            swarm.docker("service", "create", "-d", "--name", name, "--replicas", "0", "web:1", suite=suite)
+            swarm.docker("service", "scale", "-d", f"{name}=1", suite=suite)
+            swarm.docker("service", "rm", name, suite=suite)
+            # The second that --since names may hold events of the test before.
+            of_ours = (line.strip() for line in events.stdout if line.endswith(f" {name}\n"))
+            assert [next(of_ours) for _ in range(3)] == [
+                f"create {name}",
+                f"update {name}",
+                f"remove {name}",
             ]
         finally:
             events.terminate()

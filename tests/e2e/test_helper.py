@@ -630,7 +630,7 @@ def use_sdk(path: str) -> None:
 
 
 # --- check and cost -------------------------------------------------------------------------------------
-async def test_the_check_names_what_a_node_offers(everywhere: Any) -> None:
+async def test_the_check_names_what_a_node_offers(everywhere: Any, nodes: list[Machine]) -> None:
     async def scenario(machine: Machine) -> None:
         async with attached(machine) as session:
             items = {
@@ -640,8 +640,9 @@ async def test_the_check_names_what_a_node_offers(everywhere: Any) -> None:
                 assert items[name]["ok"], items[name]
                 assert items[name]["detail"] and not items[name]["fix"]
             assert not items["clock"]["ok"] and "behind" not in items["clock"]["detail"] and items["clock"]["fix"]
-            reached = await session.request("check_peers", {"peers": [{"node": "a", "address": machine.address}]})
-            assert reached == {"reached": {"a": True}}
+            peers = [{"node": one.name, "address": one.address} for one in nodes]
+            reached = (await session.request("check_peers", {"peers": peers}))["reached"]
+            assert reached == {one.name: one.name != machine.name for one in nodes}, "itself is no other node"
 
     await everywhere(scenario)
 

@@ -162,7 +162,7 @@ def test_run_keeps_folder_user_and_signals(lab: Lab, tmp_path: Path) -> None:
     with lab.popen(
         "sh",
         "-c",
-        'pwd; id -u; echo $$; trap "echo got; exit 9" TERM; while :; do sleep 0.1; done',
+        'trap "echo got; exit 9" TERM; pwd; id -u; echo $$; while :; do sleep 0.1; done',
         cwd=tmp_path,
         stdout=subprocess.PIPE,
     ) as process:

@@ -141,7 +141,9 @@ def test_a_second_node_lost_at_that_time_may_be_with_it(world: FencedWorld, befo
     world.pass_time(300)
     assert len(world.tasks()) == 1, "each may be all that the other reaches"
     world.find(second)
-    world.settle()
+    world.pass_time(PLACED_AFTER_S - 1)
+    assert len(world.tasks()) == 1, "they may be together still: only now it can be asked"
+    world.pass_time(2)
     assert len(world.tasks()) == 2
 
 
@@ -188,6 +190,17 @@ def test_a_long_grace_period_is_waited_for_up_to_its_bound() -> None:
 
     assert at(20.0) == at(10.0) + 10.0
     assert at(3600.0) == at(60.0) == 100.0 + fence.LONGEST_WAIT_S
+
+
+def test_a_node_that_is_silent_just_now_may_be_with_it() -> None:
+    lost_one = replace(make_node(1), status=NodeStatus(state=NodeState.DOWN, unseen_since=100.0, heard_at=99.0))
+    task = Task(
+        id="t", version=1, created_at=0.0, updated_at=0.0, service_id="s", service_name="s", node_id="node1",
+        spec=fenced_spec().task_template, labels=LABEL,
+    )  # fmt: skip
+    for silent in (True, False):
+        other = replace(make_node(2), status=NodeStatus(state=NodeState.READY, since=10.0, silent=silent))
+        assert (fence.over_at(task, {"node1": lost_one, "node2": other}) is None) is silent
 
 
 def test_both_sides_count_with_the_same_times() -> None:
@@ -297,6 +310,13 @@ def test_a_node_is_unseen_from_the_first_no_on() -> None:
     assert (status.unseen_since, status.heard_at) == (4997.5, 4400.0)
 
 
+def test_a_yes_that_is_no_longer_valid_tells_still_when_it_was_seen() -> None:
+    before = NodeStatus(state=NodeState.UNREACHABLE, since=10.0)
+    opinions = {"gone": answer(9.0, reached=True), "p": answer(0.5, reached=False, no_for=98.0)}
+    status = judge(100.0, before=before, opinions=opinions).status
+    assert (status.state, status.unseen_since) == (NodeState.DOWN, 4991.0)
+
+
 def test_after_a_gap_of_the_managers_own_it_is_not_known_when_it_was_heard() -> None:
     status = judge(10.5, opinions={"p": answer(0.5, reached=False)}, counted_anew=True).status
     assert status.heard_at == 0.0
@@ -321,7 +341,8 @@ def test_nothing_changes_while_nothing_happens() -> None:
     [
         (True, 20.0, ASK_AGAIN_S, True),
         (True, 20.0, 0.5, False),
-        (True, 200.0, 5.0, False),
+        (True, 200.0, 4.0, False),
+        (True, 200.0, 5.0, True),
         (False, 20.0, 5.0, False),
     ],
 )

@@ -192,3 +192,18 @@ async def test_a_grace_period_is_bounded_and_a_silent_engine_no_excuse(
 async def test_peers_that_make_no_sense_are_refused(world: World) -> None:
     manager = await world.manager()
     assert (await apply(manager, peers=[{"node": "x"}]))["error"]["code"] == "bad_request"
+
+
+async def test_one_that_is_being_stopped_ends_in_the_time_that_the_manager_counts_with(
+    world: World, reach: Reach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task, "CUT_OFF_GRACE_S", 0.2)
+    monkeypatch.setattr(isolation, "KILL_AFTER_S", 60.0)
+    reach.addresses = {"own", "other"}
+    manager = await world.manager(lease_s=0.5)
+    await apply(manager, ensure(fence=True, stop_grace_s=600.0), peers=[OWN, OTHER])
+    await manager.task("t1", "running")
+    world.engine.ignores_term = True
+    await apply(manager, {"do": "stop_task", "task_id": "t1", "grace_s": 600.0}, peers=[OWN, OTHER])
+    reach.addresses = set()
+    await manager.task("t1", "shutdown", exit_code=137)

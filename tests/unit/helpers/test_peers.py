@@ -24,8 +24,8 @@ def silent() -> Iterator[int]:
         yield port
 
 
-async def check(port: int, timeout_s: float) -> bool:
-    peer = {"node": "n", "address": "127.0.0.1", "port": port}
+async def check(port: int, timeout_s: float, *, own: bool = True) -> bool:
+    peer = {"node": "n", "address": "127.0.0.1", "port": port, "own": own}
     return (await peers.check_peers([peer], timeout_s))["n"]
 
 
@@ -63,3 +63,19 @@ async def test_a_refused_connection_is_a_no_at_once() -> None:
         bound.bind(("127.0.0.1", 0))
         async with asyncio.timeout(20):
             assert not await check(bound.getsockname()[1], 60.0)
+
+
+async def test_this_machine_itself_is_no_other_node() -> None:
+    def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-x\r\n")
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        assert await check(port, 20.0, own=True)
+        assert not await check(port, 20.0, own=False)
+
+
+@pytest.mark.parametrize("address", ["a..b", "x" * 64 + ".example", ""])
+async def test_what_can_be_no_name_is_not_reached(address: str) -> None:
+    peer = {"node": "n", "address": address, "port": 22}
+    assert await peers.check_peers([peer], 20.0) == {"n": False}
