@@ -136,6 +136,10 @@ class NodeRequestFailed(SwarmshError):
     """The helper or the Engine on a node answered a request with an error."""
 
 
+class NetworkFailed(NodeRequestFailed):
+    """A node holds its network state, but its kernel or Engine would not take all of it; it tries again itself."""
+
+
 class NodeDeadline(SwarmshError):
     """A node did not answer within the deadline of a request."""
 

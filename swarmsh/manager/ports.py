@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 
 from swarmsh.model.actions import Batch, NodeReport, TaskReport
+from swarmsh.model.netstate import EspKeys, NetworkChange
 from swarmsh.model.objects import Event, SshTarget
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 
@@ -114,7 +115,16 @@ class Described(msgspec.Struct, frozen=True):
     report: NodeReport
 
 
-NodeEvent = Connected | Disconnected | Untrusted | Refused | TasksReported | Described
+class NetworkChecked(msgspec.Struct, frozen=True):
+    """The helper's own check of its network state found drift, began to fail, or works again."""
+
+    node_id: str
+    ok: bool
+    message: str
+    drift: tuple[str, ...]
+
+
+NodeEvent = Connected | Disconnected | Untrusted | Refused | TasksReported | Described | NetworkChecked
 
 
 class NodeClient(Protocol):
@@ -140,6 +150,19 @@ class NodeClient(Protocol):
 
     async def apply(self, node_id: str, batch: Batch) -> None:
         """Give a batch, one round trip. Raises NodeUnreachable, NodeDeadline, HelperRefused."""
+
+    async def network(self, node_id: str, change: NetworkChange) -> tuple[str, ...]:
+        """Change the node's network state, and wait until kernel, Engine and DNS have it; gives what had drifted.
+
+        Raises as `apply`, and NetworkFailed, after which the node holds the state all the same; NodeRequestFailed
+        if it does not.
+        """
+
+    async def secure(self, node_id: str, keys: EspKeys) -> tuple[int, ...]:
+        """Give the node all its ESP keys; numbers of peers to whom only a new epoch can be sent.
+
+        Raises as `apply`, and NodeRequestFailed, whose words hold no key.
+        """
 
     async def check_peers(self, node_id: str, peers: Sequence[tuple[str, SshTarget]]) -> dict[str, bool]:
         """Ask this node which of the others (id, target) it reaches. Raises NodeUnreachable, NodeDeadline."""

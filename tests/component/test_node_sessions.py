@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from swarmsh.errors import HelperRefused, NodeDeadline, NodeRequestFailed, NodeUnreachable
-from swarmsh.manager.ports import Connected, Described, Disconnected, Refused, TasksReported
+from swarmsh.errors import HelperRefused, NetworkFailed, NodeDeadline, NodeRequestFailed, NodeUnreachable
+from swarmsh.manager.ports import Connected, Described, Disconnected, NetworkChecked, Refused, TasksReported
 from swarmsh.model.actions import Batch, EnsureTask, RemoveTask, StopTask
+from swarmsh.model.netstate import EspEpoch, EspKeys, EspPeer, NetworkChange, OwnNode
 from tests.component.conftest import TinyHelper, eventually
 from tests.component.scripted_helper import HELLO
 
@@ -269,6 +270,54 @@ async def test_a_refused_batch_says_so(serve, make_sessions, helper, key_file: P
     assert isinstance(event, Refused) and event.code == code
     assert "have seen 7" in event.reason
     await sessions.until(Connected)  # a new session, which settles it
+
+
+async def test_network_state_and_keys_are_given_and_answered(serve, make_sessions, helper, key_file: Path) -> None:
+    server = await serve(helper.serve)
+    helper.answers |= {"network": {"drift": ["link sv1000 was missing"]}, "secure": {"lost": [3]}}
+    sessions = make_sessions()
+    sessions.keep("node1", "n1", server.target(key_file))
+    await sessions.until(Connected)
+    own = OwnNode(n=2, underlay="10.0.0.2")
+    change = NetworkChange(cluster_id="cluster1", epoch=1, index=7, put={"node": own}, drop={"ports": [4]})
+    assert await sessions.network("node1", change) == ("link sv1000 was missing",)
+    assert helper.requests[-1]["args"] == {
+        "cluster_id": "cluster1",
+        "epoch": 1,
+        "index": 7,
+        "fresh": False,
+        "more": False,
+        "put": {"node": {"n": 2, "underlay": "10.0.0.2"}},
+        "drop": {"ports": [4]},
+    }
+    epoch = EspEpoch(epoch=7, inbound="ab" * 36, outbound="cd" * 36)
+    peer = EspPeer(n=1, address="10.0.0.1", sends=7, epochs=(epoch,))
+    keys = EspKeys(n=2, address="10.0.0.2", closed=True, peers=(peer,))
+    assert "abab" not in repr(keys) and "cdcd" not in repr(keys)
+    assert await sessions.secure("node1", keys) == (3,)
+    assert helper.requests[-1]["args"] == {
+        "n": 2,
+        "address": "10.0.0.2",
+        "closed": True,
+        "peers": [
+            {
+                "n": 1,
+                "address": "10.0.0.1",
+                "sends": 7,
+                "epochs": [{"epoch": 7, "in": "ab" * 36, "out": "cd" * 36}],
+            }
+        ],
+    }
+    helper.answers["network"] = {"error": {"code": "network_failed", "message": "no module ip_vs"}}
+    with pytest.raises(NetworkFailed, match="no module ip_vs"):
+        await sessions.network("node1", change)
+    assert sessions.connected("node1")
+    told = {"ok": False, "message": "no module ip_vs", "drift": ["link sv1000 was missing"]}
+    helper.sessions[-1].send({"event": "network", "data": told})
+    event = await sessions.until(NetworkChecked)
+    assert event == NetworkChecked(
+        node_id="node1", ok=False, message="no module ip_vs", drift=("link sv1000 was missing",)
+    )
 
 
 async def test_a_request_without_an_answer_has_a_deadline(serve, make_sessions, helper, key_file: Path) -> None:

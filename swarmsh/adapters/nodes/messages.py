@@ -96,6 +96,32 @@ class Goodbye(msgspec.Struct):
     reason: str = ""
 
 
+class Accepted(msgspec.Struct):
+    """The result of `apply`."""
+
+    accepted: int = 0
+
+
+class NetworkState(msgspec.Struct):
+    """Of the event `network`."""
+
+    ok: bool
+    message: str = ""
+    drift: tuple[str, ...] = ()
+
+
+class Drift(msgspec.Struct):
+    """The result of `network`."""
+
+    drift: tuple[str, ...] = ()
+
+
+class LostPeers(msgspec.Struct):
+    """The result of `secure`."""
+
+    lost: tuple[int, ...] = ()
+
+
 class EndedProcesses(msgspec.Struct):
     ended: list[str] = []
 

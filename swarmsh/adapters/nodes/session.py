@@ -22,6 +22,7 @@ from swarmsh.adapters.nodes.messages import (
     Hello,
     Line,
     MalformedLine,
+    NetworkState,
     StubLine,
     excerpt,
     parse,
@@ -31,13 +32,23 @@ from swarmsh.adapters.nodes.messages import (
 )
 from swarmsh.adapters.nodes.view import NodeView
 from swarmsh.adapters.ssh import ByteChannel, SshLink
-from swarmsh.errors import HelperRefused, NodeDeadline, NodeRequestFailed, NodeUnreachable, SwarmshError
+from swarmsh.errors import (
+    HelperRefused,
+    NetworkFailed,
+    NodeDeadline,
+    NodeRequestFailed,
+    NodeUnreachable,
+    SwarmshError,
+)
 from swarmsh.manager.ports import Clock
 from swarmsh.model.actions import TaskReport
 
 _PUSH_CHUNK = 256 * 1024
 _NOISE_BYTES = 64 * 1024
-_REFUSALS = ("other_cluster", "stale_epoch", "stale_index")
+_ERRORS: dict[str, type[SwarmshError]] = {
+    **dict.fromkeys(("other_cluster", "stale_epoch", "stale_index"), HelperRefused),
+    "network_failed": NetworkFailed,
+}
 
 
 class HelperArchive(Protocol):
@@ -80,6 +91,8 @@ class SessionListener(Protocol):
         """All task events that came in one burst, in order."""
 
     def described(self) -> None: ...
+
+    def network_checked(self, state: NetworkState) -> None: ...
 
 
 class HelperSession:
@@ -247,7 +260,7 @@ class HelperSession:
         return reply.result
 
     def _failed(self, op: str, error: Failure) -> SwarmshError:
-        kind = HelperRefused if error.code in _REFUSALS else NodeRequestFailed
+        kind = _ERRORS.get(error.code, NodeRequestFailed)
         said = error.message or error.code or "no reason given"
         return kind(f"node {self.node}: {said}", hint=error.hint, node=self.node, op=op, code=error.code)
 
@@ -335,6 +348,9 @@ class HelperSession:
                 description = to_description(parse(Description, parsed.data))
                 if self.view is not None:
                     self._changed(self.view.describe(description))
+            case "network":
+                if self.attached:
+                    self._listener.network_checked(parse(NetworkState, parsed.data))
             case "superseded" | "goodbye":
                 self.end(f"{parsed.event}: {parse(Goodbye, parsed.data).reason or 'no reason given'}")
             case _:

@@ -8,19 +8,24 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from swarmsh.adapters.nodes.engine_socket import EngineSocket
 from swarmsh.adapters.nodes.feed import EventFeed
 from swarmsh.adapters.nodes.lines import LINE_BYTES
 from swarmsh.adapters.nodes.messages import (
     PROTOCOL,
+    Accepted,
     CheckItems,
+    Drift,
     EndedProcesses,
     Hello,
+    LostPeers,
     MalformedLine,
+    NetworkState,
     ReachedPeers,
     ResolvedImage,
     encode_line,
@@ -36,8 +41,18 @@ from swarmsh.errors import (
     NodeUntrusted,
     SwarmshError,
 )
-from swarmsh.manager.ports import Clock, Connected, Described, Disconnected, NodeEvent, Refused, Untrusted
+from swarmsh.manager.ports import (
+    Clock,
+    Connected,
+    Described,
+    Disconnected,
+    NetworkChecked,
+    NodeEvent,
+    Refused,
+    Untrusted,
+)
 from swarmsh.model.actions import Action, Batch, NodeReport, TaskReport
+from swarmsh.model.netstate import EspKeys, NetworkChange
 from swarmsh.model.objects import SshTarget
 
 T = TypeVar("T")
@@ -54,6 +69,7 @@ class SessionLimits:
     silence_s: float = 8.0  # then a connection is given up; the manager judges silence much earlier
     start_s: float = 90.0  # stub, push, first start of a helper on a slow node
     request_s: float = 10.0
+    network_s: float = 60.0  # a change of networks: an Engine on a slow node takes seconds for each
     first_retry_s: float = 0.2
     last_retry_s: float = 10.0
     slow_retry_s: float = 30.0  # for what a person has to settle: another host key, another cluster
@@ -218,7 +234,9 @@ class NodeSessions:
         return kept.session
 
     async def _call(self, node_id: str, op: str, args: object, kind: type[T], deadline_s: float) -> T:
-        session = self._session(node_id)
+        return await self._call_on(self._session(node_id), op, args, kind, deadline_s)
+
+    async def _call_on(self, session: HelperSession, op: str, args: object, kind: type[T], deadline_s: float) -> T:
         result = await session.request(op, args, deadline_s)
         try:
             return parse(kind, result)
@@ -230,10 +248,25 @@ class NodeSessions:
 
         A refused one is an event too, and ends the session: the next one's start tells what is the matter.
         """
+        parts = _parts(batch, self._limits.line_bytes - 1024)
+        await self._give(node_id, "apply", parts, Accepted, self._limits.request_s)
+
+    async def network(self, node_id: str, change: NetworkChange) -> tuple[str, ...]:
+        """As the port says; in more than one round trip only if it is too long for one line."""
+        parts = _network_parts(change, self._limits.line_bytes - 1024)
+        answers = await self._give(node_id, "network", parts, Drift, self._limits.network_s)
+        return tuple(word for answer in answers for word in answer.drift)
+
+    async def secure(self, node_id: str, keys: EspKeys) -> tuple[int, ...]:
+        return (await self._call(node_id, "secure", keys, LostPeers, self._limits.network_s)).lost
+
+    async def _give(
+        self, node_id: str, op: str, parts: Sequence[object], kind: type[T], deadline_s: float
+    ) -> list[T]:
+        """One part after another, all in one session. A refusal is an event too, and ends the session."""
         session = self._session(node_id)
         try:
-            for part in _parts(batch, self._limits.line_bytes - 1024):
-                await session.request("apply", part, self._limits.request_s)
+            return [await self._call_on(session, op, part, kind, deadline_s) for part in parts]
         except HelperRefused as e:
             self._feed.put(_refused(node_id, e))
             session.end(str(e))
@@ -511,6 +544,11 @@ class _Listener:
         if report is not None:
             self._feed.put(Described(node_id=self._node_id, report=report))
 
+    def network_checked(self, state: NetworkState) -> None:
+        self._feed.put(
+            NetworkChecked(node_id=self._node_id, ok=state.ok, message=state.message, drift=state.drift)
+        )
+
 
 def _refused(node_id: str, error: HelperRefused) -> Refused:
     return Refused(node_id=node_id, code=str(error.fields.get("code", "")), reason=str(error))
@@ -529,7 +567,34 @@ def _parts(batch: Batch, limit: int) -> list[Batch]:
             room = limit
         pieces[-1].append(action)
         room -= size
-    return [msgspec.structs.replace(batch, actions=tuple(piece)) for piece in pieces]
+    return [replace(batch, actions=tuple(piece)) for piece in pieces]
+
+
+def _network_parts(change: NetworkChange, limit: int) -> list[NetworkChange]:
+    """The change, in as few pieces as fit into a line each; what is dropped goes first."""
+    if len(msgspec.json.encode(change)) <= limit:
+        return [change]
+    rest = [(name, one, False) for name, found in change.put.items() for one in _listed(found)]
+    entries = [(name, key, True) for name, keys in change.drop.items() for key in keys] + rest
+    pieces = [replace(change, put={}, drop={}, more=True)]
+    room = limit
+    for name, entry, dropped in entries:
+        size = len(msgspec.json.encode(entry)) + 1
+        if size > room:
+            pieces.append(replace(change, fresh=False, put={}, drop={}, more=True))
+            room = limit
+        room -= size
+        piece = pieces[-1]
+        if isinstance(change.put.get(name), list) or dropped:
+            (piece.drop if dropped else piece.put).setdefault(name, []).append(entry)
+        else:
+            piece.put[name] = entry
+    return [*pieces[:-1], replace(pieces[-1], more=change.more)]
+
+
+def _listed(found: Any) -> list[Any]:
+    """The entries of a section of `put`: `node` and `egress` are no lists."""
+    return found if isinstance(found, list) else [found]
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
