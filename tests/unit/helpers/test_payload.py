@@ -28,9 +28,42 @@ def test_equal_sources_make_equal_archives(tmp_path: Path) -> None:
     shutil.copytree(SOURCES, copy, ignore=shutil.ignore_patterns("__pycache__"))
     for path in copy.iterdir():
         os.utime(path, (1, 1))
-    assert pack_helper(copy) == pack_helper(SOURCES)
+    (copy / "net" / "__pycache__").mkdir()
+    (copy / "net" / "__pycache__" / "dns.cpython-311.pyc").write_bytes(b"byte-code of some machine")
+    packed = pack_helper(copy)
+    assert packed == pack_helper(SOURCES)
     (copy / "log.py").write_text("# changed\n")
-    assert pack_helper(copy) != pack_helper(SOURCES)
+    assert pack_helper(copy) != packed
+    shutil.copy(SOURCES / "log.py", copy)
+    assert pack_helper(copy) == packed
+    (copy / "net" / "dns.py").write_text("# changed\n")
+    assert pack_helper(copy) != packed
+
+
+def test_an_unpacked_archive_has_the_whole_package_and_keeps_its_byte_code(tmp_path: Path) -> None:
+    helper = load_helper()
+    archive = tmp_path / f"{helper.sha256}.pyz"
+    archive.write_bytes(helper.archive)
+    # What the archive's first file does, but for the main loop; the checkout is not in reach.
+    program = (
+        "import runpy, sys, zipimport\n"
+        "loader = zipimport.zipimporter(sys.argv[1])\n"
+        "code = compile(loader.get_data(sys.argv[1] + '/__main__.py'), 'main', 'exec')\n"
+        "given = {'__name__': 'first', '__loader__': loader}\n"
+        "exec(code, given)\n"
+        "sys.path[0] = given['unpacked'](sys.argv[1])\n"
+        "import remote_helpers.net.apply, remote_helpers.net.esp, remote_helpers.net.dns as dns\n"
+        "print(dns.__file__)\n"
+    )
+    argv = [sys.executable, "-IS", "-c", program, str(archive)]
+    done = subprocess.run(argv, cwd="/", capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / f"lib-{helper.sha256}" / "remote_helpers"
+    assert done.stdout.strip() == str(folder / "net" / "dns.py")
+    assert list((folder / "net" / "__pycache__").glob("dns.*.pyc"))
+    sources = {path.relative_to(SOURCES).as_posix() for path in SOURCES.rglob("*.py")}
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*.py")}
+    assert there == sources - {"__main__.py", "stub.py"}, "its first file and the stub stay in the archive"
 
 
 def test_the_hash_names_the_archive() -> None:
