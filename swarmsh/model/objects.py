@@ -191,6 +191,7 @@ class SshTarget(Record):
     become: bool = False  # run the helper through `sudo -n`
     python: str = "python3"
     jump: tuple[SshTarget, ...] = ()
+    underlay: str = ""  # IPv4 by which other nodes reach it, where that is not the one by which the manager does
 
 
 class NodeDescription(Record):
@@ -208,6 +209,7 @@ class NodeDescription(Record):
     python: str = ""
     kernel: str = ""
     boot_id: str = ""
+    address: str = ""  # IPv4 at which our connection reached it; empty behind a jump host
     routes: tuple[str, ...] = ()  # subnets in CIDR that the node reaches without us: no overlay may overlap them
 
 
