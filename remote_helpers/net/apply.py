@@ -1,256 +1,355 @@
 """The node's data plane as a whole: bring it to a network state, tell what differed, take all of it away again.
 
-The order is what keeps a kernel from a panic: guards, then services and their backends, then the rules that mark
-packets for them; in reverse when something goes. A vxlan device without its guard means no marks at all.
+Two orders matter. What protects comes first and goes last: rules that drop stand before a device or a setting that
+needs them. And what keeps a kernel from a panic: guards, then services and their backends, then the rules that
+mark packets for them; in reverse when something goes. A vxlan device without its guard means that nothing more is
+marked, and a mark is set only where it leads to a service: behind it is the node itself, past its firewall.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import time
 
 from ..engine import Engine, EngineError, EngineGone
 from ..log import log
 from . import ipvs, kernel, links, rules
+from .before import Before
 from .commands import CommandFailed, batch, run
 from .ipvs import Ipvs
+from .modules import Modules
 from .netlink import NetlinkError
-from .networks import Taken, bodies, make_bridge, remove_networks
-from .numbers import check_state, is_ours
+from .networks import Taken, bodies, check_bridge, make_bridge, remove_networks
+from .numbers import (
+    EGRESS,
+    EGRESS_BRIDGE,
+    EGRESS_VXLAN,
+    NotClosed,
+    bridge_name,
+    check_state,
+    is_empty,
+    looks_ours,
+    vxlan_name,
+)
 
-BEFORE = "net-before.json"
-VERSION = 1
-MODULES = (
-    "vxlan", "br_netfilter", "ip_vs", "ip_vs_rr", "ip_vs_wrr", "ip_vs_wlc", "ip_vs_sh", "ip_vs_mh", "xt_ipvs",
-    "cls_matchall", "cls_u32", "act_skbedit", "act_gact", "sch_ingress",
-)  # fmt: skip
+ZONES_AGAIN_S = 600.0  # after so long a kernel that refused conntrack zones is asked again
 _RESTORE = ["iptables-restore", "--noflush", "--wait=10"]
-_FAILURES = (CommandFailed, EngineError, EngineGone, NetlinkError, Taken, OSError)
 
 
 class ApplyFailed(Exception):
-    """Some of it could not be done; the rest was. `differed` is what was mended."""
+    """Some of it could not be done, said in `errors`; the rest was. `differed` is what was mended."""
 
     def __init__(self, errors: list, differed: list) -> None:
         super().__init__("; ".join(errors))
         self.errors, self.differed = errors, differed
 
 
-class DataPlane:
-    """The data plane of this node. One call at a time.
+_FAILURES = (CommandFailed, EngineError, EngineGone, NetlinkError, NotClosed, Taken, OSError)
 
-    `secure` is awaited with the state before any device is made, where a network is encrypted: without it such
-    networks stay closed. `root` is the helper's folder in tmpfs.
+
+class DataPlane:
+    """The data plane of this node. One call at a time; each raises what it says and nothing else.
+
+    `root` is the helper's folder in tmpfs. `secure` is awaited without arguments in each whole pass over a state
+    with an encrypted network, before anything of it is made: it returns words about what it had to mend, or raises
+    NotClosed (`Esp.secure` is one). After a failure the devices that are there stay, as what closed them does, and
+    none is made. Without a `secure` none is ever made.
     """
 
     def __init__(self, engine: Engine, root: str = "/run/swarmsh", secure=None) -> None:
-        self._engine, self._root, self._secure = engine, root, secure
-        self._modules_tried = False
+        self._engine, self._secure = engine, secure
+        self._before, self._modules = Before(root), Modules()
         self._left = None  # what the last pass left behind, as (links, services, rules); None: not sure
+        self._no_zones: tuple = ([], 0.0)  # rules that the kernel refused, and until when they are not tried again
+        self._others: set = set()  # bridges with a name like ours that are somebody's
         self._errors: list = []
         self._words: list = []
+        self._bridge_errors: dict = {}
+        self.failed: dict = {}  # name of each network that the last pass could not make, `swgw` as well, to words
 
     # --- whole passes ---------------------------------------------------------------------------------------
     async def apply(self, state: dict) -> list:
-        """Bring the node to the state; what differed, empty if nothing. Raises ApplyFailed, BadState."""
+        """Bring the node to the state; what differed, in words, empty if nothing. Raises ApplyFailed, BadState.
+
+        A state without networks, ports and tasks is the same as `purge`. After BadState nothing was touched.
+        """
+        if is_empty(state):
+            return await self.purge()
         check_state(state)
-        self._errors, self._words, self._left = [], [], None
-        await self._load_modules()
-        state = await self._open_part(state)
-        want = links.wanted(state)
-        self._remember_before(want)
-        seen = await self._mend_links(state, want)
-        naked = links.unguarded(want, seen)
-        if naked:
-            self._errors.append(f"nothing is marked for IPVS: no mark guard on {', '.join(naked)}")
-        services = ipvs.wanted(state)
-        last = await self._try(self._mend_services(services)) or []
-        # A mark that leads to no service any more would lead to the node's own sshd.
-        if await self._try(self._mend_rules(state, marks=not naked)):
-            await self._try(self._change_services(last))
-        await self._try(self._remove_links(want, seen))
+        self._begin()
+        self._left = None
+        done = await self._try(self._apply(state))
+        if done is None:
+            self.failed = {name: self._why() for name in [EGRESS, *(one["name"] for one in state["networks"])]}
         if self._errors:
             raise ApplyFailed(self._errors, self._words)
-        self._left = want, services, rules.wanted(state)
+        self._left = done
         return self._words
 
-    async def change(self, state: dict) -> None:
-        """As apply, but what is there is taken to be what the last call left: the cost follows the change alone.
+    async def _apply(self, state: dict) -> tuple:
+        """What is there afterwards, for the next change. Raises one of _FAILURES where nothing could be done."""
+        self._errors += await self._modules.load(state)
+        self._before.keep(links.GLOBAL_SYSCTLS)
+        full, services = links.wanted(state), ipvs.wanted(state)
+        seen = kernel.read(looks_ours, full.sysctls)
+        open_links, refused = await self._leave_out(state, full, seen)
+        removal = links.plan_removal(open_links, seen)
+        if removal.steps:
+            # What no network wants goes before the rules that stand in front of it.
+            await self._take(removal)
+            seen = kernel.read(looks_ours, full.sysctls)
+        have = await self._try(self._read_services())
+        left = await self._try(self._mend_rules(state, ipvs.balanced(services, have or {}), seen))
+        if left is None:
+            self._errors.append("without these rules no device is made or brought up")
+        else:
+            seen = await self._mend_links(state, open_links, seen)
+        last, there = [], set()
+        if have is not None:
+            last, there = await self._try(self._mend_services(services, have)) or ([], set())
+        if left is not None:
+            left = await self._try(self._mark(state, there, seen, left))
+        if left is not None:
+            await self._try(self._change_services(last))
+        await self._try(self._remove_bridges(open_links, seen))
+        self.failed = self._not_made(state, full, seen, refused)
+        return full, services, left
 
-        What drifted meanwhile is left to the next whole pass. Raises ApplyFailed, BadState.
+    async def change(self, state: dict) -> None:
+        """As apply, but what is there is taken to be what the last call left: the cost follows the change.
+
+        What drifted meanwhile is left to the next whole pass. Where peers or networks changed, or something was
+        not as the last call left it, this is a whole pass. Raises ApplyFailed, BadState.
         """
+        if self._left is None or is_empty(state):
+            await self.apply(state)
+            return
         check_state(state)
         wanted = links.wanted(state), ipvs.wanted(state), rules.wanted(state)
         left, self._left = self._left, None
-        if left is None or left[0] != wanted[0]:
+        if left[0] != wanted[0]:
             await self.apply(state)
             return
-        self._errors, self._words = [], []
-        now, last, _ = ipvs.plan_changes(wanted[1], left[1])
-        await self._try(self._change_services(now))
-        texts = rules.plan_chains(wanted[2], left[2])
-        if texts:
-            await self._try(run(_RESTORE, texts))
-        if not self._errors:
-            await self._try(self._change_services(last))
+        self._begin()
+        # The raw table follows peers alone, and may hold less than is wanted: a kernel without zones.
+        wanted[2][rules.RAW] = left[2][rules.RAW]
+        await self._try(self._change(wanted, left))
         if self._errors:
-            raise ApplyFailed(self._errors, [])
+            log("network_change_failed", error="; ".join(self._errors))
+            await self.apply(state)
+            return
         self._left = wanted
 
+    async def _change(self, wanted: tuple, left: tuple) -> None:
+        now, last, _ = ipvs.plan_changes(wanted[1], left[1])
+        if rules.adds_marks(wanted[2], left[2]):
+            naked = links.unguarded(kernel.read_guards(looks_ours))
+            if naked:
+                raise NetlinkError(f"no mark guard on {', '.join(naked)}")
+        self._change_ipvs(now)
+        text = rules.plan_change(wanted[2], left[2])
+        if text:
+            await run(_RESTORE, text)
+        # A mark that leads to no service any more would lead to the node's own sshd.
+        self._change_ipvs(last)
+
     def hairpin(self) -> list:
-        """Hairpin on for the ports of containers that have started; what was off. No process, no Engine."""
-        with kernel.Netlink(kernel.ROUTE) as link:
-            plan = links.plan_hairpin(kernel.read_links(link))
-        for step in plan.steps:
-            _write(step.lines)
+        """Hairpin on for the ports of containers that have started; what was off. Raises ApplyFailed.
+
+        For Engine `start` events: no process, and the Engine is not asked.
+        """
+        try:
+            with kernel.Netlink(kernel.ROUTE) as link:
+                plan = links.plan_hairpin(kernel.read_links(link))
+            for step in plan.steps:
+                _write(step.lines)
+        except (NetlinkError, OSError) as e:
+            raise ApplyFailed([str(e) or type(e).__name__], []) from e
         return plan.words
 
     async def purge(self) -> list:
-        """Leave the node as it was found; what was there. Raises ApplyFailed."""
-        self._errors, self._words, self._left = [], [], None
-        want = links.NOTHING
-        await self._try(self._remove_rules())
-        await self._try(self._remove_services())
-        await self._try(self._remove_links(want, kernel.read(is_ours, ()), everything=True))
-        if not self._errors:
-            await self._try(self._restore_before())
+        """Leave the node as it was found; what was there. Raises ApplyFailed.
+
+        Where nothing of ours is, no process is started and the Engine is not asked. What protects a network goes
+        only when it is gone: while containers use it, it is an error.
+        """
+        self._begin()
+        self._left = None
+        await self._try(self._purge())
+        self.failed = {}
         if self._errors:
             raise ApplyFailed(self._errors, self._words)
         return self._words
 
+    async def _purge(self) -> None:
+        if not self._before.exists() and _is_untouched():
+            return
+        if await self._try(self._unmark()):
+            await self._try(self._remove_services())
+        seen = kernel.read(looks_ours, ())
+        await self._take(links.plan_removal(links.NOTHING, seen))
+        await self._try(self._remove_bridges(links.NOTHING, seen, everything=True))
+        if self._errors:
+            return
+        await self._remove_rules()
+        self._words += self._before.restore()
+
+    # --- what all of them need ------------------------------------------------------------------------------
+    def _begin(self) -> None:
+        self._errors, self._words, self._bridge_errors = [], [], {}
+
     async def _try(self, work):
-        """The rest goes on where one thing fails: each of them mends something by itself."""
+        """The rest goes on where one thing fails: each of them mends something by itself. None after a failure."""
         try:
             return await work
         except _FAILURES as e:
-            self._errors.append(str(e) or type(e).__name__)
+            self._errors.append(_words_of(e))
             return None
 
-    # --- before anything ------------------------------------------------------------------------------------
-    async def _load_modules(self) -> None:
-        missing = [name for name in MODULES if not kernel.exists(f"/sys/module/{name}")]
-        if missing and not self._modules_tried:  # one that is built in may have no folder there
-            self._modules_tried = True
-            await self._try(run(["modprobe", "-a", *missing]))
+    def _why(self) -> str:
+        return "; ".join(self._errors[:3])
 
-    async def _open_part(self, state: dict) -> dict:
-        """The state without encrypted networks, if they cannot be closed to plain packets first."""
-        closed = {network["id"]: network["name"] for network in state["networks"] if network["encrypted"]}
-        if not closed:
-            return state
-        if self._secure is not None:
-            before = len(self._errors)
-            self._words += await self._try(self._secure(state)) or []
-            if len(self._errors) == before:
-                return state
-        self._errors.append(f"encrypted networks stay closed: {', '.join(sorted(closed.values()))}")
+    def _not_made(self, state: dict, full: links.Wanted, seen: kernel.Seen, refused: dict) -> dict:
+        found = {EGRESS: (EGRESS_BRIDGE, EGRESS_VXLAN)}
+        found.update({one["name"]: (bridge_name(one), vxlan_name(one)) for one in state["networks"]})
         return {
-            **state,
-            "networks": [network for network in state["networks"] if network["id"] not in closed],
-            "vips": [vip for vip in state["vips"] if vip["network"] not in closed],
+            name: self._bridge_errors.get(bridge) or refused.get(device) or self._why()
+            for name, (bridge, device) in found.items()
+            if bridge in self._bridge_errors or not links.is_whole(device, full, seen)
         }
 
-    def _remember_before(self, want: links.Wanted) -> None:
-        """Keep what settings were before our first change, for purge; those of our devices go with them."""
-        if self._load_before():
-            return
+    # --- what may be made -----------------------------------------------------------------------------------
+    async def _leave_out(self, state: dict, full: links.Wanted, seen: kernel.Seen) -> tuple:
+        """What is wanted but for devices that must not be made, and these: name to words."""
+        refused = {}
+        for name in links.strangers(full, seen):
+            refused[name] = f"the node has a device {name} that is not swarmsh's: rename or remove it"
+            self._errors.append(refused[name])
+        closed = {vxlan_name(one): one["name"] for one in state["networks"] if one["encrypted"]}
         try:
-            with Ipvs() as balancer:
-                timeouts = list(balancer.timeouts())
-        except NetlinkError:
-            timeouts = []  # told when services are to be made
-        found = {path: kernel.read_sysctl(path) for path in links.GLOBAL_SYSCTLS}
-        made = not os.path.isdir(self._root)
-        os.makedirs(self._root, mode=0o700, exist_ok=True)
-        before = {"v": VERSION, "sysctls": found, "timeouts": timeouts, "root_made": made}
-        self._save_before(before)
+            if closed:
+                self._words += await self._close()
+        except _FAILURES as e:
+            self._errors.append(f"encrypted networks: {_words_of(e)}")
+            for name in closed:
+                # One that is there was closed when it was made, and what closed it is not taken away by a failure.
+                if name not in seen.links or seen.links[name].vxlan != full.vxlans[name].fixed:
+                    refused[name] = f"it is encrypted, and stays closed: {_words_of(e)}"
+        for name, device in full.vxlans.items():
+            if device.bridge in refused:
+                refused.setdefault(name, refused[device.bridge])
+        for bridge in set(full.bridges) & set(refused):
+            self._bridge_errors[bridge] = refused[bridge]
+        return links.without(full, set(refused)), refused
 
-    def _load_before(self) -> dict:
-        try:
-            with open(os.path.join(self._root, BEFORE), encoding="utf-8") as file:
-                return json.load(file)
-        except FileNotFoundError:
-            return {}
-
-    def _save_before(self, before: dict) -> None:
-        path = os.path.join(self._root, BEFORE)
-        fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            json.dump(before, file)
-        os.rename(path + ".new", path)
-
-    async def _restore_before(self) -> None:
-        before = self._load_before()
-        if not before:
-            return
-        for path, value in before["sysctls"].items():
-            if value is not None and kernel.read_sysctl(path) not in (value, None):
-                kernel.write(f"/proc/sys/{path}", value)
-        if before["timeouts"]:
-            with Ipvs() as balancer:
-                balancer.set_timeouts(tuple(before["timeouts"]))
-        os.unlink(os.path.join(self._root, BEFORE))
-        if before["root_made"] and not os.listdir(self._root):
-            os.rmdir(self._root)
+    async def _close(self) -> list:
+        if self._secure is None:
+            raise NotClosed("there are no keys")
+        return await self._secure() or []
 
     # --- links ----------------------------------------------------------------------------------------------
-    async def _mend_links(self, state: dict, want: links.Wanted) -> kernel.Seen:
-        """Bridges by the Engine, then all else; what is there afterwards."""
-        seen = kernel.read(is_ours, want.sysctls)
-        wanted_bodies, made = bodies(state), set()
-        for bridge in sorted(set(want.bridges) - set(seen.links)):
-            count = len(self._errors)
-            await self._try(make_bridge(self._engine, wanted_bodies[bridge]))
-            if len(self._errors) == count:
-                made.add(bridge)
-                self._words.append(f"link {bridge} was missing")
+    async def _mend_links(self, state: dict, want: links.Wanted, seen: kernel.Seen) -> kernel.Seen:
+        """Bridges by the Engine, then all else; what is there afterwards. Raises NetlinkError, OSError."""
+        made = await self._mend_bridges(state, want, seen)
         if made:
-            seen = kernel.read(is_ours, want.sysctls)
-        plan = links.plan_links(want, seen, frozenset(made))
+            seen = kernel.read(looks_ours, want.sysctls)
+        plan = links.plan_links(want, self._without_strangers(seen), frozenset(made))
+        if plan.steps and not await self._take(plan, until="tc"):
+            # Those that did not get their guard stay as they are: down, if they are new.
+            seen = kernel.read(looks_ours, want.sysctls)
+            want = links.without(want, set(links.unguarded(seen)))
+            plan = links.plan_links(want, self._without_strangers(seen), frozenset(made))
+            await self._take(plan._replace(words=[]))
         if plan.steps:
-            await self._take(plan)
-            seen = kernel.read(is_ours, want.sysctls)
+            seen = kernel.read(looks_ours, want.sysctls)
         await self._take(links.plan_hairpin(seen.links))
         return seen
 
-    async def _take(self, plan: links.Plan) -> None:
+    async def _mend_bridges(self, state: dict, want: links.Wanted, seen: kernel.Seen) -> set:
+        """The bridges that were made. Those that are another's are kept in `_bridge_errors`."""
+        wanted_bodies, made = bodies(state), set()
+        devices = {device.bridge for device in want.vxlans.values() if device.bridge} | {EGRESS_BRIDGE}
+        for bridge in sorted(set(want.bridges) - set(seen.links)):
+            if bridge not in devices:
+                continue  # it would be a network that leads nowhere
+            try:
+                await make_bridge(self._engine, wanted_bodies[bridge])
+                made.add(bridge)
+                self._words.append(f"link {bridge} was missing")
+            except _FAILURES as e:
+                self._refuse_bridge(bridge, e)
+        for bridge in links.strange_bridges(want, seen):
+            try:
+                await check_bridge(self._engine, wanted_bodies[bridge])
+            except _FAILURES as e:
+                self._refuse_bridge(bridge, e)
+        return made
+
+    def _refuse_bridge(self, bridge: str, error: Exception) -> None:
+        self._errors.append(_words_of(error))
+        self._bridge_errors[bridge] = _words_of(error)
+
+    def _without_strangers(self, seen: kernel.Seen) -> kernel.Seen:
+        """A bridge that is not ours is as good as none: nothing is put into it."""
+        there = {name: link for name, link in seen.links.items() if name not in self._bridge_errors}
+        return seen._replace(links=there)
+
+    async def _take(self, plan: links.Plan, until: str = "") -> bool:
+        """Whether all steps were taken: not those after one by the tool `until` that failed."""
         self._words += plan.words
         for step in plan.steps:
+            count = len(self._errors)
             await self._try(_write_all(step.lines) if step.tool == "write" else batch(step.tool, step.lines))
+            if step.tool == until and len(self._errors) > count:
+                return False
+        return True
 
-    async def _remove_links(self, want: links.Wanted, seen: kernel.Seen, everything: bool = False) -> None:
-        await self._take(links.plan_removal(want, seen))
-        spare = {name for name in seen.links if links.is_bridge(name, seen) and name not in want.bridges}
+    async def _remove_bridges(self, want: links.Wanted, seen: kernel.Seen, everything: bool = False) -> None:
+        spare = {name: ours for name, ours in links.spare_bridges(want, seen).items() if name not in self._others}
         if not spare and not everything:
             return
         kept = await remove_networks(self._engine, set(want.bridges))
         if kept and everything:
             self._errors.append(f"containers still use {', '.join(sorted(kept))}")
-        self._words += [f"link {name} was left over" for name in sorted(spare - kept)]
-        # What the Engine knew it has removed by now.
-        orphans = [name for name in sorted(spare - kept) if kernel.exists(f"/sys/class/net/{name}")]
+        # What the Engine knew as ours it has removed by now.
+        left = {name: ours for name, ours in spare.items() if kernel.exists(f"/sys/class/net/{name}")}
+        self._others |= {name for name, ours in left.items() if not ours and name not in kept}
+        self._words += [f"link {name} was left over" for name in spare if name not in kept | self._others]
+        orphans = [name for name, ours in left.items() if ours and name not in kept]
         if orphans:
             await batch("ip", [f"link del {name}" for name in orphans])
 
     # --- services -------------------------------------------------------------------------------------------
-    async def _mend_services(self, want: dict) -> list:
-        """Add and set; the changes that must wait until nothing is marked for them."""
+    async def _read_services(self) -> dict:
         with Ipvs() as balancer:
-            if balancer.timeouts() != ipvs.TIMEOUTS:
+            return balancer.services()
+
+    async def _mend_services(self, want: dict, have: dict) -> tuple:
+        """Add and set: (changes that must wait until nothing is marked for them, marks of what is there now).
+
+        Raises NetlinkError, OSError.
+        """
+        with Ipvs() as balancer:
+            found = balancer.timeouts()
+            if found != ipvs.TIMEOUTS:
+                self._before.keep_timeouts(found)
                 self._words.append("timeouts of IPVS were different")
                 balancer.set_timeouts(ipvs.TIMEOUTS)
-            now, last, words = ipvs.plan_changes(want, balancer.services())
+            now, last, words = ipvs.plan_changes(want, have)
             self._words += words
             try:
                 balancer.change(now)
             except NetlinkError as e:
                 self._errors.append(str(e))
-        return last
+                return last, ipvs.balanced(want, balancer.services())
+        return last, set(want)
 
-    async def _change_services(self, changes: list) -> None:
+    def _change_ipvs(self, changes: list) -> None:
         if changes:
             with Ipvs() as balancer:
                 balancer.change(changes)
+
+    async def _change_services(self, changes: list) -> None:
+        self._change_ipvs(changes)
 
     async def _remove_services(self) -> None:
         if kernel.exists(ipvs.SERVICES):
@@ -260,25 +359,64 @@ class DataPlane:
                 balancer.change(last)
 
     # --- rules ----------------------------------------------------------------------------------------------
-    async def _mend_rules(self, state: dict, marks: bool) -> bool:
-        """True; raises CommandFailed."""
-        want = rules.wanted(state, marks)
-        before = self._load_before()
-        if before.get("no_zones"):
-            del want[rules.RAW]
-        plan = rules.plan_restore(want, rules.parse_save(await run(["iptables-save"])))
-        words = plan.words
-        if plan.raw:
-            try:
-                await run(_RESTORE, plan.raw)
-            except CommandFailed as e:
-                # Without CONFIG_NF_CONNTRACK_ZONES one client port by two nodes at once is the only loss.
-                log("no_conntrack_zones", error=e)
-                self._save_before({**before, "no_zones": True})
-                words = [word for word in words if "SW-RAW" not in word]
-        self._words += words
+    async def _mend_rules(self, state: dict, there: set, seen: kernel.Seen) -> dict:
+        """The rules that are there then, with marks for the services in `there`. Raises CommandFailed."""
+        have = rules.parse_save(await run(["iptables-save"]))
+        want = rules.wanted(state, there)
+        if links.unguarded(seen):
+            want = rules.keep_marks(want, have)
+        refused, until = self._no_zones
+        if refused and refused == want[rules.RAW]["SW-RAW"] and time.monotonic() < until:
+            want[rules.RAW]["SW-RAW"] = []
+        plan = rules.plan_restore(want, have)
+        # Those that drop come first, and by themselves: the raw table only keeps two clients apart.
         if plan.rest:
             await run(_RESTORE, plan.rest)
+        # A mark that had to go with its service was right: that the service has gone is said.
+        right = rules.same_chains(rules.wanted(state), have) if plan.words else set()
+        self._words += [word for word in plan.words if word not in right and "SW-RAW" not in word]
+        if plan.raw and await self._try(self._mend_raw(plan.raw, want, have)):
+            self._words += [word for word in plan.words if "SW-RAW" in word]
+        return want
+
+    async def _mend_raw(self, text: str, want: dict, have: dict) -> bool:
+        """Whether all of it is there; raises CommandFailed.
+
+        Without CONFIG_NF_CONNTRACK_ZONES one client port by two nodes at once is the only loss.
+        """
+        try:
+            await run(_RESTORE, text)
+            return True
+        except CommandFailed as e:
+            # What kernels and versions of iptables say to it differs. If the same chain goes in without its rules,
+            # then it is they that the kernel does not take, and no lock or lack of memory.
+            refused, want[rules.RAW]["SW-RAW"] = want[rules.RAW]["SW-RAW"], []
+            bare = rules.plan_restore({rules.RAW: want[rules.RAW]}, have).raw
+            if "lock" in str(e) or not refused:
+                raise
+            if bare:
+                await run(_RESTORE, bare)
+            self._no_zones = refused, time.monotonic() + ZONES_AGAIN_S
+            log("no_conntrack_zones", error=e)
+            return False
+
+    async def _mark(self, state: dict, there: set, seen: kernel.Seen, left: dict) -> dict:
+        """Mark for the services that are there now; the rules that are there then. Raises CommandFailed."""
+        naked = links.unguarded(seen)
+        if naked:
+            self._errors.append(f"nothing is marked for IPVS: no mark guard on {', '.join(naked)}")
+        want = rules.wanted(state, set() if naked else there)
+        want[rules.RAW] = left[rules.RAW]
+        text = rules.plan_change(want, left)
+        if text:
+            await run(_RESTORE, text)
+        return want
+
+    async def _unmark(self) -> bool:
+        """True; raises CommandFailed."""
+        text = rules.plan_unmark(rules.parse_save(await run(["iptables-save"])))
+        if text:
+            await run(_RESTORE, text)
         return True
 
     async def _remove_rules(self) -> None:
@@ -286,6 +424,21 @@ class DataPlane:
         if text:
             self._words.append("rules were there")
             await run(_RESTORE, text)
+
+
+def _is_untouched() -> bool:
+    """Raises NetlinkError, OSError."""
+    with kernel.Netlink(kernel.ROUTE) as link:
+        if not links.is_untouched(kernel.read_links(link), kernel.read_rules(link)):
+            return False
+    if not kernel.exists(ipvs.SERVICES):
+        return True
+    with open(ipvs.SERVICES, encoding="ascii") as file:
+        return not any(map(ipvs.is_ours, ipvs.parse_services(file.read())))
+
+
+def _words_of(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 async def _write_all(pairs) -> None:

@@ -7,16 +7,20 @@ pure. Keys are in this process and in the kernel only.
 Numbers: the SPI of an SA is `0x53000000 + (n of the sender << 12) + epoch % 4096`: unique at each receiver. Its
 reqid is the epoch. Epochs only grow, each with new keys. An epoch is *spent* between this node and a peer once its
 outbound SA was added: added again, AES-GCM would count from the start with the same key, and the peer would take
-all for repeated. So an outbound SA that is lost needs a new epoch; an inbound one may be added again.
+all for repeated. So an outbound SA that is lost needs a new epoch. An inbound one is added again, for what comes
+now is to be taken: but it counts from the start (ESN), and what a peer sends past 2^32 packets of an epoch it can
+not take. So that one needs a new epoch as well.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from .commands import CommandFailed, run
+from .numbers import NotClosed
 from .xfrm import (
     ANYWHERE,
     SPI_OURS,
@@ -34,8 +38,8 @@ CLOSED_PRIORITY, PEER_PRIORITY = 2000, 1000  # the lower number decides
 TRIES = 3
 
 
-class EspError(Exception):
-    """`ip` or the kernel refused; the message holds no key."""
+class EspError(NotClosed):
+    """`ip` or the kernel refused, or the manager has not spoken yet; the message holds no key."""
 
 
 def spi(sender: int, epoch: int) -> int:
@@ -222,8 +226,9 @@ class Seen:
 class Plan:
     """`batch` is for `ip` alone, for it holds keys; `drift` says what is amiss in words.
 
-    `warnings` are of what is not ours. `spends`: n -> epoch that is spent by it. `lost`: numbers of peers to whom
-    nothing can be sent before there is a new epoch.
+    `warnings` are of what is not ours. `spends`: n -> epoch that is spent by it. `lost`: numbers of peers that
+    need a new epoch: nothing can be sent to them, or not all that they send can be taken. `hears`: n -> highest
+    epoch of which an inbound SA is added; `again`: n -> highest epoch of one that was there before.
     """
 
     batch: list = field(default_factory=list, repr=False)
@@ -231,10 +236,16 @@ class Plan:
     warnings: list = field(default_factory=list)
     spends: dict = field(default_factory=dict)
     lost: list = field(default_factory=list)
+    hears: dict = field(default_factory=dict)
+    again: dict = field(default_factory=dict)
+    news: list = field(default_factory=list)  # of `drift`, what was not said before
 
 
-def plan(wanted: Wanted, seen: Seen, spent: dict) -> Plan:
-    """What makes the kernel as wanted: close, understand, send, forget. `spent`: n -> highest epoch that is."""
+def plan(wanted: Wanted, seen: Seen, spent: dict, heard: dict | None = None) -> Plan:
+    """What makes the kernel as wanted: close, understand, send, forget.
+
+    `spent`: n -> highest epoch that is; `heard`: n -> highest epoch of which an inbound SA was ever there.
+    """
     made = Plan()
     kept = set()
     if wanted.closed:
@@ -243,7 +254,7 @@ def plan(wanted: Wanted, seen: Seen, spent: dict) -> Plan:
     _warn_of_strangers(made, seen)
     for peer in wanted.peers.values():
         for keys in peer.epochs:
-            kept |= _ensure_inbound(made, seen, inbound_sa(wanted, peer, keys))
+            kept |= _ensure_inbound(made, seen, inbound_sa(wanted, peer, keys), peer.n, heard or {})
         kept |= _ensure_outbound(made, seen, wanted, peer, spent)
         if peer.sends:
             _ensure_policies(made, seen, (peer_policy(wanted, peer),))
@@ -284,7 +295,7 @@ def _warn_of_strangers(made: Plan, seen: Seen) -> None:
             made.warnings.append(f"{words}: not ours, but it decides before ours; it is left as it is")
 
 
-def _ensure_inbound(made: Plan, seen: Seen, sa: Sa) -> set:
+def _ensure_inbound(made: Plan, seen: Seen, sa: Sa, n: int, heard: dict) -> set:
     there = _at(seen, sa)
     if sa.key is None:
         if there is None:
@@ -294,6 +305,9 @@ def _ensure_inbound(made: Plan, seen: Seen, sa: Sa) -> set:
         if there is not None:
             made.batch.append(there.delete())
         made.batch.append(sa.add())
+        made.hears[n] = max(sa.reqid, made.hears.get(n, 0))
+        if there is not None or sa.reqid <= heard.get(n, 0):
+            made.again[n] = max(sa.reqid, made.again.get(n, 0))
     return {sa.id}
 
 
@@ -329,6 +343,17 @@ def spent_in(wanted: Wanted, seen: Seen) -> dict:
     return spent
 
 
+def heard_in(wanted: Wanted, seen: Seen) -> dict:
+    """n -> highest epoch whose inbound SA is there."""
+    numbers = {peer.address: peer.n for peer in wanted.peers.values()}
+    heard: dict = {}
+    for sa in seen.sas:
+        if sa.dst == wanted.address and sa.src in numbers:
+            n = numbers[sa.src]
+            heard[n] = max(sa.reqid, heard.get(n, 0))
+    return heard
+
+
 def _at(seen: Seen, sa: Sa) -> Sa | None:
     return next((one for one in seen.sas if one.id == sa.id), None)
 
@@ -360,23 +385,54 @@ def resume(n: int, address: str, seen: Seen) -> Wanted | None:
 
 # --- on the node ------------------------------------------------------------------------------------------------
 class Esp:
-    """Keeps the kernel as wanted. Changes wait for each other; each is read back."""
+    """Keeps the kernel as wanted. Changes wait for each other; each is read back.
 
-    def __init__(self) -> None:
+    `save` is called with `to_state()` before an epoch is spent: it returns when that is kept, or raises OSError,
+    and then the epoch is not used. `wanted` is None as long as neither the manager nor `resume` said what to keep.
+    """
+
+    def __init__(self, save=None) -> None:
         self.wanted: Wanted | None = None
+        self.lost: list = []  # numbers of peers that need a new epoch, as of the last call
         self.spent: dict = {}  # n -> highest epoch that was sent in
+        self._heard: dict = {}  # n -> highest epoch of which an inbound SA was there
+        self._again: dict = {}  # n -> highest epoch of which one was added again
+        self._closed = False  # what a former process saved
+        self._told: set = set()  # drift that could not be mended, which was said already
+        self._save = save
         self._turn = asyncio.Lock()
 
     def to_state(self) -> dict:
-        """What must outlive this process: no keys."""
-        return {"spent": {str(n): epoch for n, epoch in self.spent.items()}}
+        """What must outlive this process, as JSON: no keys."""
+        return {
+            "closed": self.wanted.closed if self.wanted is not None else self._closed,
+            "spent": _to_json(self.spent),
+            "heard": _to_json(self._heard),
+            "again": _to_json(self._again),
+        }
 
     def restore(self, saved: dict) -> None:
-        self.spent = {int(n): int(epoch) for n, epoch in (saved.get("spent") or {}).items()}
+        """Take over what `to_state` gave; before `resume`. Raises BadKeys if that cannot be read."""
+        try:
+            found = [
+                {int(n): int(epoch) for n, epoch in (saved.get(key) or {}).items()}
+                for key in ("spent", "heard", "again")
+            ]
+            self._closed = bool(saved.get("closed"))
+        except (AttributeError, TypeError, ValueError) as e:
+            raise BadKeys(f"the saved state cannot be read ({type(e).__name__})") from None
+        self.spent, self._heard, self._again = found
 
     async def resume(self, n: int, address: str) -> None:
-        """Take over what a former process left in the kernel, until the manager tells more."""
-        self.wanted = resume(n, address, await change([]))
+        """Take over what a former process left, until the manager tells more. Raises EspError.
+
+        What there is comes from the kernel. Where that has nothing any more, but a saved state says that this node
+        was closed, it is to be closed again: the next `repair` or `secure` does it.
+        """
+        async with self._turn:
+            self.wanted = resume(n, address, await change([]))
+            if self.wanted is None and self._closed:
+                self.wanted = Wanted(n, address)
 
     async def apply(self, wanted: Wanted) -> list:
         """Make it so. Numbers of peers that need a new epoch. Raises EspError."""
@@ -384,20 +440,37 @@ class Esp:
             return (await self._settle(wanted)).lost
 
     async def repair(self) -> Plan | None:
-        """What was amiss (`drift`), and is mended but for `lost` and `warnings`; None if all was right."""
+        """What was amiss (`drift`), and is mended but for `lost` and `warnings`; None if all was right.
+
+        Also None as long as `wanted` is. Raises EspError.
+        """
         async with self._turn:
             if self.wanted is None:
                 return None
             made = await self._settle(self.wanted)
             return made if made.drift or made.lost or made.warnings else None
 
+    async def secure(self) -> list:
+        """For DataPlane: repair, and words about what was amiss. Raises EspError unless this node is closed.
+
+        What cannot be mended before there is a new epoch is said once. It does not keep networks from being made:
+        nothing passes to or from such a peer.
+        """
+        async with self._turn:
+            if self.wanted is None or not self.wanted.closed:
+                raise EspError("there are no keys yet: the manager must give them first")
+            return (await self._settle(self.wanted)).news
+
     async def add_inbound(self, keys: dict) -> list:
+        """The first barrier of a rotation. As `apply`, and raises BadKeys."""
         return await self._step(add_inbound, keys)
 
     async def switch_outbound(self, epochs: dict) -> list:
+        """The second barrier of a rotation. As `apply`, and raises BadKeys."""
         return await self._step(switch_outbound, epochs)
 
     async def drop_old(self, epochs: dict) -> list:
+        """The third barrier of a rotation. As `apply`, and raises BadKeys."""
         return await self._step(drop_old, epochs)
 
     async def _step(self, step, given: dict) -> list:
@@ -411,35 +484,81 @@ class Esp:
         self.wanted = wanted
         first, seen = None, await change([])
         for _ in range(TRIES):
-            self._spend(spent_in(wanted, seen))
-            made = plan(wanted, seen, self.spent)
+            self._note(wanted, seen)
+            made = plan(wanted, seen, self.spent, self._heard)
             first = first or made
             if not made.batch:
-                first.lost = made.lost
+                first.lost = self.lost = sorted({*made.lost, *self._deaf(wanted)})
+                first.news = [word for word in first.drift if word not in self._told]
+                self._told = set(made.drift)
                 return first
-            before = dict(self.spent)
-            self._spend(made.spends)
-            try:
-                seen = await change(made.batch)
-            except EspError:
-                self.spent = before
-                self._spend(spent_in(wanted, await change([])))  # some of it may have been added
-                raise
+            await self._run(wanted, made)
+            seen = await change([])
         raise EspError("the SAs and policies in the kernel are changed again and again by something else")
 
-    def _spend(self, spends: dict) -> None:
-        for n, epoch in spends.items():
-            self.spent[n] = max(epoch, self.spent.get(n, 0))
+    async def _run(self, wanted: Wanted, made: Plan) -> None:
+        before = dict(self.spent), dict(self._heard), dict(self._again)
+        for epochs, more in ((self.spent, made.spends), (self._heard, made.hears), (self._again, made.again)):
+            _raise_to(epochs, more)
+        if made.spends or made.hears:
+            try:
+                # Before, not after: a process that ends between the two must not spend the epoch a second time.
+                self._keep()
+            except OSError as e:
+                self.spent, self._heard, self._again = before
+                raise EspError(f"which epochs are spent cannot be saved: {e.strerror}") from e
+        try:
+            await run_batch(made.batch)
+        except EspError:
+            seen = await change([])  # some of it may have been added; unknown is as good as spent
+            self.spent, self._heard, self._again = before
+            self._note(wanted, seen)
+            with suppress(OSError):
+                self._keep()
+            raise
+
+    def _keep(self) -> None:
+        if self._save is not None:
+            self._save(self.to_state())
+
+    def _note(self, wanted: Wanted, seen: Seen) -> None:
+        _raise_to(self.spent, spent_in(wanted, seen))
+        _raise_to(self._heard, heard_in(wanted, seen))
+
+    def _deaf(self, wanted: Wanted) -> list:
+        """Peers of whom the newest epoch's inbound SA is one that was added again."""
+        return [
+            n
+            for n, peer in wanted.peers.items()
+            if peer.epochs and 0 < peer.epochs[-1].epoch <= self._again.get(n, 0)
+        ]
+
+
+def _to_json(epochs: dict) -> dict:
+    return {str(n): epoch for n, epoch in epochs.items()}
+
+
+def _raise_to(epochs: dict, others: dict) -> None:
+    for n, epoch in others.items():
+        epochs[n] = max(epoch, epochs.get(n, 0))
+
+
+async def run_batch(batch: list) -> None:
+    """Run lines of `ip -batch`, if there are any. Raises EspError, with no key in it."""
+    try:
+        if batch:
+            await run(["ip", "-batch", "-"], "\n".join([*batch, ""]))
+    except CommandFailed as e:
+        raise EspError(without_keys(str(e))) from None  # the cause may quote a key
 
 
 async def change(batch: list) -> Seen:
     """Run the lines, if there are any, and read what is there then. Raises EspError, with no key in it."""
+    await run_batch(batch)
     try:
-        if batch:
-            await run(["ip", "-batch", "-"], "\n".join([*batch, ""]))
         # Not as two more lines of a batch: after the list of states, that of policies comes out empty
         # (iproute2 5.9 to 7.2).
         states, policies = await run(["ip", "-d", "xfrm", "state"]), await run(["ip", "-d", "xfrm", "policy"])
     except CommandFailed as e:
-        raise EspError(without_keys(str(e))) from None  # the cause may quote a key
+        raise EspError(without_keys(str(e))) from None
     return Seen(parse_states(states), parse_policies(policies))

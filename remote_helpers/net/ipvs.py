@@ -20,17 +20,22 @@ SERVICES = "/proc/net/ip_vs"
 ADD_SERVICE, SET_SERVICE, DEL_SERVICE, GET_SERVICE = 1, 2, 3, 4
 ADD_DEST, SET_DEST, DEL_DEST = 5, 6, 7
 SET_CONFIG, GET_CONFIG = 12, 13
-PERSISTENT = 1
+PERSISTENT, SCHEDULER_FLAGS = 0x1, 0x18
+# `sh` and `mh` choose by the client's address, also a backend of weight 0 unless they may fall back to another:
+# without it a drain refuses the clients of the backend that drains.
+FALLBACK = 0x8
+BY_ADDRESS = ("sh", "mh")
 # Seconds for TCP, TCP after a FIN, UDP. The kernel's 900 s for TCP would reset idle connections.
 TIMEOUTS = (432000, 120, 300)
 
 
 class Service(NamedTuple):
-    """What one mark is balanced to; `dests` is (address, port) to weight."""
+    """What one mark is balanced to; `dests` is (address, port) to weight, `flags` are the scheduler's own."""
 
     scheduler: str
     persist_s: int
     dests: dict
+    flags: int = 0
 
 
 class Change(NamedTuple):
@@ -55,14 +60,21 @@ def wanted(state: dict) -> dict:
     found = {}
     for one in [*state["vips"], *state["ports"]]:
         dests = {(dest["address"], int(dest.get("port", 0))): int(dest["weight"]) for dest in one["dests"]}
-        found[MARK + one["id"]] = Service(one["scheduler"] or "rr", int(one["persist_s"]), dests)
+        scheduler = one["scheduler"] or "rr"
+        flags = FALLBACK if scheduler in BY_ADDRESS else 0
+        found[MARK + one["id"]] = Service(scheduler, int(one["persist_s"]), dests, flags)
     return found
+
+
+def balanced(want: dict, have: dict) -> set:
+    """The wanted marks that lead to a service, be it with another scheduler."""
+    return set(want) & set(have)
 
 
 def parse_services(text: str) -> dict:
     """Mark to Service, of the fwmark services in /proc/net/ip_vs; others are left out.
 
-    A persistent one has `persist_s` -1: the kernel writes its timeout there in its own ticks.
+    A persistent one has `persist_s` -1: the kernel writes its timeout there in its own ticks. Flags are not there.
     A dest that is not of the masquerading kind has the weight -1, which nobody wants.
     """
     found: dict = {}
@@ -98,8 +110,8 @@ def plan_changes(want: dict, have: dict) -> tuple:
         if found is None:
             words.append(f"service {mark:#x} was missing")
             now.append(Change(ADD_SERVICE, mark, service))
-        elif (found.scheduler, found.persist_s) != (service.scheduler, service.persist_s):
-            words.append(f"service {mark:#x} was {found.scheduler} {found.persist_s}")
+        elif found._replace(dests=service.dests) != service:
+            words.append(f"service {mark:#x} was {found.scheduler} {found.persist_s} {found.flags:#x}")
             now.append(Change(SET_SERVICE, mark, service))
         _plan_dests(mark, service.dests, found.dests if found else None, now, words)
     for mark in sorted(have):
@@ -129,7 +141,7 @@ def pack_change(change: Change) -> bytes:
     """The message's payload, from its generic header on."""
     service = [pack_u16(1, socket.AF_INET), pack_u32(5, change.mark)]
     if change.command in (ADD_SERVICE, SET_SERVICE):
-        flags = PERSISTENT if change.service.persist_s else 0
+        flags = change.service.flags | (PERSISTENT if change.service.persist_s else 0)
         service += [
             pack_attribute(6, change.service.scheduler.encode() + b"\0"),
             pack_attribute(7, struct.pack("=II", flags, 0xFFFFFFFF)),
@@ -160,6 +172,12 @@ def _generic(command: int) -> bytes:
     return struct.pack("=BBH", command, 1, 0)
 
 
+def _refused(change: Change, code: int) -> NetlinkError:
+    if code == errno.ENOENT and change.command in (ADD_SERVICE, SET_SERVICE):
+        return NetlinkError(f"IPVS: {change}: this kernel has no scheduler {change.service.scheduler}", 0)
+    return NetlinkError(f"IPVS: {change}", code)
+
+
 # --- the kernel ---------------------------------------------------------------------------------------------
 class Ipvs:
     """A connection to the kernel's IPVS; a context manager. Raises NetlinkError if ip_vs is not loaded."""
@@ -183,22 +201,29 @@ class Ipvs:
         self._link.__exit__()
 
     def services(self) -> dict:
-        """Mark to Service of all fwmark services, with the seconds of the persistent ones of ours."""
+        """Mark to Service of all fwmark services; of ours with seconds and flags, where there may be some.
+
+        Raises NetlinkError, OSError.
+        """
         with open(SERVICES, encoding="ascii") as file:
             found = parse_services(file.read())
         for mark, service in found.items():
-            if service.persist_s and is_ours(mark):
-                found[mark] = service._replace(persist_s=self._persist_s(mark))
+            if is_ours(mark) and (service.persist_s or service.scheduler in BY_ADDRESS):
+                seconds, flags = self._settings(mark)
+                found[mark] = service._replace(
+                    persist_s=seconds if service.persist_s else 0, flags=flags & SCHEDULER_FLAGS
+                )
         return found
 
-    def _persist_s(self, mark: int) -> int:
+    def _settings(self, mark: int) -> tuple:
+        """(seconds, flags), which /proc does not show."""
         ours = pack_nested(1, pack_u16(1, socket.AF_INET), pack_u32(5, mark))
         try:
             answer = self._link.ask(self._family, _generic(GET_SERVICE) + ours)
         except NetlinkError:
-            return -1  # it has gone meanwhile
+            return -1, 0  # it has gone meanwhile
         service = netlink.parse_attributes(netlink.parse_attributes(answer[4:]).get(1, b""))
-        return netlink.u32(service.get(8, b"")) or -1
+        return netlink.u32(service.get(8, b"")) or -1, netlink.u32(service.get(7, b""))
 
     def change(self, changes: list) -> None:
         """Carry changes out, in their order. Raises NetlinkError naming those that the kernel refused.
@@ -212,9 +237,9 @@ class Ipvs:
             if code == errno.EEXIST and change.command in (ADD_SERVICE, ADD_DEST):
                 again.append(change._replace(command=change.command + 1))
             elif code and not (change.command in (DEL_SERVICE, DEL_DEST) and code in (errno.ESRCH, errno.ENOENT)):
-                failed.append(NetlinkError(f"IPVS: {change}", code))
+                failed.append(_refused(change, code))
         codes = self._link.send([(self._family, 0, pack_change(change)) for change in again])
-        failed += [NetlinkError(f"IPVS: {change}", code) for change, code in zip(again, codes) if code]
+        failed += [_refused(change, code) for change, code in zip(again, codes) if code]
         if failed:
             raise NetlinkError("; ".join(str(one) for one in failed[:5]))
 

@@ -104,7 +104,10 @@ def parse_link(data: bytes) -> Link:
 
 
 def read(ours, sysctls) -> Seen:
-    """Read all. `ours(name)` says which devices are ours, `sysctls` are the paths of interest."""
+    """Read all. `ours(name)` says which devices may be ours, `sysctls` are the paths of interest.
+
+    Raises NetlinkError, OSError.
+    """
     with Netlink(ROUTE) as link:
         links = read_links(link)
         names = {one.index: one.name for one in links.values() if ours(one.name)}
@@ -126,6 +129,19 @@ def read(ours, sysctls) -> Seen:
             filters,
             {path: value for path, value in ((path, read_sysctl(path)) for path in sysctls) if value is not None},
         )
+
+
+def read_guards(ours) -> Seen:
+    """Only links and tc filters. Raises NetlinkError, OSError."""
+    with Netlink(ROUTE) as link:
+        links = read_links(link)
+        found = read_filters(link, [one for one in links.values() if _guarded(one, ours)])
+    return Seen(links, set(), set(), set(), set(), set(), *found, {})
+
+
+def read_rules(link: Netlink) -> set:
+    """Rule: all with a mark."""
+    return _dump(link, GET_RULE, 12, parse_rule, {})
 
 
 def _guarded(link: Link, ours) -> bool:

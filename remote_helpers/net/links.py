@@ -14,10 +14,12 @@ from __future__ import annotations
 import ipaddress
 from typing import NamedTuple
 
-from .kernel import NOARP, UP, Route, Rule, Seen
+from .kernel import NOARP, UP, Link, Route, Rule, Seen
 from .numbers import (
     ANY_MAC,
+    BRIDGE_MAC,
     EGRESS_BRIDGE,
+    EGRESS_MAC,
     EGRESS_VNI,
     EGRESS_VXLAN,
     INGRESS,
@@ -26,12 +28,13 @@ from .numbers import (
     PORT_ENCRYPTED,
     RULE_PREF,
     TABLE,
+    VXLAN_MAC,
     bridge_mac,
     bridge_name,
     egress_gateway,
     egress_mac,
     egress_net,
-    is_ours,
+    looks_ours,
     vxlan_mac,
     vxlan_name,
 )
@@ -192,7 +195,7 @@ def _without(seen: Seen, devices: set) -> Seen:
 def _plan_sysctls(want: Wanted, seen: Seen, fresh: set, made: frozenset, words: list) -> tuple:
     now, late = [], []
     for path, value in sorted(want.sysctls.items()):
-        device = path.split("/")[3] if "/conf/" in path else ""
+        device = _device_of(path)
         if device in fresh:
             late.append((f"/proc/sys/{path}", value))
         elif path in seen.sysctls and seen.sysctls[path] != value:
@@ -351,34 +354,111 @@ def _rule(rule: Rule) -> str:
     return f"iif {rule.iif} fwmark {rule.mark:#x}/{rule.mask:#x} lookup {rule.table} pref {rule.pref}"
 
 
-# --- what is checked and removed ----------------------------------------------------------------------------
-def unguarded(want: Wanted, seen: Seen) -> list:
+# --- whose a device is ----------------------------------------------------------------------------------------
+def is_ours(link: Link) -> bool:
+    """Whether a device was made for one of our networks: by its name alone it may be a user's.
+
+    A bridge that Docker made when the node booted has no MAC of ours yet: of such ones the Engine must be asked.
+    """
+    if not looks_ours(link.name):
+        return False
+    if link.kind == "bridge":
+        return link.name == EGRESS_BRIDGE or _has_mac(link, BRIDGE_MAC)
+    if link.kind != "vxlan":
+        return False
+    if link.name == EGRESS_VXLAN:
+        return _has_mac(link, EGRESS_MAC) or link.vxlan[:1] == (EGRESS_VNI,)
+    vni, port = (link.vxlan[0], link.vxlan[2]) if link.vxlan else (0, 0)
+    return _has_mac(link, VXLAN_MAC) or (link.name == f"sv{vni:x}" and port in (PORT, PORT_ENCRYPTED))
+
+
+def _has_mac(link: Link, kind: int) -> bool:
+    return link.mac.startswith(f"02:{kind:02x}:")
+
+
+def strangers(want: Wanted, seen: Seen) -> list:
+    """Names of wanted devices that are another's, which is left alone."""
+    return sorted(
+        name
+        for name in [*want.vxlans, *want.bridges]
+        if name in seen.links
+        and (seen.links[name].kind != "bridge" if name in want.bridges else not is_ours(seen.links[name]))
+    )
+
+
+def strange_bridges(want: Wanted, seen: Seen) -> list:
+    """Wanted bridges that are there without a MAC of ours: Docker's after a boot, or somebody's."""
+    return sorted(
+        name
+        for name, mac in want.bridges.items()
+        if name in seen.links and seen.links[name].kind == "bridge" and seen.links[name].mac != mac
+    )
+
+
+# --- what is left out, checked and removed --------------------------------------------------------------------
+def without(want: Wanted, devices: set) -> Wanted:
+    """What is wanted without these vxlan devices and what is on them; bridges stay."""
+    return want._replace(
+        vxlans={name: one for name, one in want.vxlans.items() if name not in devices},
+        addresses={one for one in want.addresses if one[0] not in devices},
+        fdb={one for one in want.fdb if one[0] not in devices},
+        neighbours={one for one in want.neighbours if one[0] not in devices},
+        routes={one for one in want.routes if one.device not in devices},
+        arp_drops={one for one in want.arp_drops if one[0] not in devices},
+        sysctls={path: value for path, value in want.sysctls.items() if _device_of(path) not in devices},
+    )
+
+
+def _device_of(path: str) -> str:
+    return path.split("/")[3] if "/conf/" in path else ""
+
+
+def is_whole(name: str, want: Wanted, seen: Seen) -> bool:
+    """Whether a vxlan device does its work: up, with its guard, in its bridge, and that one up as well."""
+    one, link = want.vxlans[name], seen.links.get(name)
+    if link is None or link.vxlan != one.fixed or not link.flags & UP or name not in seen.guards:
+        return False
+    bridge = seen.links.get(one.bridge or EGRESS_BRIDGE)
+    return bridge is not None and bool(bridge.flags & UP) and (not one.bridge or link.master == bridge.index)
+
+
+def unguarded(seen: Seen) -> list:
     """Vxlan devices without the filter that clears marks: while there is one, nothing may be marked for IPVS."""
-    return sorted(name for name in seen.links if name not in seen.guards and _is_vxlan(name, seen))
+    return sorted(name for name, link in seen.links.items() if name not in seen.guards and _is_vxlan(link))
 
 
-def _is_vxlan(name: str, seen: Seen) -> bool:
-    return is_ours(name) and seen.links[name].kind == "vxlan"
+def _is_vxlan(link: Link) -> bool:
+    return link.kind == "vxlan" and is_ours(link)
 
 
 def plan_removal(want: Wanted, seen: Seen) -> Plan:
     """What takes away vxlan devices, routes and rules that are not wanted; bridges are Docker's."""
     lines, words = [], []
-    for name in sorted(seen.links):
-        if _is_vxlan(name, seen) and name not in want.vxlans:
+    for name, link in sorted(seen.links.items()):
+        if _is_vxlan(link) and name not in want.vxlans:
             words.append(f"link {name} was left over")
             lines.append(f"link del {name}")
     for route in sorted(seen.routes):
-        if route.local and is_ours(route.device) and route.device not in want.bridges:
+        link = seen.links.get(route.device)
+        if route.local and link is not None and is_ours(link) and route.device not in want.bridges:
             lines.append(f"route del {_route(route)}")
     for rule in sorted(_our_rules(seen.rules) - want.rules):
         lines.append(f"rule del {_rule(rule)}")
     return Plan([Step("ip", tuple(lines))] if lines else [], words)
 
 
-def is_bridge(name: str, seen: Seen) -> bool:
-    """Whether it is the bridge of one of our networks."""
-    return is_ours(name) and seen.links[name].kind == "bridge"
+def spare_bridges(want: Wanted, seen: Seen) -> dict:
+    """Name to whether it is surely ours, of bridges with a name like ours that are not wanted."""
+    return {
+        name: is_ours(link)
+        for name, link in sorted(seen.links.items())
+        if link.kind == "bridge" and looks_ours(name) and name not in want.bridges
+    }
+
+
+def is_untouched(found: dict, rules: set) -> bool:
+    """Whether no device and no rule shows that we were here; `found` is name to Link."""
+    return not any(looks_ours(name) for name in found) and not _our_rules(rules)
 
 
 def plan_hairpin(found: dict) -> Plan:
@@ -386,11 +466,11 @@ def plan_hairpin(found: dict) -> Plan:
 
     `found` is name to Link. Which task a port belongs to does not matter, so the Engine need not be asked.
     """
-    bridges = {link.index: name for name, link in found.items() if is_ours(name) and link.kind == "bridge"}
+    bridges = {link.index: name for name, link in found.items() if link.kind == "bridge" and is_ours(link)}
     ports = [
         name
         for name, link in sorted(found.items())
-        if link.master in bridges and link.hairpin is False and not is_ours(name)
+        if link.master in bridges and link.hairpin is False and not _is_vxlan(link)
     ]
     lines = tuple((f"/sys/class/net/{name}/brport/hairpin_mode", "1") for name in ports)
     words = [f"hairpin of {name} in {bridges[found[name].master]} was off" for name in ports]

@@ -58,19 +58,36 @@ def _body(name: str, subnet: str, gateway: str, options: dict, labels: dict, *, 
 
 async def make_bridge(engine: Engine, body: dict) -> None:
     """Make a network whose bridge is missing. Raises EngineError, EngineGone, Taken, CommandFailed."""
-    found = await _inspect(engine, body["Name"])
-    if found is not None and (found.get("Labels") or {}).get(LABEL) != body["Labels"][LABEL]:
-        raise Taken(f"the Engine has a network {body['Name']} that is not swarmsh's: rename or remove it")
-    if found is not None and found.get("Containers"):
-        await _mend_bridge(engine, found, body)
-        return
+    found = await _find(engine, body)
     if found is not None:
+        # Also one that does not run keeps the network by its id: it could not be started any more.
+        query = {"all": "1", "filters": json.dumps({"network": [body["Name"]]})}
+        if found.get("Containers") or await engine.call("GET", "/containers/json", query=query, timeout_s=60.0):
+            await _mend_bridge(engine, found, body)
+            return
         await _remove(engine, found["Id"])
     await engine.call("POST", "/networks/create", body=body, timeout_s=60.0)
 
 
+async def check_bridge(engine: Engine, body: dict) -> None:
+    """Whether a bridge that is there is that of our network. Raises EngineError, EngineGone, Taken."""
+    if await _find(engine, body) is None:
+        bridge = body["Options"][f"{_BRIDGE}.name"]
+        raise Taken(f"the node has a bridge {bridge} that is not swarmsh's: rename or remove it")
+
+
+async def _find(engine: Engine, body: dict) -> dict | None:
+    found = await _inspect(engine, body["Name"])
+    if found is not None and (found.get("Labels") or {}).get(LABEL) != body["Labels"][LABEL]:
+        raise Taken(f"the Engine has a network {body['Name']} that is not swarmsh's: rename or remove it")
+    return found
+
+
 async def remove_networks(engine: Engine, wanted: set) -> set:
-    """Remove our networks whose bridge is not in `wanted`; the bridges of those that are still in use."""
+    """Remove our networks whose bridge is not in `wanted`; the bridges of those that are still in use.
+
+    Raises EngineError, EngineGone.
+    """
     query = {"filters": json.dumps({"label": [LABEL]})}
     kept = set()
     for network in await engine.call("GET", "/networks", query=query, timeout_s=30.0) or []:

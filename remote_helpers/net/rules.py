@@ -24,6 +24,7 @@ from .numbers import (
     PORT,
     PORT_ENCRYPTED,
     bridge_name,
+    egress_gateway,
     egress_mac,
 )
 
@@ -53,14 +54,19 @@ JUMPS = (
     Jump("nat", "OUTPUT", "SW-OUT", ANYWHERE),
     Jump("nat", "POSTROUTING", "SW-POST", ANYWHERE),
     Jump("filter", "INPUT", "SW-IN", FIRST),
+    Jump("filter", "OUTPUT", "SW-FOUT", FIRST),
     Jump("filter", "DOCKER-USER", "SW-FWD", FIRST),
     Jump("filter", "FORWARD", "SW-END", LAST),
 )
 
 
 # --- what is wanted -----------------------------------------------------------------------------------------
-def wanted(state: dict, marks: bool = True) -> dict:
-    """Table to chain to rules, each without its `-A CHAIN`. Without `marks` nothing is handed to IPVS."""
+def wanted(state: dict, marks=None) -> dict:
+    """Table to chain to rules, each without its `-A CHAIN`.
+
+    `marks`: those that lead to a service of IPVS, the only ones that are set; None: all of the state. A packet
+    that is marked is let past the node's firewall, and what IPVS does not take is then the node's own.
+    """
     raw, pre = [], ["-d 127.0.0.0/8 ! -i lo -j DROP"]
     for peer in state["peers"]:
         came_by = f"-m mac --mac-source {egress_mac(peer['n'], state)}"
@@ -73,20 +79,26 @@ def wanted(state: dict, marks: bool = True) -> dict:
     )
     mangle = {"SW-PRE": pre, **_marking(state, marks)}
     nat = {"SW-OUT": _loopback_rules(state), "SW-POST": _source_rules(state)}
-    filters = {"SW-IN": _input_rules(state), "SW-FWD": _forward_rules(), "SW-END": _last_rules(state)}
+    filters = {
+        "SW-IN": _input_rules(state),
+        "SW-FOUT": _output_rules(),
+        "SW-FWD": _forward_rules(),
+        "SW-END": _last_rules(state),
+    }
     return {RAW: {"SW-RAW": raw}, "mangle": mangle, "nat": nat, "filter": filters}
 
 
-def _marking(state: dict, marks: bool) -> dict:
+def _marking(state: dict, marks) -> dict:
     bridges = {network["id"]: bridge_name(network) for network in state["networks"]}
     into, published = [], []
-    for vip in state["vips"] if marks else ():
-        mark = _set_mark(MARK + vip["id"])
-        into.append(f"-d {vip['address']}/32 -i {bridges[vip['network']]} {mark}")
+    for vip in state["vips"]:
+        mark = MARK + vip["id"]
+        if marks is None or mark in marks:
+            into.append(f"-d {vip['address']}/32 -i {bridges[vip['network']]} {_set_mark(mark)}")
     into += ["-i sb+ -j RETURN", "-m addrtype --dst-type LOCAL -j SW-PUB"]
-    for port in state["ports"] if marks else ():
+    for port in state["ports"]:
         bind = _bind(port)
-        if not bind.startswith("127."):
+        if (marks is None or MARK + port["id"] in marks) and not bind.startswith("127."):
             where = f"-d {bind}/32 " if bind else ""
             published.append(f"{where}{_to_port(port)} {_set_mark(MARK + port['id'])}")
     # The clearing comes first: a packet that IPVS has balanced must not be encapsulated with its mark.
@@ -140,9 +152,20 @@ def _input_rules(state: dict) -> list:
     rules = [f"-p udp -m udp --dport {PORT_ENCRYPTED} -m policy --dir in --pol none -j DROP"]
     rules += [f"-s {peer['underlay']}/32 -p udp -m udp --dport {PORT} -j RETURN" for peer in state["peers"]]
     rules += [f"-p udp -m udp --dport {PORT} -j DROP", f"-m mark --mark {_OURS} -j ACCEPT"]
+    # Names: the server is at the gateway by which a container leaves; an internal network has only its own.
+    asked = [(EGRESS_BRIDGE, egress_gateway(state["node"]["n"], state))]
+    asked += [(bridge_name(one), one["gateway"]) for one in state["networks"] if one["internal"]]
+    for bridge, gateway in asked:
+        for kind in ("udp", "tcp"):
+            rules.append(f"-d {gateway}/32 -i {bridge} -p {kind} -m {kind} --dport 53 -j ACCEPT")
     # A VIP that no service has must not lead to the node's own sshd.
     refuse = "-j REJECT --reject-with icmp-port-unreachable"
     return rules + [f"-d {network['vips']} {refuse}" for network in state["networks"]]
+
+
+def _output_rules() -> list:
+    # The policies for ESP say the same; but whoever flushes them opens the node until they are put back.
+    return [f"-p udp -m udp --dport {PORT_ENCRYPTED} -m policy --dir out --pol none -j DROP"]
 
 
 def _forward_rules() -> list:
@@ -218,14 +241,72 @@ def plan_restore(want: dict, have: dict) -> Restore:
     return Restore(texts[RAW], texts["mangle"] + texts["nat"] + texts["filter"], words)
 
 
-def plan_chains(want: dict, have: dict) -> str:
-    """Only the chains that differ, where all jumps are known to be there; the raw table apart."""
+def plan_change(want: dict, have: dict) -> str:
+    """As little text as leads from chains that are known to be there to others; the raw table apart.
+
+    Rules that stay are not repeated: they are many more than those that change. A rule that should be there and is
+    not makes iptables-restore fail, and nothing of its table is changed then.
+    """
     texts = []
     for table in TABLES[1:]:
-        lines = _plan_chains(want[table], have[table], [])
+        lines = []
+        for chain, rules in want[table].items():
+            lines += _edit(chain, rules, have[table].get(chain))
         if lines:
+            # Chains that are written anew are named first, as iptables-save does it.
+            lines.sort(key=lambda line: not line.startswith(":"))
             texts.append(f"*{table}\n" + "\n".join(lines) + "\nCOMMIT\n")
     return "".join(texts)
+
+
+def _edit(chain: str, want: list, have: list | None) -> list:
+    if have == want:
+        return []
+    whole = [f":{chain} - [0:0]", *(f"-A {chain} {rule}" for rule in want)]
+    if have is None:
+        return whole
+    head, shorter = 0, min(len(want), len(have))
+    while head < shorter and want[head] == have[head]:
+        head += 1
+    tail = 0
+    while tail < shorter - head and want[-1 - tail] == have[-1 - tail]:
+        tail += 1
+    gone, new = have[head : len(have) - tail], want[head : len(want) - tail]
+    # A rule is deleted by its words, and of equal ones the first: it must be the one that is meant.
+    if 2 * (len(gone) + len(new)) > len(want) or any(have.count(rule) > 1 for rule in gone):
+        return whole
+    return [
+        *(f"-D {chain} {rule}" for rule in gone),
+        *(f"-I {chain} {head + 1 + i} {rule}" for i, rule in enumerate(new)),
+    ]
+
+
+def adds_marks(want: dict, have: dict) -> bool:
+    """Whether something is marked for IPVS that was not."""
+    chains = ("SW-MIN", "SW-PUB")
+    return any(set(want["mangle"][chain]) - set(have["mangle"].get(chain, ())) for chain in chains)
+
+
+def same_chains(want: dict, have: dict) -> set:
+    """The words of `plan_restore` about marking chains that are as wanted."""
+    found = have.get("mangle", {})
+    return {
+        f"chain {chain} was different"
+        for chain in ("SW-MIN", "SW-PUB")
+        if _same(found.get(chain), want["mangle"][chain])
+    }
+
+
+def keep_marks(want: dict, have: dict) -> dict:
+    """What is wanted, but marking goes on as it is: for as long as it is not known whether more is safe."""
+    marking = {chain: have.get("mangle", {}).get(chain, []) for chain in ("SW-MIN", "SW-PUB")}
+    return {**want, "mangle": {**want["mangle"], **marking}}
+
+
+def plan_unmark(have: dict) -> str:
+    """What ends all marking; "" if there is none."""
+    chains = [chain for chain in ("SW-MIN", "SW-PUB") if have.get("mangle", {}).get(chain)]
+    return "\n".join(["*mangle", *(f"-F {chain}" for chain in chains), "COMMIT", ""]) if chains else ""
 
 
 def jumps(have: dict) -> list:
@@ -240,12 +321,16 @@ def _plan_chains(want: dict, have: dict, words: list) -> list:
     heads, bodies = [], []
     for chain, rules in want.items():
         found = have.get(chain)
-        if found is not None and len(found) == len(rules) and all(map(same_rule, found, rules)):
+        if _same(found, rules):
             continue
         words.append(f"chain {chain} was {'missing' if found is None else 'different'}")
         heads.append(f":{chain} - [0:0]")  # makes it, or empties it
         bodies += [f"-A {chain} {rule}" for rule in rules]
     return heads + bodies
+
+
+def _same(found: list | None, rules: list) -> bool:
+    return found is not None and len(found) == len(rules) and all(map(same_rule, found, rules))
 
 
 def _plan_jump(jump: Jump, have: dict, words: list) -> list:

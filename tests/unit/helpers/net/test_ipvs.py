@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,6 +46,23 @@ def test_a_service_is_added_with_the_attributes_of_the_table() -> None:
         9: b"\xff\xff\xff\xff",
     }
     assert len(payload) % 4 == 0
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "persist_s", "flags"), [("rr", 0, 0), ("sh", 0, 8), ("mh", 60, 9), ("wlc", 60, 1), ("", 0, 0)]
+)
+def test_what_chooses_by_address_may_fall_back_from_a_backend_that_drains(
+    scheduler: str, persist_s: int, flags: int
+) -> None:
+    state = node_state()
+    state["ports"][0].update(scheduler=scheduler, persist_s=persist_s)
+    service = ipvs.wanted(state)[0x53000004]
+    payload = ipvs.pack_change(Change(1, 0x53000004, service))
+    assert fields(fields(payload[4:])[1])[7] == struct.pack("=II", flags, 0xFFFFFFFF)
+    # One that lost the flag is set again.
+    without = {0x53000004: service._replace(flags=0)}
+    now, _, words = ipvs.plan_changes({0x53000004: service}, without)
+    assert [one.command for one in now] == ([ipvs.SET_SERVICE] if flags & 8 else []) and bool(words) == bool(now)
 
 
 def test_the_bytes_of_a_whole_message() -> None:

@@ -10,7 +10,7 @@ import pytest
 from remote_helpers.net import kernel, links, netlink
 from remote_helpers.net.kernel import Link, Route, Rule, Seen
 from remote_helpers.net.networks import LABEL, bodies
-from remote_helpers.net.numbers import BadState, check_state, egress_mac, is_ours
+from remote_helpers.net.numbers import BadState, check_state, egress_mac, is_empty, looks_ours
 from tests.unit.helpers.net.states import NET1, node_state
 
 UP = kernel.UP
@@ -56,7 +56,7 @@ def test_a_node_that_has_all_needs_nothing() -> None:
     assert links.plan_links(WANT, seen) == links.Plan([], [])
     assert links.plan_removal(WANT, seen) == links.Plan([], [])
     assert links.plan_hairpin(seen.links) == links.Plan([], [])
-    assert links.unguarded(WANT, seen) == []
+    assert links.unguarded(seen) == []
 
 
 def test_a_new_node_gets_its_guards_before_a_device_is_up() -> None:
@@ -113,7 +113,7 @@ def test_a_deleted_device_is_made_whole_and_told_in_one_line() -> None:
     plan = links.plan_links(WANT, seen)
     assert plan.words == ["link sv1000 was missing"]
     assert [step.tool for step in plan.steps] == ["ip", "write", "tc", "bridge", "ip"]
-    assert links.unguarded(WANT, seen) == []
+    assert links.unguarded(seen) == []
 
 
 def test_a_device_with_another_vni_is_made_anew() -> None:
@@ -242,7 +242,7 @@ def test_what_no_network_wants_any_more_goes() -> None:
 def test_a_naked_device_is_told() -> None:
     seen = settled(WANT)
     seen.guards.discard("sv1000")
-    assert links.unguarded(WANT, seen) == ["sv1000"]
+    assert links.unguarded(seen) == ["sv1000"]
 
 
 def test_hairpin_is_for_containers_ports_of_our_bridges() -> None:
@@ -269,9 +269,9 @@ def test_docker_networks_are_internal_but_for_the_way_out() -> None:
 
 def test_numbers_that_would_collide_are_refused() -> None:
     check_state(node_state())
-    for part, key, value in (("node", "n", 256), ("node", "n", 0)):
+    for n in (256, 0, True, "2", 1):  # 1 is a peer's
         state = node_state()
-        state[part][key] = value
+        state["node"]["n"] = n
         with pytest.raises(BadState, match="node number"):
             check_state(state)
     state = node_state()
@@ -294,18 +294,71 @@ def test_numbers_that_would_collide_are_refused() -> None:
         ("vips", "dests", [{"address": "web", "weight": 1}], "illegal IP"),
         ("peers", "underlay", "", "illegal IP"),
         ("tasks", "addresses", None, "TypeError"),
+        ("ports", "port", "80 -j ACCEPT", "port '80 -j ACCEPT' is not in"),
+        ("ports", "port", 0, "port 0 is not in"),
+        ("ports", "scheduler", "rr -x", "scheduler"),
+        ("ports", "persist_s", -1, "persist_s"),
+        ("ports", "dests", [{"address": "10.255.2.11", "weight": 1}], "KeyError: 'port'"),
+        ("ports", "dests", [{"address": "10.255.2.11", "port": 80, "weight": "1"}], "weight '1'"),
+        ("ports", "id", 1, "one id is there twice"),
+        ("vips", "dests", [{"address": "10.50.1.2"}], "KeyError: 'weight'"),
+        ("networks", "subnet", "10.50.0.1/16", "host bits"),
+        ("networks", "vips", "10.50.128.0/255.255.128.0", "is to be written 10.50.128.0/17"),
+        ("networks", "vips", "10.51.0.0/17", "is not in 10.50.0.0/16"),
+        ("networks", "gateway", "10.51.0.2", "is not in 10.50.0.0/16"),
+        ("networks", "mtu", None, "MTU None"),
+        ("networks", "encrypted", "no", "encrypted is 'no'"),
+        ("networks", "labels", {"a": 1}, "label 'a'"),
+        ("networks", "labels", [], "AttributeError"),
+        ("networks", "name", "swgw", "one network name is there twice"),
     ],
 )
-def test_what_is_no_address_gets_into_no_text(part: str, key: str, value: object, words: str) -> None:
+def test_what_cannot_be_gets_into_no_text(part: str, key: str, value: object, words: str) -> None:
     state = node_state()
     state[part][0][key] = value
     with pytest.raises(BadState, match=words):
         check_state(state)
 
 
+@pytest.mark.parametrize("section", ["node", "egress", "peers", "networks", "vips", "ports", "tasks", "v"])
+def test_a_section_that_is_missing_is_refused_before_anything(section: str) -> None:
+    state = node_state()
+    del state[section]
+    with pytest.raises(BadState):
+        check_state(state)
+
+
+def test_nothing_wanted_is_told_from_nonsense() -> None:
+    assert is_empty({}) and is_empty({"v": 1, "networks": [], "ports": [], "tasks": [], "peers": [{"n": 1}]})
+    assert not is_empty(node_state()) and not is_empty({"ports": [{}]})
+    for nonsense in ([], None, {"networks": 3}):
+        with pytest.raises(BadState):
+            is_empty(nonsense)  # type: ignore[arg-type]
+
+
 def test_macs_tell_the_node() -> None:
     assert egress_mac(1, node_state()) == "02:5f:0a:ff:01:01"
-    assert is_ours("swgw0") and is_ours("sv1000") and not is_ours("sb1") and not is_ours("svc-lan0")
+    names = ("swgw0", "sv1000", "sb1", "svc-lan0", "sbcafe")
+    assert [name for name in names if looks_ours(name)] == ["swgw0", "sv1000", "sbcafe"]
+
+
+@pytest.mark.parametrize(
+    ("link", "ours"),
+    [
+        (Link(1, "sb1000", "bridge", "02:5d:0a:32:00:02", 1500, UP, 0), True),
+        (Link(1, "sbcafe", "bridge", "5a:01:02:03:04:05", 1500, UP, 0), False),
+        (Link(1, "swgw0", "bridge", "02:42:01:02:03:04", 1500, UP, 0), True),
+        (Link(1, "sbcafe", "veth", "02:5d:0a:32:00:02", 1500, UP, 0), False),
+        (Link(1, "sv1000", "vxlan", "5a:01:02:03:04:05", 1500, UP, 0, (4096, "10.0.0.1", 4790, True)), True),
+        (Link(1, "sv1000", "vxlan", "02:5e:0a:32:00:02", 1500, UP, 0, (9, "10.0.0.1", 4789, True)), True),
+        (Link(1, "svbeef", "vxlan", "5a:01:02:03:04:05", 1500, UP, 0, (4096, "10.0.0.1", 4789, True)), False),
+        (Link(1, "svbeef", "vxlan", "5a:01:02:03:04:05", 1500, UP, 0, (0xBEEF, "10.0.0.1", 8472, True)), False),
+        (Link(1, "swgwv", "vxlan", "5a:01:02:03:04:05", 1500, UP, 0, (4095, "10.0.0.1", 4789, True)), True),
+        (Link(1, "br1000", "bridge", "02:5d:0a:32:00:02", 1500, UP, 0), False),
+    ],
+)
+def test_whose_a_device_is_its_name_alone_does_not_tell(link: Link, ours: bool) -> None:
+    assert links.is_ours(link) is ours
 
 
 # --- what the kernel says -----------------------------------------------------------------------------------

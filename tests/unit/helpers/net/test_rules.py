@@ -72,6 +72,7 @@ COMMIT
 :OUTPUT ACCEPT [0:0]
 :DOCKER-USER - [0:0]
 :SW-END - [0:0]
+:SW-FOUT - [0:0]
 :SW-FWD - [0:0]
 :SW-IN - [0:0]
 -A INPUT -j SW-IN
@@ -79,12 +80,14 @@ COMMIT
 -A FORWARD -j DOCKER-USER
 -A FORWARD -o docker0 -j DROP
 -A FORWARD -j SW-END
+-A OUTPUT -j SW-FOUT
 -A DOCKER-USER -j SW-FWD
 -A DOCKER-USER -j RETURN
 -A SW-END -i sb1000 -o sb1000 -j ACCEPT
 -A SW-END -i swgw0 -o sb+ -j DROP
 -A SW-END -i swgw0 ! -o swgw0 -j ACCEPT
 -A SW-END -o swgw0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A SW-FOUT -p udp -m udp --dport 4790 -m policy --dir out --pol none -j DROP
 -A SW-FWD -i swgwv -o swgw0 -j ACCEPT
 -A SW-FWD -i swgwv -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
 -A SW-FWD -o swgwv -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
@@ -95,6 +98,8 @@ COMMIT
 -A SW-IN -s 10.98.0.13/32 -p udp -m udp --dport 4789 -j RETURN
 -A SW-IN -p udp -m udp --dport 4789 -j DROP
 -A SW-IN -m mark --mark 0x53000000/0xff000000 -j ACCEPT
+-A SW-IN -d 10.255.2.1/32 -i swgw0 -p udp -m udp --dport 53 -j ACCEPT
+-A SW-IN -d 10.255.2.1/32 -i swgw0 -p tcp -m tcp --dport 53 -j ACCEPT
 -A SW-IN -d 10.50.128.0/17 -j REJECT --reject-with icmp-port-unreachable
 COMMIT
 """  # noqa: E501
@@ -126,6 +131,7 @@ def test_a_bare_node_gets_all_chains_and_each_jump_once() -> None:
         "-I OUTPUT 1 -j SW-OUT",
         "-I POSTROUTING 1 -j SW-POST",
         "-I INPUT 1 -j SW-IN",
+        "-I OUTPUT 1 -j SW-FOUT",
         "-I DOCKER-USER 1 -j SW-FWD",
         "-A FORWARD -j SW-END",
     ]
@@ -188,9 +194,20 @@ def test_other_versions_of_iptables_write_the_same_rules_differently() -> None:
 
 
 def test_without_marks_nothing_reaches_ipvs_and_the_guard_stays() -> None:
-    mangle = rules.wanted(node_state(), marks=False)["mangle"]
+    mangle = rules.wanted(node_state(), marks=set())["mangle"]
     assert mangle["SW-PUB"] == [] and not any("0x5300000" in rule and "set" in rule for rule in mangle["SW-MIN"])
     assert "--set-xmark 0x0/" in mangle["SW-MOUT"][0]
+    mangle = rules.wanted(node_state(), marks={0x53000004})["mangle"]
+    assert len(mangle["SW-PUB"]) == 1 and len(mangle["SW-MIN"]) == 2
+
+
+def test_names_may_be_asked_at_the_gateways_that_have_a_server() -> None:
+    state = node_state()
+    asked = [rule for rule in rules.wanted(state)["filter"]["SW-IN"] if "--dport 53" in rule]
+    assert len(asked) == 2 and all("-d 10.255.2.1/32 -i swgw0" in rule for rule in asked)
+    state["networks"][0]["internal"] = True  # it is not accompanied by swgw
+    asked = [rule for rule in rules.wanted(state)["filter"]["SW-IN"] if "--dport 53" in rule]
+    assert sorted(rule.split(" -p ")[0] for rule in asked[2:]) == ["-d 10.50.0.2/32 -i sb1000"] * 2
 
 
 @pytest.mark.parametrize(
@@ -231,10 +248,53 @@ def test_chances_of_loopback_rules_add_up_to_the_weights(weights: list[int]) -> 
 def test_a_change_writes_only_the_chains_it_concerns() -> None:
     before, after = node_state(), node_state()
     after["vips"][0]["dests"] = []
-    assert rules.plan_chains(rules.wanted(after), rules.wanted(before)) == ""  # IPVS alone
+    assert rules.plan_change(rules.wanted(after), rules.wanted(before)) == ""  # IPVS alone
     after["ports"][0]["dests"] = after["ports"][0]["dests"][:1]
-    made = rules.plan_chains(rules.wanted(after), rules.wanted(before))
+    made = rules.plan_change(rules.wanted(after), rules.wanted(before))
     assert made.startswith("*nat\n:SW-OUT - [0:0]\n-A SW-OUT ") and made.count("- [0:0]") == 1
+
+
+def run_edits(text: str, chains: dict[str, list[str]]) -> dict[str, list[str]]:
+    """What iptables-restore makes of one table's text."""
+    found = {chain: list(each) for chain, each in chains.items()}
+    for line in text.splitlines():
+        verb, _, rest = line.partition(" ")
+        chain, _, rule = rest.partition(" ")
+        if verb.startswith(":"):
+            found[verb[1:]] = []
+        elif verb == "-A":
+            found[chain].append(rule)
+        elif verb == "-D":
+            found[chain].remove(rule)
+        elif verb == "-I":
+            at, _, rule = rule.partition(" ")
+            assert 0 < int(at) <= len(found[chain]) + 1
+            found[chain].insert(int(at) - 1, rule)
+    return found
+
+
+_chain = st.lists(st.sampled_from([f"-s 10.0.0.{i}/32 -j X" for i in range(12)]), max_size=14)
+
+
+@given(want=_chain, have=_chain)
+def test_edits_carried_out_make_the_chain_as_wanted(want: list[str], have: list[str]) -> None:
+    tables = {"mangle": {}, "nat": {}, "filter": {}}
+    wanted, there = {**tables, "nat": {"SW-OUT": want}}, {**tables, "nat": {"SW-OUT": have}}
+    text = rules.plan_change(wanted, there)
+    assert run_edits(text, there["nat"])["SW-OUT"] == want
+    assert (text == "") == (want == have)
+
+
+def test_one_rule_more_among_many_is_one_line() -> None:
+    have = [f"-s 10.0.{i // 250}.{i % 250}/32 -j X" for i in range(1000)]
+    tables: dict[str, dict[str, list[str]]] = {"mangle": {}, "nat": {}, "filter": {}}
+    for want, line in (
+        ([*have, "-j Y"], "-I SW-OUT 1001 -j Y"),
+        (["-j Y", *have], "-I SW-OUT 1 -j Y"),
+        (have[:500] + have[501:], "-D SW-OUT -s 10.0.2.0/32 -j X"),
+    ):
+        text = rules.plan_change({**tables, "nat": {"SW-OUT": want}}, {**tables, "nat": {"SW-OUT": have}})
+        assert text == f"*nat\n{line}\nCOMMIT\n"
 
 
 def test_purge_takes_jumps_before_chains_and_leaves_the_rest() -> None:
@@ -242,5 +302,7 @@ def test_purge_takes_jumps_before_chains_and_leaves_the_rest() -> None:
     for table in text.split("COMMIT\n")[:-1]:
         verbs = [line[:2] for line in table.splitlines()[1:]]
         assert verbs == sorted(verbs, key=["-D", "-F", "-X"].index)
-    assert text.count("-D ") == 9 and "DOCKER-USER -j RETURN" not in text and "docker0" not in text
+    assert text.count("-D ") == 10 and "DOCKER-USER -j RETURN" not in text and "docker0" not in text
+    assert rules.plan_unmark(rules.parse_save(SHOWN)) == "*mangle\n-F SW-MIN\n-F SW-PUB\nCOMMIT\n"
+    assert rules.plan_unmark({}) == ""
     assert rules.plan_removal(rules.parse_save("*nat\n:DOCKER - [0:0]\n-A DOCKER -i docker0 -j RETURN\n")) == ""
