@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from remote_helpers.net import esp
 from remote_helpers.net.esp import EpochKeys, Seen, Wanted, plan
+from remote_helpers.net.numbers import NotClosed
 from remote_helpers.net.xfrm import BadKeys, Key, Policy, Sa, parse_policies, parse_states, without_keys
 
 RECORDED = Path(__file__).with_name("recorded")
@@ -373,6 +375,139 @@ def test_whatever_happens_one_pass_mends_it_never_opens_and_never_uses_a_key_twi
             assert not any(kernel.leaks(ADDRESS[2], ADDRESS[peer]) for peer in (1, 3))
             again = plan(want, kernel.seen(), kernel.spent)
             assert again.batch == [] and again.lost == made.lost
+
+
+# --- on the node ----------------------------------------------------------------------------------------------
+class Node:
+    """A kernel in which `Esp` works, and the helper's saved state."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.kernel = Kernel()
+        self.saved: list[dict[str, Any]] = []
+        self.refuses_at: int | None = None  # the number of a line
+        self.full = False
+        patch.setattr(esp, "run_batch", self._run)
+        patch.setattr(esp, "change", self._change)
+
+    def esp(self) -> esp.Esp:
+        """A new process of the helper."""
+        made = esp.Esp(save=self._save)
+        if self.saved:
+            made.restore(json.loads(json.dumps(self.saved[-1])))
+        return made
+
+    def _save(self, state: dict[str, Any]) -> None:
+        if self.full:
+            raise OSError(28, "No space left on device")
+        self.saved.append(state)
+
+    async def _run(self, batch: list[str]) -> None:
+        for i, line in enumerate(batch):
+            if i == self.refuses_at:
+                raise esp.EspError("ip: RTNETLINK answers: No buffer space available")
+            if line.startswith("xfrm state add src 10.98.0.12"):
+                assert self.saved and self.saved[-1]["spent"], "added before it was known as spent"
+            self.kernel.run(line)
+
+    async def _change(self, batch: list[str]) -> Seen:
+        await self._run(batch)
+        return self.kernel.seen()
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> Node:
+    return Node(monkeypatch)
+
+
+async def test_an_epoch_is_known_as_spent_before_it_is(node: Node) -> None:
+    first = node.esp()
+    node.full = True
+    with pytest.raises(esp.EspError, match="No space left"):
+        await first.apply(wanted(2, 1, sends=1))
+    assert not node.kernel.sas and first.spent == {}
+    node.full = False
+    assert await first.apply(wanted(2, 1, sends=1)) == []
+    assert node.saved[-1]["spent"] == {"1": 1, "3": 1}
+    # The process ends, and so do the SAs; the manager tells the same again.
+    node.kernel.sas.clear()
+    second = node.esp()
+    await second.resume(2, ADDRESS[2])
+    assert await second.apply(wanted(2, 1, sends=1)) == [1, 3]
+    assert not any(sa.src == ADDRESS[2] for sa in node.kernel.sas.values())
+
+
+async def test_what_was_not_added_is_not_spent(node: Node) -> None:
+    process = node.esp()
+    node.refuses_at = 5  # both policies, and for peer 1 all but its policy
+    with pytest.raises(esp.EspError, match="No buffer space"):
+        await process.apply(wanted(2, 1, sends=1))
+    assert process.spent == {1: 1} and node.saved[-1]["spent"] == {"1": 1}
+    node.refuses_at = None
+    assert await process.apply(wanted(2, 1, sends=1)) == []
+    assert len(node.kernel.sas) == 4
+
+
+async def test_a_peer_whose_sa_was_added_again_needs_a_new_epoch(node: Node) -> None:
+    process, want = node.esp(), wanted(2, 1, sends=1)
+    assert await process.apply(want) == []
+    del node.kernel.sas[ADDRESS[2], 0x53001001]
+    made = await process.repair()
+    assert made is not None and made.lost == process.lost == [1] and len(made.drift) == 1
+    assert (ADDRESS[2], 0x53001001) in node.kernel.sas  # what comes now is taken all the same
+    # Another process knows it as well, until there is one.
+    process = node.esp()
+    await process.resume(2, ADDRESS[2])
+    assert await process.apply(want) == [1]
+    assert await process.add_inbound({p: epoch_keys(2, p, 2) for p in (1, 3)}) == []
+    assert await process.switch_outbound({1: 2, 3: 2}) == [] == await process.drop_old({1: 2, 3: 2})
+    assert await process.repair() is None
+
+
+async def test_a_new_process_closes_again_what_was_flushed_with_the_old_one(node: Node) -> None:
+    process = node.esp()
+    await process.apply(wanted(2, 1, sends=1))
+    node.kernel.sas.clear()
+    node.kernel.policies.clear()
+    process = node.esp()
+    await process.resume(2, ADDRESS[2])
+    assert len(await process.secure()) == 2
+    assert not node.kernel.leaks(ADDRESS[2], ADDRESS[1])
+    assert process.to_state()["closed"]
+    # It is open only when the manager says so.
+    await process.apply(esp.parse_wanted({"n": 2, "address": ADDRESS[2], "peers": [], "closed": False}))
+    assert not process.to_state()["closed"] and node.kernel.seen() == Seen()
+    assert esp.Esp().to_state()["closed"] is False
+
+
+async def test_only_what_is_closed_is_said_to_be(node: Node) -> None:
+    process = node.esp()
+    with pytest.raises(esp.EspError, match="no keys yet"):
+        await process.secure()
+    assert not isinstance(esp.EspError(), esp.BadKeys) and issubclass(esp.EspError, NotClosed)
+    await process.apply(wanted(2, 1, sends=1))
+    assert await process.secure() == []
+    node.kernel.sas.clear()
+    assert len(await process.secure()) == 4
+    assert await process.secure() == []  # the lost ones were said once
+    assert process.lost == [1, 3]
+    node.kernel.policies.clear()
+    assert len(await process.secure()) == 4
+    node.kernel.policies.clear()
+    node.refuses_at = 0
+    with pytest.raises(esp.EspError):
+        await process.secure()
+    node.refuses_at = None
+    await process.apply(esp.parse_wanted({"n": 2, "address": ADDRESS[2], "peers": [], "closed": False}))
+    with pytest.raises(esp.EspError):
+        await process.secure()
+
+
+@pytest.mark.parametrize("saved", [{"spent": {"a": 1}}, {"spent": [1]}, [], {"heard": {"1": None}}])
+def test_a_saved_state_that_makes_no_sense_is_refused(saved: Any) -> None:
+    process = esp.Esp()
+    with pytest.raises(BadKeys):
+        process.restore(saved)
+    assert process.spent == {}
 
 
 # --- what real kernels show -----------------------------------------------------------------------------------
