@@ -13,6 +13,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueE
 
 from msgspec.structs import replace
 
+from swarmsh.core.accept_endpoint import occupied_ports, port_in_use
 from swarmsh.core.accept_network import (
     FIRST_VNI,
     LAST_VNI,
@@ -21,8 +22,10 @@ from swarmsh.core.accept_network import (
     encrypted,
     mtu,
 )
+from swarmsh.core.container import PREDEFINED_NETWORKS
+from swarmsh.core.find import find_network
 from swarmsh.core.subnets import divide, first_free, gateway_on
-from swarmsh.errors import Exhausted, Forbidden
+from swarmsh.errors import Exhausted, Forbidden, InvalidSpec, SwarmshError
 from swarmsh.model.objects import (
     Cluster,
     Endpoint,
@@ -42,6 +45,7 @@ from swarmsh.model.specs import NetworkSpec, PortConfig
 QUARANTINE_S = 300.0
 EGRESS_POOL, EGRESS_PREFIX = IPv4Network("10.255.0.0/16"), 24  # node number n has the n-th /24 of it
 FIRST_MARK, LAST_MARK = 1, (1 << 24) - 1
+FIRST_CHOSEN_PORT, LAST_CHOSEN_PORT = 30000, 32767  # swarmkit's, for ports published without a number
 LAST_NODE_NUMBER = 255
 
 
@@ -133,21 +137,22 @@ class Allocator:
     _used: dict[tuple[str, int], int] = field(default_factory=dict)
 
     def endpoint(self, service: Service) -> Endpoint:
-        """VIPs and marks as the service's spec needs them; what it has and still needs stays. Raises Exhausted."""
+        """VIPs, marks and published ports as the service's spec needs them; what it has and still needs stays.
+
+        Raises Exhausted, NotFound for a network that is not there, InvalidSpec for a port that another one has.
+        """
         spec = service.spec.endpoint_spec
         mode = spec.mode if spec is not None else ""
-        published = [p for p in spec.ports if p.publish_mode == "ingress"] if spec is not None else []
         vips = {vip.network_id: vip for vip in service.endpoint.virtual_ips}
-        marks = {(p.protocol, p.published_port): p for p in service.endpoint.ports}
-        networks = self._networks(service) if mode != "dnsrr" else []
+        networks = self._networks(service)
         with self._all_or_nothing():
             return Endpoint(
-                virtual_ips=tuple(vips.get(n.id) or self._vip(n) for n in networks),
-                ports=tuple(marks.get((p.protocol, p.published_port)) or self._port_mark(p) for p in published),
+                virtual_ips=tuple(vips.get(n.id) or self._vip(n) for n in networks) if mode != "dnsrr" else (),
+                ports=self._ports(service, [p for p in spec.ports if p.publish_mode == "ingress"] if spec else []),
             )
 
     def task(self, task: Task, node: Node) -> Task:
-        """The task with its addresses on this node. Raises Exhausted, whose message is the task's error."""
+        """The task with its addresses on this node. Raises Exhausted or NotFound, whose message is its error."""
         networks = self._networks(task)
         with self._all_or_nothing():
             return replace(
@@ -162,23 +167,63 @@ class Allocator:
         given, used = dict(self._given), dict(self._used)
         try:
             yield
-        except Exhausted:
+        except SwarmshError:
             self._given, self._used = given, used
             raise
 
     def _networks(self, of: Service | Task) -> list[Network]:
         """The overlays that a service or task is on; those that every Engine has are not ours to number."""
         template = of.spec if isinstance(of, Task) else of.spec.task_template
-        found = (self.snapshot.networks.get(attachment.target) for attachment in template.networks)
-        return [network for network in found if network is not None and network.removed_at is None]
+        targets = (attachment.target for attachment in template.networks)
+        return [find_network(self.snapshot, target) for target in targets if target not in PREDEFINED_NETWORKS]
 
     def _vip(self, network: Network) -> VirtualIP:
         vips = IPv4Network(network.vips)
         address = self._address(network, vips.network_address, vips.broadcast_address, "VIP")
         return VirtualIP(network_id=network.id, address=str(address), mark=self._mark())
 
-    def _port_mark(self, port: PortConfig) -> PortMark:
-        return PortMark(protocol=port.protocol, published_port=port.published_port, mark=self._mark())
+    # --- published ports ---
+    def _ports(self, service: Service, wanted: Sequence[PortConfig]) -> tuple[PortMark, ...]:
+        """One for each of `wanted`, in their order; numbers asked for go first, so that no other gets them."""
+        had = {(p.protocol, p.published_port): p for p in service.endpoint.ports}
+        given: dict[int, PortMark] = {}
+        for i, port in enumerate(wanted):
+            if port.published_port:
+                self._claim_port(service, port)
+                kept = had.pop((port.protocol, port.published_port), None)
+                given[i] = _port_mark(port, port.published_port, kept.mark if kept is not None else self._mark())
+        for i, port in enumerate(wanted):
+            if not port.published_port:
+                kept = next((p for p in had.values() if _same_target(p, port)), None)
+                if kept is not None:  # swarmkit keeps what it chose, too (`cnmallocator/portallocator.go`)
+                    del had[kept.protocol, kept.published_port]
+                    given[i] = kept
+                else:
+                    given[i] = _port_mark(port, self._choose_port(service, wanted, port.protocol), self._mark())
+        return tuple(given[i] for i in range(len(wanted)))
+
+    def _claim_port(self, service: Service, port: PortConfig) -> None:
+        """Take a port that was asked for by its number: that another one had it a moment ago is no hindrance."""
+        key = port.published_port
+        holding = self.snapshot.pools.get(port.protocol, Pool()).holdings.get(key)
+        if holding is not None and holding.released_at is None and holding.holder != service.id:
+            other = self.snapshot.services[holding.holder]
+            raise port_in_use(key, other.spec.name, other.id, "an ingress port")
+        if self._given.get(port.protocol, 0) >> key & 1:
+            raise InvalidSpec(f"port '{key}' was given to another service just now")
+        self._given[port.protocol] = self._given.get(port.protocol, 0) | 1 << key
+
+    def _choose_port(self, service: Service, wanted: Sequence[PortConfig], protocol: str) -> int:
+        own = service.spec.endpoint_spec.ports if service.spec.endpoint_spec is not None else ()
+        asked = {p.published_port for p in own if p.protocol == protocol}
+        return self._take(
+            protocol,
+            FIRST_CHOSEN_PORT,
+            LAST_CHOSEN_PORT,
+            occupied_ports(self.snapshot, protocol) | sum(1 << port for port in asked),
+            f"{protocol} port from {FIRST_CHOSEN_PORT} to {LAST_CHOSEN_PORT}",
+            "Publish it with a number",
+        )
 
     def _mark(self) -> int:
         return self._take(MARKS, FIRST_MARK, LAST_MARK, 0, "mark of the load balancer", "Remove services")
@@ -258,6 +303,16 @@ class Allocator:
             if low <= key <= high and holding.released_at is not None
         )
         return min((end for end in ends if end > self.now), default=None)
+
+
+def _port_mark(port: PortConfig, published: int, mark: int) -> PortMark:
+    return PortMark(
+        name=port.name, protocol=port.protocol, target_port=port.target_port, published_port=published, mark=mark
+    )
+
+
+def _same_target(given: PortMark, asked: PortConfig) -> bool:
+    return (given.name, given.protocol, given.target_port) == (asked.name, asked.protocol, asked.target_port)
 
 
 def needs_egress(task: Task, networks: Sequence[Network]) -> bool:

@@ -72,10 +72,12 @@ class VirtualIP(Record):
 
 
 class PortMark(Record):
-    """The mark of a port that every node answers on."""
+    """A port that every node answers on, and its mark: one for each ingress port of the spec, in their order."""
 
-    protocol: str = ""
-    published_port: int = 0
+    name: str = ""
+    protocol: str = ""  # tcp | udp
+    target_port: int = 0
+    published_port: int = 0  # chosen, where the spec has 0
     mark: int = 0
 
 

@@ -1,7 +1,8 @@
 """Who holds which address or mark: an index of the stored objects, kept step by step, never stored itself.
 
 A pool is a set of numbers. That of a network has the addresses in it (its VIPs and its tasks' alike), that of all
-egress subnets together the tasks' addresses there, both by their low 16 bits; a third one has the marks.
+egress subnets together the tasks' addresses there, both by their low 16 bits; a third one has the marks. Published
+ports are numbers of the pool of their protocol.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from immutables import Map
 from swarmsh.model.objects import Release, Service, Task
 
 EGRESS, MARKS = "egress", "marks"  # beside those of networks, which have the networks' ids
+BALANCED = ("tcp", "udp")  # protocols of published ports; pools of these names, too
 _LOW = 0xFFFF  # no subnet has more addresses
 
 
@@ -50,6 +52,7 @@ def claims_of(holder: Service | Task) -> Iterator[Claim]:
         yield MARKS, vip.mark
     for port in holder.endpoint.ports:
         yield MARKS, port.mark
+        yield port.protocol, port.published_port
 
 
 def released_at(holder: Service | Task) -> float | None:

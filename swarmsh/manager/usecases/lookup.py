@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
 
 from swarmsh.core.difference import outdated
-from swarmsh.errors import Ambiguous, InvalidSpec, NotFound, Unavailable
-from swarmsh.model.objects import Cluster, Network, Node, Service, Task
+from swarmsh.core.find import find_one
+from swarmsh.errors import InvalidSpec, Unavailable
+from swarmsh.model.objects import Cluster, Node, Service, Task
 from swarmsh.model.snapshot import ClusterSnapshot
 from swarmsh.model.specs import ServiceMode
 from swarmsh.model.states import Role, TaskState
 
-T = TypeVar("T", Service, Task, Node, Network)
 Filters = Mapping[str, Sequence[str]]
 
 NOT_A_MANAGER = (
@@ -30,21 +29,14 @@ def require_cluster(snapshot: ClusterSnapshot) -> Cluster:
 # --- one object ---------------------------------------------------------------------------------------------
 def find_service(snapshot: ClusterSnapshot, ref: str) -> Service:
     named = snapshot.service_ids.get(ref)
-    return _find("service", snapshot.services, ref, [snapshot.services[named]] if named is not None else [])
+    return find_one("service", snapshot.services, ref, [snapshot.services[named]] if named is not None else [])
 
 
 def find_node(snapshot: ClusterSnapshot, ref: str) -> Node:
     """`ref` may be the host name of the node's Docker or its name in the inventory; the latter goes first."""
     nodes = snapshot.nodes.values()
     named = [n for n in nodes if n.spec.name == ref] or [n for n in nodes if n.hostname == ref]
-    return _find("node", snapshot.nodes, ref, named)
-
-
-def find_network(snapshot: ClusterSnapshot, ref: str) -> Network:
-    """Of the overlays that are not removed."""
-    there = {n.id: n for n in snapshot.networks.values() if n.removed_at is None}
-    named = snapshot.network_ids.get(ref)
-    return _find("network", there, ref, [there[named]] if named is not None else [])
+    return find_one("node", snapshot.nodes, ref, named)
 
 
 def find_task(snapshot: ClusterSnapshot, ref: str) -> Task:
@@ -59,7 +51,7 @@ def find_task(snapshot: ClusterSnapshot, ref: str) -> Task:
         named = sorted(there, key=lambda t: (t.live, t.created_at, t.id))[-1:]
     elif dot and place in snapshot.tasks:
         named = [snapshot.tasks[place]]  # the whole name: web.1.<id>
-    return _find("task", snapshot.tasks, ref, named)
+    return find_one("task", snapshot.tasks, ref, named)
 
 
 def _is_place(snapshot: ClusterSnapshot, task: Task, place: str) -> bool:
@@ -67,18 +59,6 @@ def _is_place(snapshot: ClusterSnapshot, task: Task, place: str) -> bool:
         return str(task.slot) == place
     node = snapshot.nodes.get(task.node_id)
     return place in (task.node_id, *((node.spec.name, node.hostname) if node is not None else ()))
-
-
-def _find(kind: str, objects: Mapping[str, T], ref: str, named: Sequence[T]) -> T:
-    exact = objects.get(ref)
-    if exact is not None:
-        return exact
-    found = named or ([o for i, o in objects.items() if i.startswith(ref)] if ref else [])
-    if not found:
-        raise NotFound(f"{kind} {ref} not found")
-    if len(found) > 1:
-        raise Ambiguous(f"{kind} {ref} is ambiguous ({len(found)} matches found)")
-    return found[0]
 
 
 # --- lists --------------------------------------------------------------------------------------------------

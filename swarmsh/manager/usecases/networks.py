@@ -10,10 +10,11 @@ from msgspec.structs import replace
 from swarmsh.core import allocate
 from swarmsh.core.accept_network import accept_network
 from swarmsh.core.container import PREDEFINED_NETWORKS
+from swarmsh.core.find import find_network
 from swarmsh.errors import Forbidden, InvalidSpec, NameConflict
 from swarmsh.manager.ports import Clock, IdSource, Store
 from swarmsh.manager.usecases.happenings import network_event
-from swarmsh.manager.usecases.lookup import NOT_A_MANAGER, Filters, accept_filters, find_network, labelled
+from swarmsh.manager.usecases.lookup import NOT_A_MANAGER, Filters, accept_filters, labelled
 from swarmsh.model.objects import Network, Node, Service, Task
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.specs import NetworkSpec

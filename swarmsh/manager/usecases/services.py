@@ -9,6 +9,9 @@ import msgspec
 from msgspec.structs import replace
 
 from swarmsh.core.accept import accept_service, accept_update, template_changed
+from swarmsh.core.accept_attachments import resolve_networks
+from swarmsh.core.allocate import Allocator
+from swarmsh.core.attach import attached
 from swarmsh.core.orchestrate import plan_removed_service
 from swarmsh.errors import InvalidSpec, NameConflict, OutOfSequence
 from swarmsh.manager.ports import Clock, IdSource, Store
@@ -28,7 +31,10 @@ MOST_REPLICAS = 100_000
 async def create_service(
     store: Store, ids: IdSource, clock: Clock, spec: ServiceSpec, *, auth: str = ""
 ) -> Service:
-    """Store a new service; one without a name gets one. Raises InvalidSpec, NameConflict, Unavailable."""
+    """Store a new service with VIPs and published ports; one without a name gets one.
+
+    Raises InvalidSpec, NameConflict, Unavailable, NotFound for a network, Exhausted.
+    """
     require_cluster(store.snapshot)
     service_id = ids.new_id()
     spec = accept_service(spec if spec.name else replace(spec, name=_free_name(store.snapshot, service_id)))
@@ -38,10 +44,12 @@ async def create_service(
         require_cluster(snapshot)
         _refuse_taken_name(snapshot, spec.name)
         now = clock.now()
-        service = Service(id=service_id, version=0, created_at=now, updated_at=now, spec=spec)
+        resolved = resolve_networks(snapshot, spec)
+        service = Service(id=service_id, version=0, created_at=now, updated_at=now, spec=resolved)
+        service = attached(service, Allocator(snapshot, now))
         return Changes(put_services=(service,), events=(service_event("create", service, now),))
 
-    _refuse_taken_name(store.snapshot, spec.name)  # before a secret is stored for nothing
+    decide(store.snapshot)  # refused before a secret is stored for nothing
     await credentials.store_first(store, service_id, auth)
     try:
         after = await store.commit(decide)
@@ -76,7 +84,8 @@ async def update_service(
 ) -> Service:
     """Replace a service's spec, or with `rollback="previous"` exchange it for the previous one.
 
-    `version` is the index that the client read. Raises OutOfSequence, InvalidSpec, Unimplemented, NotFound.
+    `version` is the index that the client read. Raises OutOfSequence, InvalidSpec, Unimplemented, NotFound,
+    Exhausted.
     """
     if rollback not in ("", "none", "previous"):
         raise InvalidSpec(f"unrecognized rollback option {rollback}")
@@ -89,8 +98,12 @@ async def update_service(
         stored = find_service(snapshot, service_id)
         _check_version(stored.version, version)
         now = clock.now()
-        updated = _rolled_back(stored, now) if back else _respecified(stored, accept_update(stored, spec))
+        if back:
+            updated = _rolled_back(stored, now)
+        else:
+            updated = _respecified(stored, resolve_networks(snapshot, accept_update(stored, spec)))
         _check_size(updated.spec)
+        updated = attached(updated, Allocator(snapshot, now))
         return Changes(put_services=(updated,), events=(service_event("update", updated, now, stored),))
 
     decide(store.snapshot)  # refused before its credentials are written

@@ -241,7 +241,8 @@ async def test_one_odd_thing_in_a_full_spec_is_refused_or_served(api, caplog, pa
     body = json.dumps(changed(FULL_SPEC, path, wrong))
     headers = {"Content-Type": "application/json"}
     status, answer = await api.call("POST", "/services/create", data=body, headers=headers)
-    assert status in (201, 400, 501), answer
+    # A service may name a network that is not there.
+    assert status in (201, 400, 501) or (status == 404 and "Networks" in path), answer
     if status != 201:
         assert answer["message"]
         return

@@ -16,13 +16,15 @@ from msgspec.structs import replace
 from swarmsh.core.accept_network import accept_network
 from swarmsh.core.allocate import (
     EGRESS_POOL,
+    FIRST_CHOSEN_PORT,
+    LAST_CHOSEN_PORT,
     QUARANTINE_S,
     Allocator,
     forget_lapsed,
     new_network,
     with_releases,
 )
-from swarmsh.errors import Exhausted, Forbidden
+from swarmsh.errors import Exhausted, Forbidden, InvalidSpec, NotFound
 from swarmsh.model.objects import Cluster, Network, Service, Task
 from swarmsh.model.pools import MARKS, claims_of, key_of, released_at
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
@@ -193,7 +195,7 @@ def test_an_update_keeps_what_is_still_needed_and_releases_the_rest() -> None:
     assert endpoint.virtual_ips[1] == kept_vip
     assert endpoint.ports[0] == kept_port
     lost = service.endpoint.ports[0].mark
-    assert [r.key for r in world.snapshot.releases.values()] == [lost]
+    assert sorted(world.snapshot.releases) == [f"marks/{lost}", "tcp/80"]
     assert lost not in [p.mark for p in world.service(a, name="other", ports=(90, 91)).endpoint.ports]
 
 
@@ -356,7 +358,9 @@ def test_a_task_that_cannot_have_all_its_addresses_takes_none_from_the_next() ->
 
 
 # --- whatever happens ---------------------------------------------------------------------------------------
-NETWORKS = ("small", "ranged", "inner")
+PORTS = st.lists(st.sampled_from([80, 81, 82, 30001, 0, 0]), max_size=4).filter(
+    lambda ports: all(ports.count(port) == 1 for port in ports if port)
+)
 
 
 class Life(RuleBasedStateMachine):
@@ -391,14 +395,28 @@ class Life(RuleBasedStateMachine):
         before = self.living()
         self.world.commit(**changes)
         after = self.living()
+        specs = [s.spec.endpoint_spec for s in self.world.snapshot.services.values()]
+        asked = {(p.protocol, p.published_port) for spec in specs if spec is not None for p in spec.ports}
         for claim in before.keys() - after.keys():
             self.released[claim] = self.world.now
         for claim in after.keys() - before.keys():
+            if claim in asked:
+                continue  # by its number: given at once, as users expect of port 80
             age = self.world.now - self.released.get(claim, 0.0)
             assert age >= QUARANTINE_S, f"{claim} is given again after {age} s"
 
-    def allocated(self, take: Any, given: Sequence[Task] = ()) -> Any:
-        """What `take` gives; None if it says that nothing is left, which must be true. `given`: by it, before."""
+    def allocated(
+        self, take: Any, given: Sequence[Task] = (), ports: Set[int] = frozenset(), own: str = ""
+    ) -> Any:
+        """What `take` gives; None if it says that nothing is left, which must be true. `given`: by it, before.
+
+        `ports` are asked for by the service of the id `own`.
+        """
+        others = {claim for claim, holder in self.living().items() if holder != own}
+        if any(("tcp", port) in others for port in ports):
+            with pytest.raises((InvalidSpec, Exhausted), match=r"already in use by service|no VIP in"):
+                take()
+            return None
         with contextlib.suppress(Exhausted):
             return take()
         with pytest.raises(Exhausted) as refusal:
@@ -421,14 +439,14 @@ class Life(RuleBasedStateMachine):
             for key in range(key_of(str(first)), key_of(str(last)) + 1)
         )
 
-    @rule(on=st.sets(st.sampled_from(range(3)), min_size=1), ports=st.sets(st.integers(80, 82)), dns=st.booleans())
-    def create_service(self, on: set[int], ports: set[int], dns: bool) -> None:
+    @rule(on=st.sets(st.sampled_from(range(3)), min_size=1), ports=PORTS, dns=st.booleans())
+    def create_service(self, on: set[int], ports: list[int], dns: bool) -> None:
         self.count += 1
         networks = tuple(self.networks[n] for n in sorted(on))
         service = self.world.specified(
-            a_service(f"s{self.count}"), networks, "dnsrr" if dns else "vip", tuple(sorted(ports))
+            a_service(f"s{self.count}"), networks, "dnsrr" if dns else "vip", tuple(ports)
         )
-        endpoint = self.allocated(lambda: self.world.allocator().endpoint(service))
+        endpoint = self.allocated(lambda: self.world.allocator().endpoint(service), ports=set(ports))
         if endpoint is not None:
             self.commit(put_services=(replace(service, endpoint=endpoint),))
 
@@ -440,14 +458,14 @@ class Life(RuleBasedStateMachine):
         return sorted(found, key=lambda t: t.id)
 
     @precondition(lambda self: self.services())
-    @rule(data=st.data(), on=st.sets(st.sampled_from(range(3)), min_size=1), ports=st.sets(st.integers(80, 82)))
-    def update_service(self, data: st.DataObject, on: set[int], ports: set[int]) -> None:
+    @rule(data=st.data(), on=st.sets(st.sampled_from(range(3)), min_size=1), ports=PORTS)
+    def update_service(self, data: st.DataObject, on: set[int], ports: list[int]) -> None:
         stored = data.draw(st.sampled_from(self.services()))
-        changed = self.world.specified(
-            stored, tuple(self.networks[n] for n in sorted(on)), "vip", tuple(sorted(ports))
-        )
-        endpoint = self.allocated(lambda: self.world.allocator().endpoint(changed))
+        changed = self.world.specified(stored, tuple(self.networks[n] for n in sorted(on)), "vip", tuple(ports))
+        endpoint = self.allocated(lambda: self.world.allocator().endpoint(changed), (), set(ports), stored.id)
         if endpoint is not None:
+            had = {p.published_port: p.mark for p in stored.endpoint.ports}
+            assert all(had.get(p.published_port, p.mark) == p.mark for p in endpoint.ports)
             self.commit(put_services=(replace(changed, endpoint=endpoint),))
 
     @precondition(lambda self: self.services())
@@ -529,6 +547,13 @@ class Life(RuleBasedStateMachine):
                 assert IPv4Address(vip.address) in IPv4Network(network.vips)
                 assert IPv4Address(vip.address) != IPv4Network(network.subnet).broadcast_address
                 assert 1 <= vip.mark < 1 << 24
+            asked = service.spec.endpoint_spec.ports if service.spec.endpoint_spec is not None else ()
+            for wanted, given in zip(asked, service.endpoint.ports, strict=True):
+                if wanted.published_port:
+                    assert given.published_port == wanted.published_port
+                else:  # chosen, or kept from when it was asked for by its number
+                    chosen = range(FIRST_CHOSEN_PORT, LAST_CHOSEN_PORT + 1)
+                    assert given.published_port in chosen or given.published_port in (80, 81, 82)
         for task in snapshot.tasks.values():
             for on in task.addresses:
                 network = snapshot.networks[on.network_id]
@@ -563,7 +588,10 @@ class Life(RuleBasedStateMachine):
 
 
 def bits_of(number: int) -> Iterator[int]:
-    return (bit for bit in range(number.bit_length()) if number >> bit & 1)
+    while number:
+        lowest = number & -number
+        yield lowest.bit_length() - 1
+        number ^= lowest
 
 
 def reloaded(snapshot: ClusterSnapshot) -> ClusterSnapshot:
@@ -591,3 +619,72 @@ def test_marks_are_one_pool_for_the_whole_cluster() -> None:
     ]
     assert marks == [1, 2, 3]
     assert set(world.snapshot.pools[MARKS].holdings) == {1, 2, 3}
+
+
+# --- published ports ----------------------------------------------------------------------------------------
+def published(world: World, service: Service, *ports: tuple[int, int]) -> list[tuple[int, int]]:
+    """(published, target) of the service once it publishes `ports` of the same form."""
+    specs = tuple(
+        PortConfig(protocol="tcp", published_port=p, target_port=t, publish_mode="ingress") for p, t in ports
+    )
+    stored = world.snapshot.services.get(service.id, service)
+    changed = replace(stored, spec=replace(stored.spec, endpoint_spec=EndpointSpec(mode="vip", ports=specs)))
+    changed = replace(changed, endpoint=world.allocator().endpoint(changed))
+    world.commit(put_services=(changed,))
+    assert len({p.mark for p in changed.endpoint.ports}) == len(ports)
+    return [(p.published_port, p.target_port) for p in changed.endpoint.ports]
+
+
+def test_ports_without_a_number_get_one_each_and_keep_it_whatever_else_changes() -> None:
+    world = World()
+    web, other = a_service("web"), a_service("other")
+    assert published(world, web, (0, 80), (0, 81)) == [(30000, 80), (30001, 81)]
+    assert published(world, other, (0, 80)) == [(30002, 80)]
+    assert published(world, web, (0, 82), (0, 81), (8080, 80)) == [(30003, 82), (30001, 81), (8080, 80)]
+    assert published(world, web, (0, 80), (0, 81)) == [(8080, 80), (30001, 81)]
+
+
+def test_a_port_that_was_chosen_is_chosen_again_only_later_but_can_be_asked_for_at_once() -> None:
+    world = World()
+    assert published(world, a_service("web"), (0, 80)) == [(30000, 80)]
+    world.commit(delete_services=(a_service("web").id,))
+    assert published(world, a_service("other"), (0, 80)) == [(30001, 80)]
+    assert published(world, a_service("third"), (30000, 80)) == [(30000, 80)]
+    assert "tcp/30000" not in world.snapshot.releases
+
+
+def test_a_number_that_was_asked_for_is_not_chosen_for_a_port_beside_it() -> None:
+    world = World()
+    assert published(world, a_service("web"), (0, 80), (30000, 81)) == [(30001, 80), (30000, 81)]
+
+
+def test_a_port_that_another_service_has_is_refused_in_swarmkits_words() -> None:
+    world = World()
+    web = a_service("web")
+    published(world, web, (8080, 80))
+    with pytest.raises(InvalidSpec) as refusal:
+        published(world, a_service("other"), (8080, 80))
+    words = f"port '8080' is already in use by service 'web' ({web.id}) as an ingress port"
+    assert refusal.value.message == f"rpc error: code = InvalidArgument desc = {words}"
+
+
+def test_the_same_port_of_both_protocols_is_two_ports() -> None:
+    world = World()
+    ports = tuple(
+        PortConfig(protocol=p, published_port=53, target_port=53, publish_mode="ingress") for p in ("tcp", "udp")
+    )
+    service = a_service("dns")
+    service = replace(service, spec=replace(service.spec, endpoint_spec=EndpointSpec(ports=ports)))
+    given = world.allocator().endpoint(service).ports
+    assert [(p.protocol, p.published_port) for p in given] == [("tcp", 53), ("udp", 53)]
+
+
+def test_nothing_is_given_for_a_network_that_is_not_there() -> None:
+    world = World()
+    network = world.network()
+    service = world.service(network)
+    world.remove_network(network)
+    with pytest.raises(NotFound, match=f"network {network.id} not found"):
+        world.allocator().task(a_task(service, 1), a_node(1))
+    with pytest.raises(NotFound):
+        world.allocator().endpoint(service)
