@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
+import struct
+
+ROUTES = "/proc/net/route"
+_UP, _REJECT = 0x1, 0x200  # linux: include/uapi/linux/route.h
 
 
 def own_facts() -> dict:
@@ -14,7 +19,36 @@ def own_facts() -> dict:
             found["boot_id"] = file.read().strip()
     except OSError:
         pass
+    try:
+        with open(ROUTES, encoding="ascii") as file:
+            found["routes"] = parse_routes(file.read())
+    except OSError:
+        pass
     return found
+
+
+def parse_routes(text: str) -> list:
+    """Subnets in CIDR of /proc/net/route (the main table, IPv4) that are reached without us; sorted, each once.
+
+    A network of ours must not overlap them. The default route is none, Docker's own bridges are.
+    """
+    found = set()
+    for line in text.splitlines()[1:]:
+        words = line.split()
+        if len(words) < 8 or is_ours(words[0]):
+            continue
+        destination, flags, mask = int(words[1], 16), int(words[3], 16), int(words[7], 16)
+        if mask and flags & _UP and not flags & _REJECT:
+            found.add((struct.pack("=I", destination), bin(mask).count("1")))
+    return [f"{socket.inet_ntoa(packed)}/{length}" for packed, length in sorted(found)]
+
+
+def is_ours(device: str) -> bool:
+    """Whether a device is one of our networks', by its name: `net/numbers.py` is not loaded for this."""
+    if device in ("swgw0", "swgwv"):
+        return True
+    digits = device[2:]
+    return device[:2] in ("sb", "sv") and 4 <= len(digits) <= 6 and not digits.strip("0123456789abcdef")
 
 
 def from_info(info: dict, version: dict) -> dict:

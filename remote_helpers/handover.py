@@ -1,7 +1,8 @@
 """The helper's own socket: sessions arrive here as file descriptors, and a newer helper as a request to give way.
 
 A message is one JSON line, `{"verb":"session"|"handover","helper":"<sha256>"}`, sent with SCM_RIGHTS for a
-session; the answer is one line. The socket itself is passed on across a hand-over, so nobody is refused meanwhile.
+session; the answer is one line. The socket itself is passed on across a hand-over, so nobody is refused meanwhile;
+those of the name server as well.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 from .log import log
 
 SOCKET_NAME = "helper.sock"
-INHERITED = "SWARMSH_LISTENING_FD"
+INHERITED, INHERITED_DNS = "SWARMSH_LISTENING_FD", "SWARMSH_DNS_FDS"
 MESSAGE_LIMIT = 128 * 1024
 
 
@@ -95,8 +96,16 @@ class Doorway:
         return False
 
 
-def become_newer(root: str, sock: socket.socket) -> None:
-    """Replace this process by whatever `root/helper.pyz` is now; pid, unit and socket stay the same."""
+def inherited_dns() -> list:
+    """File descriptors of a former process's name server."""
+    words = os.environ.pop(INHERITED_DNS, "").split(",")
+    return [int(word) for word in words if word.isdigit()]
+
+
+def become_newer(root: str, sock: socket.socket, dns_fds: list) -> None:
+    """Replace this process by whatever `root/helper.pyz` is now; pid, unit and sockets stay the same."""
     sock.set_inheritable(True)
     os.environ[INHERITED] = str(sock.fileno())
+    if dns_fds:
+        os.environ[INHERITED_DNS] = ",".join(map(str, dns_fds))
     os.execv(sys.executable, [sys.executable, "-ISu", f"{root}/helper.pyz", *sys.argv[1:]])

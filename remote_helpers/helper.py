@@ -14,6 +14,7 @@ from .fence import Fence, Refused
 from .isolation import Isolation, now
 from .lease import Lease
 from .log import log
+from .network import Network
 from .peers import check_peers
 from .runtimes import harmless_runtimes
 from .session import LINE_LIMIT, Session, split_reports, to_line
@@ -43,6 +44,9 @@ class Helper:
         self.isolation = Isolation(
             self.tasks, self.lease, lambda: self.fence.node_id, self._spawn, self.state.save_soon
         )
+        self.network = Network(
+            root, engine_path, self.tasks.by_id, self._tell_network, self._spawn, self.watch.synced.is_set
+        )
         self.sessions: dict = {}
         self.session = None  # the attached one
         self.description = own_facts()
@@ -56,10 +60,14 @@ class Helper:
         self._listed = False  # the Engine has told its containers, once in this process
         self._seen = asyncio.Event()  # and each of them was looked at, or too slow for it
         self._described = asyncio.Event()
+        self._leaving = False
         self._changed: dict = {}  # tasks whose report goes out in this turn of the loop
 
-    def start(self) -> None:
-        """Resume from the saved state, and follow the Engine from now on."""
+    def start(self, dns_fds: list = ()) -> None:
+        """Resume from the saved state, and follow the Engine from now on.
+
+        `dns_fds`: sockets of a former process's name server.
+        """
         saved = self.state.load()
         self.fence.restore(saved.get("fence") or {})
         self.lease.restore(saved.get("lease") or {})
@@ -67,7 +75,10 @@ class Helper:
         self.tasks.node.manager_missing = self._manager_missing
         self.tasks.node.may_start = self.isolation.may_start
         self.isolation.restore(saved.get("isolation") or {})
+        self.tasks.node.joinable = self.network.joinable
         self.tasks.restore(saved.get("tasks") or {})
+        self.network.restore(dns_fds)
+        self.network.set_alone(self.lease.alone)
         log("helper_started", helper=self.hash[:12], pid=os.getpid(), tasks=len(self.tasks.by_id))
         self._spawn(self.watch.run())
         self._spawn(self.isolation.run())
@@ -159,7 +170,20 @@ class Helper:
         self._leave_if_released()
 
     def _leave_if_released(self) -> None:
-        if self.fence.released and not self.sessions and not self.tasks.by_id:
+        if self._is_released and not self._leaving:
+            self._leaving = True
+            self._spawn(self._leave())
+
+    @property
+    def _is_released(self) -> bool:
+        return self.fence.released and not self.sessions and not self.tasks.by_id
+
+    async def _leave(self) -> None:
+        try:
+            await self.network.release()
+        finally:
+            self._leaving = False
+        if self._is_released:  # else somebody came meanwhile
             log("helper_released")
             self.finish(EXIT_RELEASED)
 
@@ -170,6 +194,7 @@ class Helper:
 
     # --- what goes out by itself ------------------------------------------------------------------------------
     def _on_report(self, task) -> None:
+        self.network.task_changed(task)
         if not self._changed:
             asyncio.get_running_loop().call_soon(self._send_reports)
         self._changed[task.id] = task
@@ -197,6 +222,7 @@ class Helper:
 
     def _on_lease(self, alone: bool) -> None:
         self.tasks.set_alone(alone)
+        self.network.set_alone(alone)
         self.state.save_soon()
 
     def _on_connected(self, containers: list) -> None:
@@ -205,6 +231,7 @@ class Helper:
             self._spawn(self._see_all())
         self._listed = True
         self.tasks.on_connected(containers)
+        self.network.engine_is_back()
         self._spawn(self._describe())
 
     async def _see_all(self) -> None:
@@ -247,8 +274,11 @@ class Helper:
         self.state.save_soon()
 
     def _on_event(self, event) -> None:
-        if isinstance(event, dict):
-            self.tasks.on_event(event)
+        if not isinstance(event, dict):
+            return
+        if (event.get("Action") or event.get("status")) == "start":
+            self.network.saw_start()
+        self.tasks.on_event(event)
 
     def _on_health(self) -> None:
         if self.session is not None and self._engine_ok == self.watch.ok:  # else it follows the first list
@@ -270,6 +300,10 @@ class Helper:
         if session is not None and session.described != self.description:
             session.described = self.description
             session.event("description", self.description)
+
+    def _tell_network(self, data: dict) -> None:
+        if self.session is not None:
+            self.session.event("network", data)
 
     def _beat(self) -> None:
         session = self.session
@@ -385,6 +419,20 @@ class Helper:
         self.isolation.wake()
         self.state.save()
         return {"accepted": len(actions)}
+
+    async def _op_network(self, session: Session, args: dict) -> dict:
+        self._only_newest(session)
+
+        def admit() -> None:
+            self.fence.batch(args)
+            session.index = max(session.index, self.fence.index)
+            self.state.save()
+
+        return await self.network.change(session.number, args, admit)
+
+    async def _op_secure(self, session: Session, args: dict) -> dict:
+        self._only_newest(session)
+        return await self.network.secure(args)
 
     def _only_newest(self, session: Session) -> None:
         if session is not self.session:

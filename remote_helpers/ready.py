@@ -11,7 +11,7 @@ from .timing import Expired, deadline
 
 LATE_S = 60.0
 _CLONE_NEWNET = 0x40000000
-_LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp (linux: include/net/tcp_states.h)
+_LISTEN, _ESTABLISHED = "0A", "01"  # in /proc/net/tcp (linux: include/net/tcp_states.h)
 
 
 # --- ports that listen ----------------------------------------------------------------------------------
@@ -51,6 +51,33 @@ def listening_ports(pid: int) -> set:
         except OSError:
             continue
     return found
+
+
+def parse_clients(text: str) -> set:
+    """Local ports in /proc/net/tcp or tcp6 of established connections with somebody else."""
+    ports = set()
+    for line in text.splitlines()[1:]:
+        words = line.split()
+        if len(words) < 4 or words[3] != _ESTABLISHED:
+            continue
+        address, _, port = words[1].partition(":")
+        if not is_loopback(address) and address != words[2].partition(":")[0]:
+            ports.add(int(port, 16))
+    return ports
+
+
+def has_clients(pid: int) -> bool:
+    """Whether somebody is connected to a port that listens in the namespace of `pid`; no if it is gone."""
+    listening, connected = set(), set()
+    for name in ("tcp", "tcp6"):
+        try:
+            with open(f"/proc/{pid}/net/{name}", encoding="ascii") as file:
+                text = file.read()
+        except OSError:
+            continue
+        listening |= parse_listening(text)
+        connected |= parse_clients(text)
+    return bool(listening & connected)
 
 
 # --- probes ---------------------------------------------------------------------------------------------

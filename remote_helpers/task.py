@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from . import ready
+from . import joins, ready
 from .cgroups import cgroup_of, end_cgroup, find_cgroup, pids_in
 from .container import (
     GOALS,
@@ -31,6 +31,9 @@ ERR_LIMIT = 4000
 ENDED = "ended by its cgroup"
 CUT_OFF = "stopped by its node: no manager and no other node in reach"
 CUT_OFF_GRACE_S = 60.0  # at most, for a fenced task: the manager waits for the end of it
+DRAIN_LOOK_S = (
+    0.25  # while clients are connected to a task that is to stop: the kernel tells nobody of the last one
+)
 LOOK_AGAIN_S = 10.0  # while the end of a container is awaited: should its event have been lost
 
 
@@ -47,8 +50,13 @@ class Node:
         self.harmless_runtimes: frozenset = frozenset()  # none, until the Engine told which it has
         self.manager_missing = lambda: False  # the lease still holds, but nobody may be there to act
         self.may_start = lambda first: True  # a fenced task: somebody is in reach
+        self.joinable = _nothing_to_join  # (names): waits until the Engine has these networks; why not, or ""
         self.cluster_id = ""
         self.slots = asyncio.Semaphore(8)  # creates and starts at once; more only slow each other down
+
+
+async def _nothing_to_join(names: list) -> str:
+    return f"network {names[0]}: this node was not told of it"
 
 
 class Task:
@@ -63,6 +71,7 @@ class Task:
         self.action: dict = {}  # the last ensure_task, without `auth`; empty for what labels alone told
         self.goal = ""
         self.grace_s = 10.0
+        self.drain_s = 0.0
         self.state = "accepted"
         self.since = time.time()
         self.message = "accepted"
@@ -81,6 +90,7 @@ class Task:
         self._started_at = ""
         self._starts_seen = 0
         self._running_since = 0.0  # monotonic
+        self._drains_until = None  # monotonic: so long the stop signal waits at most
         self._signalled_at = None  # monotonic: when the stop signal was sent
         self._unhealthy = ""  # why it is being stopped although it is wanted
         self._cgroup = ""
@@ -108,14 +118,18 @@ class Task:
         self.action = action
         self._set_goal(action["desired"])
 
-    def stop(self, grace_s: float) -> None:
-        self.grace_s = grace_s
+    def stop(self, grace_s: float, drain_s: float = 0.0) -> None:
+        """Stop it; the stop signal waits at most `drain_s` for clients that are connected."""
+        self.grace_s, self.drain_s = grace_s, drain_s
+        self._stop_watch()
+        self._set(ready=False)  # from now on it is to get no new connection
         if not self.container_id:
             self._search = self._dirty = True
         self._set_goal("stop")
 
     def remove(self) -> None:
         self._search = self._dirty = True
+        self._set(ready=False)
         self._set_goal("remove")
 
     def let_go(self) -> None:
@@ -128,7 +142,7 @@ class Task:
     def cut_off(self) -> None:
         """Nobody is in reach: a fenced task ends, and stays ended whoever returns."""
         if self.goal == "stop":
-            self.grace_s = min(self.grace_s, CUT_OFF_GRACE_S)
+            self.grace_s, self.drain_s = min(self.grace_s, CUT_OFF_GRACE_S), 0.0
             self.kick(dirty=False)
         if not self.terminal and self.goal == "running" and not self.is_cut_off:
             self._unhealthy = CUT_OFF
@@ -253,7 +267,8 @@ class Task:
     # --- what outlives the process ----------------------------------------------------------------------------
     def to_state(self) -> dict:
         return {
-            "action": self.action, "goal": self.goal, "grace_s": self.grace_s, "cluster_id": self.cluster_id,
+            "action": self.action, "goal": self.goal, "grace_s": self.grace_s, "drain_s": self.drain_s,
+            "drains_until": self._drains_until, "cluster_id": self.cluster_id,
             "service_id": self.service_id, "index": self.index, "state": self.state, "since": self.since,
             "message": self.message, "err": self.err, "container_id": self.container_id, "pid": self.pid,
             "exit_code": self.exit_code, "ports": self.ports, "ready": self.ready, "restarts": self.restarts,
@@ -266,11 +281,13 @@ class Task:
     def from_state(cls, node: Node, task_id: str, state: dict) -> Task:
         """A task as a former process of this helper left it; its container may exist without a known id."""
         task = cls(node, task_id)
-        for key in ("action", "goal", "grace_s", "cluster_id", "service_id", "index", "state", "since", "message",
-                    "err", "container_id", "pid", "exit_code", "ports", "ready", "restarts"):  # fmt: skip
+        for key in ("action", "goal", "grace_s", "drain_s", "cluster_id", "service_id", "index", "state", "since",
+                    "message", "err", "container_id", "pid", "exit_code", "ports", "ready",
+                    "restarts"):  # fmt: skip
             if key in state:
                 setattr(task, key, state[key])
         task._started_at = state.get("started_at", "")
+        task._drains_until = state.get("drains_until")
         task._signalled_at = state.get("signalled_at")
         task._unhealthy = state.get("unhealthy", "")
         task._cgroup = state.get("cgroup", "")
@@ -461,6 +478,8 @@ class Task:
         self._set(state="preparing", message="preparing")
         pull_error = await self._pull() if self.action.get("pull") == "always" and not self._pulled else ""
         while self.goal in ("ready", "running"):
+            if not await self._may_join():
+                return None if self.terminal else 0.0
             try:
                 async with self.node.slots:
                     if self.goal in ("ready", "running"):
@@ -487,14 +506,9 @@ class Task:
         reference = self.action["image"]
         pull = asyncio.ensure_future(self.node.engine.pull(reference, self._auth))
         try:
-            while not pull.done():
-                self._goal_changed.clear()
-                changed = asyncio.ensure_future(self._goal_changed.wait())
-                await asyncio.wait({pull, changed}, return_when=asyncio.FIRST_COMPLETED)
-                changed.cancel()
-                if self.goal not in ("ready", "running"):
-                    log("pull_cancelled", task=self.id, image=reference)
-                    return ""
+            if not await self._while_wanted(pull):
+                log("pull_cancelled", task=self.id, image=reference)
+                return ""
             pull.result()
             self._pulled = True
             return ""
@@ -505,19 +519,56 @@ class Task:
         finally:
             pull.cancel()
 
+    async def _while_wanted(self, job: asyncio.Future) -> bool:
+        """Wait for it, but only as long as the task is to run; whether it is done."""
+        while not job.done():
+            self._goal_changed.clear()
+            changed = asyncio.ensure_future(self._goal_changed.wait())
+            await asyncio.wait({job, changed}, return_when=asyncio.FIRST_COMPLETED)
+            changed.cancel()
+            if self.goal not in ("ready", "running"):
+                return False
+        return True
+
+    async def _may_join(self) -> bool:
+        """Wait until its networks were made. False if one cannot be, which ends it, or if it is not to run."""
+        wanted = self.action.get("networks")
+        if not wanted:
+            return True
+        made = asyncio.ensure_future(self.node.joinable([join["name"] for join in wanted]))
+        try:
+            if not await self._while_wanted(made):
+                return False
+            words = made.result()
+        finally:
+            made.cancel()
+        if words:
+            self._end("rejected", "preparing", words)
+        return not words
+
     async def _create(self) -> None:
         body = dict(self.action["config"])
         body["Image"] = self.action["image"]
         body["Labels"] = dict(body.get("Labels") or {}, **labels_of(self.action, self.cluster_id))
         name = self.action["name"]
         engine = self.node.engine
+        wanted = self.action.get("networks") or []
+        if wanted:
+            body = joins.with_first(body, wanted, engine.api)
         try:
             made = await engine.call(
                 "POST", "/containers/create", query={"name": name}, body=body, timeout_s=300.0
             )
             self.container_id, self._absent = made["Id"], False
             # What was just created needs no inspection.
-            self._view = View({"Id": made["Id"], "Config": body, "HostConfig": body.get("HostConfig")})
+            joined = {"Networks": {join["name"]: {} for join in wanted[:1]}}
+            told = {
+                "Id": made["Id"],
+                "Config": body,
+                "HostConfig": body.get("HostConfig"),
+                "NetworkSettings": joined,
+            }
+            self._view = View(told)
             self._note(self._view)
         except EngineError as e:
             if e.status != 409:
@@ -531,7 +582,26 @@ class Task:
         self.node.save_soon()
 
     # --- to running -------------------------------------------------------------------------------------------
+    async def _join(self, view: View) -> bool:
+        """Have it on all of its networks, also one that was made before a crash. As `_may_join` else."""
+        left = joins.left_to_join(self.action.get("networks") or [], view.networks)
+        if left and not await self._may_join():
+            return False
+        engine = self.node.engine
+        for join in left:
+            body = {"Container": view.id, "EndpointConfig": joins.endpoint(join, engine.api)}
+            try:
+                async with self.node.slots:
+                    await engine.call("POST", f"/networks/{join['name']}/connect", body=body, timeout_s=60.0)
+            except EngineError as e:
+                self._end("rejected", "preparing", e.message)
+                return False
+            view.networks.add(join["name"])
+        return True
+
     async def _start(self, view: View):
+        if not await self._join(view):
+            return None if self.terminal else 0.0
         self._set(state="ready", message="prepared")
         if self.goal != "running":
             return None
@@ -644,7 +714,26 @@ class Task:
             code = view.exit_code if view is not None and view.started_at else None
             self._end("shutdown", "shutdown", "", exit_code=code)
             return None
+        if self._signalled_at is None and not await self._drain(view):
+            return 0.0
         return await self._wind_down(view, self.grace_s)
+
+    async def _drain(self, view: View) -> bool:
+        """Let connected clients finish, for a while. False if something else is to be seen to."""
+        if self._drains_until is None:
+            self._drains_until = time.monotonic() + self.drain_s
+            self.node.save_soon()
+        loop, pause = asyncio.get_running_loop(), 0.0
+        while self.drain_s > 0 and not self.node.alone:  # alone, nobody sends clients elsewhere
+            left = self._drains_until - time.monotonic()
+            if left > 0 and await wait_event(self._kick, min(left, pause)):
+                return False
+            began = time.monotonic()
+            if left <= 0 or not view.pid or not await loop.run_in_executor(None, ready.has_clients, view.pid):
+                break
+            # With very many connections a look takes long itself.
+            pause = max(DRAIN_LOOK_S, 10 * (time.monotonic() - began))
+        return True
 
     async def _wind_down(self, view: View, grace_s: float):
         """Stop signal, the whole grace period, SIGKILL; the end comes as an event."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .container import RANK
 from .engine import LABEL_CLUSTER, LABEL_TASK, Engine
+from .joins import is_join
 from .log import log
 from .task import Node, Task
 
@@ -35,8 +36,12 @@ def check_action(action) -> None:
             raise BadAction(f"{kind}: field {key} is missing or of the wrong type")
     if kind == "ensure_task" and action["desired"] not in ("ready", "running"):
         raise BadAction(f"ensure_task: desired must be ready or running, not {action['desired']!r}")
-    if kind == "stop_task" and not isinstance(action.get("grace_s", 10.0), (int, float)):
-        raise BadAction("stop_task: field grace_s is no number")
+    joins = action.get("networks") or []
+    if kind == "ensure_task" and not (isinstance(joins, list) and all(map(is_join, joins))):
+        raise BadAction("ensure_task: field networks is no list of networks with an address each")
+    for key in ("grace_s", "drain_s"):
+        if kind == "stop_task" and not isinstance(action.get(key, 0.0), (int, float)):
+            raise BadAction(f"stop_task: field {key} is no number")
 
 
 class Tasks:
@@ -63,7 +68,7 @@ class Tasks:
             if action["do"] == "ensure_task":
                 task.ensure({key: value for key, value in action.items() if key != "do"}, cluster_id)
             elif action["do"] == "stop_task":
-                task.stop(float(action.get("grace_s", 10.0)))
+                task.stop(float(action.get("grace_s", 10.0)), float(action.get("drain_s", 0.0)))
             else:
                 task.remove()
             if begin:

@@ -1,0 +1,527 @@
+"""The resident part of the node's networks: what the manager told of them, and keeping the node so.
+
+Nothing of the data plane is loaded before there is a network or a published port. One worker brings the node to
+what is held, pass after pass; DNS answers from the helper's own loop, whatever a pass waits for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import deque
+
+from .engine import EngineGone
+from .fence import Refused
+from .log import log
+from .netstate import DRAINS, OUT, BadChange, Held, named, probed, with_standing
+from .timing import wait_event
+
+FILE, BEFORE = "network.json", "net-before.json"
+CHECK_S = 4.0  # between the starts of two whole passes: what drifts is to be back within 5 s
+RETRY_S = (1.0, 2.0)  # then each CHECK_S
+REMIND_S = 60.0  # drift that comes back with each pass is told again so often
+CLEAR_TRIES = 5
+LAST_PASS_S = 3.0  # for the pass that is under way when the process ends
+
+
+def standing_of(task):
+    """What a task of this node is to the balancers: None if it takes connections, DRAINS or OUT."""
+    if task.terminal or not task.pid:
+        return OUT
+    # A draining task keeps the connections it has; without its entry they would be reset.
+    return None if task.ready and task.goal not in ("stop", "remove") else DRAINS
+
+
+class _Pass:
+    def __init__(self, held: Held, number: int, whole: bool, told: bool) -> None:
+        self.held, self.number, self.whole = held, number, whole
+        self.told = told  # the manager asked for it, and gets its words as the answer
+        self.done: list = []  # futures of (drift, errors)
+
+
+class _Keys:
+    def __init__(self, message: dict, done: asyncio.Future) -> None:
+        self.message, self.done = message, done
+
+
+class _Leave:
+    def __init__(self, done: asyncio.Future) -> None:
+        self.done = done
+
+
+class Network:
+    """`by_id`: the helper's tasks. `tell(data)` sends the event `network`; `engine_ok()` says whether it answers.
+
+    `make_plane(path, root, engine_path, esp_state)` and `make_dns(names)` are replaced by tests.
+    """
+
+    dns_port = 53
+
+    def __init__(self, root: str, engine_path: str, by_id: dict, tell, spawn, engine_ok) -> None:
+        self._root, self._engine_path, self._path = root, engine_path, f"{root}/{FILE}"
+        self._by_id, self._tell, self._spawn, self._engine_ok = by_id, tell, spawn, engine_ok
+        self._held = Held()
+        self._number = 0  # of the held state; each change has another
+        self._begun = None  # (session, Held, fresh) of a change whose parts have not all come
+        self._queue: deque = deque()  # of _Pass and _Keys, in the order of their requests
+        self._standing: dict = {}  # own task -> DRAINS or OUT
+        self._prober = None
+        self._probing = None
+        self._plane = None
+        self._esp_state: dict = {}
+        self._dns = None
+        self._names = None
+        self._applied = 0  # number of the state of the last pass
+        self._passed = asyncio.Event()  # set, and replaced, after each pass
+        self._kick = asyncio.Event()
+        self._worker = None
+        self._hairpin = False
+        self._due = 0.0  # monotonic: of the next check
+        self._failures = 0  # in a row
+        self._trouble = ""
+        self._told: tuple = ()  # (drift, when) last told
+        self._alone = False
+        self._ending = False
+        self.make_plane, self.make_dns = _make_plane, _make_dns
+
+    @property
+    def active(self) -> bool:
+        """Whether there is anything to keep."""
+        return not self._held.empty or (self._plane is not None and self._plane.closed)
+
+    # --- requests ---------------------------------------------------------------------------------------------
+    async def change(self, session: int, args: dict, admit) -> dict:
+        """Op `network`; `admit()` lets it pass the fence. Up to its place in the queue nothing is awaited.
+
+        Raises Refused.
+        """
+        begun, self._begun = self._begun, None
+        put, drop = _object(args, "put"), _object(args, "drop")
+        _, base, fresh = begun if begun and begun[0] == session else (session, self._held, False)
+        if args.get("fresh"):
+            base, fresh = Held(), True
+        try:
+            held = base.changed(put, drop)
+        except BadChange as e:
+            raise Refused("bad_request", str(e)) from e
+        if args.get("more"):
+            admit()
+            self._begun = (session, held, fresh)
+            return {"drift": []}
+        self._check(held)
+        admit()
+        self._take(held, (put, drop) if base is self._held and "egress" not in put else None)
+        drift, errors = await self._pass_of(whole=fresh)
+        if errors:
+            raise Refused("network_failed", "; ".join(errors), "The helper tries again by itself")
+        return {"drift": drift}
+
+    def _check(self, held: Held) -> None:
+        if held.empty:
+            return
+        from .net.numbers import BadState, check_state
+
+        try:
+            check_state(held.effective({}, {}))
+        except BadState as e:
+            raise Refused("bad_request", str(e)) from e
+
+    def _take(self, held: Held, delta) -> None:
+        """Hold another state; names are answered by it from now on. `delta`: (put, drop), if that is all."""
+        if held.empty:
+            self._names = None
+        else:
+            standing = self._standing_in(held)
+            self._name(held, standing, delta)
+            self._standing = standing
+        self._held = held
+        self._number += 1
+        self._probe()
+
+    def _standing_in(self, held: Held) -> dict:
+        found = {}
+        for task_id in held.tables["tasks"]:
+            task = self._by_id.get(task_id)
+            # One that has gone stays out until the manager has heard of it.
+            is_so = standing_of(task) if task is not None else self._standing.get(task_id)
+            if is_so is not None:
+                found[task_id] = is_so
+        return found
+
+    def _name(self, held: Held, standing: dict, delta) -> None:
+        from .net.names import BadNames, Names
+
+        try:
+            if delta is None or self._names is None:
+                whole = held.whole()
+                self._names = Names({**whole, "names": with_standing(whole["names"], standing)})
+            else:
+                put, drop = delta
+                put = {key: put[key] for key in ("networks", "tasks", "names") if put.get(key)}
+                if "names" in put:
+                    put["names"] = with_standing(put["names"], standing)
+                drop = {key: drop[key] for key in ("networks", "tasks", "names") if drop.get(key)}
+                self._names.change({"put": put, "drop": drop})
+                self._rename(held, self._standing, standing)
+        except BadNames as e:
+            raise Refused("bad_request", f"names: {e}") from e
+        if self._dns is not None:
+            self._dns.names = self._names
+
+    def _rename(self, held: Held, before: dict, after: dict) -> None:
+        """Own tasks that stand otherwise now come into the names, or leave them."""
+        put, drop = [], []
+        for task_id in {*before, *after}:
+            if (task_id in before) == (task_id in after):
+                continue
+            for network, service, task in named(held, task_id):
+                if task_id in after:
+                    drop.append([network, service, task_id])
+                else:
+                    put.append({"network": network, "service": service, "task": task})
+        if put or drop:
+            self._names.change({"put": {"name_tasks": put}, "drop": {"name_tasks": drop}})
+
+    async def secure(self, message: dict) -> dict:
+        """Op `secure`. Raises Refused."""
+        done = asyncio.get_running_loop().create_future()
+        self._queue.append(_Keys(message, done))
+        self._wake()
+        return {"lost": await asyncio.shield(done)}
+
+    async def _pass_of(self, whole: bool) -> tuple:
+        """(drift, errors) of the pass that the request made due; who waits no longer does not end it."""
+        done = asyncio.get_running_loop().create_future()
+        self._want_pass(whole, told=True).done.append(done)
+        return await asyncio.shield(done)
+
+    def _want_pass(self, whole: bool, told: bool = False) -> _Pass:
+        last = self._queue[-1] if self._queue else None
+        if isinstance(last, _Pass):  # nothing between them: both are done by what the later one wants
+            last.held, last.number = self._held, self._number
+            last.whole, last.told = last.whole or whole, last.told or told
+        else:
+            last = _Pass(self._held, self._number, whole, told)
+            self._queue.append(last)
+        self._wake()
+        return last
+
+    # --- what others see ----------------------------------------------------------------------------------------
+    async def joinable(self, names: list) -> str:
+        """Wait until the networks of these names were made; else why one of them cannot be. Raises EngineGone."""
+        unknown = [name for name in names if not self._held.has_network(name)]
+        if unknown:
+            return f"network {unknown[0]}: this node was not told of it"
+        wanted = self._number
+        while self._applied < wanted:
+            await self._passed.wait()
+        failed = self._plane.failed if self._plane is not None else {}
+        for name in names:
+            words = failed.get(name)
+            if words and not self._engine_ok():
+                raise EngineGone(words)
+            if words:
+                return words
+        return ""
+
+    def task_changed(self, task) -> None:
+        """A report of an own task: what has ended or is not ready leaves at once, without a word from anybody."""
+        if task.id not in self._held.tables["tasks"]:
+            return
+        is_so, was = standing_of(task), self._standing.get(task.id)
+        if is_so == was:
+            return
+        before, self._standing = self._standing, {**self._standing, task.id: is_so}
+        if is_so is None:
+            del self._standing[task.id]
+        if self._names is not None:
+            self._rename(self._held, before, self._standing)
+        self._want_pass(whole=False)
+
+    def saw_start(self) -> None:
+        """A container of ours has started: its ports are new, without hairpin."""
+        if not self._held.empty:
+            self._hairpin = True
+            self._wake()
+
+    def engine_is_back(self) -> None:
+        """Whatever it did to the bridges, do not wait with the next look; nor judge by one while it was away."""
+        if not self._held.empty:
+            self._number += 1
+            self._want_pass(whole=True)
+
+    # --- without a manager --------------------------------------------------------------------------------------
+    def set_alone(self, alone: bool) -> None:
+        """The lease was lost, or is back: then what fell silent is tried on until it answers or is not wanted."""
+        self._alone = alone
+        self._probe()
+
+    def _probe(self) -> None:
+        if self._ending or (self._probing is not None and not self._probing.done()) or not self._targets():
+            return
+        if self._prober is None:
+            from .backends import Prober
+
+            self._prober = Prober(self._targets, self._on_silence)
+        self._probing = self._spawn(self._prober.run())
+
+    def _targets(self) -> list:
+        if self._held.empty or not (self._alone or self._silent):
+            return []
+        found = probed(self._held, self._by_id)
+        return found if self._alone else [target for target in found if target in self._silent]
+
+    @property
+    def _silent(self) -> dict:
+        return self._prober.silent if self._prober is not None else {}
+
+    def _on_silence(self) -> None:
+        if not self._held.empty:
+            self._want_pass(whole=False)
+
+    # --- the worker ---------------------------------------------------------------------------------------------
+    def _wake(self) -> None:
+        self._kick.set()
+        if (self._worker is None or self._worker.done()) and not self._ending:
+            self._worker = self._spawn(self._work())
+
+    async def _work(self) -> None:
+        while not self._ending:
+            self._kick.clear()
+            left = self._due - time.monotonic()
+            if self._queue:
+                await self._take_on(self._queue.popleft())
+            elif self._hairpin:
+                self._hairpin = False
+                await self._open_hairpins()
+            elif not self.active:
+                self._rest()
+                return
+            elif left <= 0:
+                await self._look()
+            else:
+                await wait_event(self._kick, left)
+
+    async def _take_on(self, job) -> None:
+        if isinstance(job, _Pass):
+            await self._bring(job)
+        elif isinstance(job, _Keys):
+            await self._give_keys(job)
+        else:
+            await self._leave(job)
+
+    def _rest(self) -> None:
+        """Nothing is to be kept: no thread, no sockets."""
+        if self._plane is not None:
+            self._plane.stop()
+            self._plane, self._esp_state = None, self._plane.esp_state
+        if self._dns is not None:
+            self._dns.close()
+            self._dns = None
+
+    async def _bring(self, job: _Pass) -> None:
+        began = time.monotonic()
+        try:
+            drift, errors = await self._clear() if job.held.empty else await self._apply(job)
+        except Exception as e:  # a bug must not end the worker, nor leave anybody waiting
+            log("network_pass_failed", kind=type(e).__name__, cause=e)
+            drift, errors = [], [f"{type(e).__name__}: {e}"]
+        self._applied = job.number
+        self._settle(began, job.whole, errors)
+        passed, self._passed = self._passed, asyncio.Event()
+        passed.set()
+        for done in job.done:
+            if not done.done():
+                done.set_result((drift, errors))
+        self._report([] if job.told else drift, errors)
+
+    async def _apply(self, job: _Pass) -> tuple:
+        listening = self._listen(job.held)
+        state = job.held.effective(self._standing, self._silent)
+        drift, errors = await self._get_plane().bring(job.held.whole(), state, job.whole)
+        return drift, [*listening, *errors]
+
+    async def _look(self) -> None:
+        """A check by the helper itself, of what it holds now."""
+        if not self._held.empty:
+            await self._bring(_Pass(self._held, self._number, whole=True, told=False))
+            return
+        began = time.monotonic()
+        drift, errors = await self._get_plane().repair()
+        self._settle(began, True, errors)
+        self._report(drift, errors)
+
+    def _settle(self, began: float, whole: bool, errors: list) -> None:
+        """When to look next."""
+        self._failures = self._failures + 1 if errors else 0
+        if 0 < self._failures <= len(RETRY_S):
+            self._due = began + RETRY_S[self._failures - 1]
+        elif whole or errors or self._due < began:
+            self._due = began + CHECK_S
+
+    def _report(self, drift: list, errors: list) -> None:
+        trouble = "; ".join(errors)
+        if trouble == self._trouble and not drift:
+            return
+        now = time.monotonic()
+        again = bool(self._told) and self._told[0] == drift and now < self._told[1] + REMIND_S
+        if trouble == self._trouble and again:
+            return
+        self._trouble, self._told = trouble, (drift, now)
+        log("network_checked", cause=trouble[:2000], drift="; ".join(drift[:8]))
+        lost = self._plane.lost if self._plane is not None else []
+        event = {"ok": not trouble, "message": trouble, "drift": drift}
+        self._tell({**event, "lost": lost} if lost else event)
+
+    async def _open_hairpins(self) -> None:
+        if self._held.empty:
+            return
+        try:
+            await self._get_plane().hairpin()
+        except Exception as e:  # netlink, or a port that has gone: a whole pass looks again, and tells
+            log("hairpin_failed", kind=type(e).__name__, cause=e)
+            self._want_pass(whole=True)
+
+    async def _give_keys(self, job: _Keys) -> None:
+        try:
+            result = await self._get_plane().secure(job.message)
+        except Exception as e:
+            kind = type(e).__name__  # BadKeys is not to be imported for its name alone
+            words = str(e) if kind in ("BadKeys", "EspError", "CommandFailed") else kind  # others may hold a key
+            log("keys_not_taken", kind=kind)
+            if not job.done.done():
+                job.done.set_exception(Refused("bad_request" if kind == "BadKeys" else "network_failed", words))
+            return
+        self._due = min(self._due, time.monotonic() + CHECK_S)
+        if not job.done.done():
+            job.done.set_result(result)
+
+    def _get_plane(self):
+        if self._plane is None:
+            self._plane = self.make_plane(self._path, self._root, self._engine_path, self._esp_state)
+        return self._plane
+
+    # --- DNS ----------------------------------------------------------------------------------------------------
+    def _listen(self, held: Held) -> list:
+        """Listen where tasks ask, and nowhere else; what failed."""
+        from .net.numbers import egress_gateway
+
+        if self._dns is None:
+            self._dns = self.make_dns(self._names)
+        state = held.single
+        gateways = [network["gateway"] for network in held.tables["networks"].values()]
+        places = [(address, self.dns_port) for address in (egress_gateway(state["node"]["n"], state), *gateways)]
+        return list(self._dns.listen(places).values())
+
+    # --- leaving ------------------------------------------------------------------------------------------------
+    def _anything_here(self) -> bool:
+        """Whether something of ours may be on the node, told without the data plane's own code."""
+        devices = os.listdir("/sys/class/net") if os.path.isdir("/sys/class/net") else []
+        if any(name in ("swgw0", "swgwv") for name in devices) or self._plane is not None:
+            return True
+        return any(os.path.exists(f"{self._root}/{name}") for name in (FILE, BEFORE))
+
+    async def _clear(self, keys_too: bool = False) -> tuple:
+        if self._dns is not None:
+            self._dns.close()
+            self._dns = None
+        if not self._anything_here():
+            return [], []
+        words, errors = await self._get_plane().purge(keys_too)
+        return words, errors
+
+    async def release(self) -> None:
+        """Leave the node as it was found. What cannot be taken away in a few tries is left, and logged."""
+        self._held, self._names, self._begun, self._standing = Held(), None, None, {}
+        self._number += 1
+        done = asyncio.get_running_loop().create_future()
+        self._queue.append(_Leave(done))
+        self._wake()
+        await asyncio.shield(done)
+
+    async def _leave(self, job: _Leave) -> None:
+        for number in range(CLEAR_TRIES):
+            if number:
+                await asyncio.sleep(RETRY_S[-1])  # what holds a device says nothing when it lets it go
+            try:
+                _, errors = await self._clear(keys_too=True)
+            except Exception as e:  # a bug here must not keep the helper for ever
+                errors = [f"{type(e).__name__}: {e}"]
+            if not errors:
+                break
+            log("network_not_cleared", cause="; ".join(errors))
+        if not job.done.done():
+            job.done.set_result(None)
+
+    # --- other processes ----------------------------------------------------------------------------------------
+    def restore(self, fds: list) -> None:
+        """Go on with what a former process held. `fds`: its name server's sockets, where questions wait."""
+        from_before = {}
+        if os.path.exists(self._path):
+            from .plane import load
+
+            from_before = load(self._path)
+        self._esp_state = from_before.get("esp") or {}
+        try:
+            held = Held.of(from_before.get("state") or {})
+            self._check(held)
+            self._take(held, None)
+        except (BadChange, Refused) as e:
+            log("network_state_unreadable", path=self._path, error=e)
+            held = self._held
+        if held.empty:
+            for fd in fds:
+                os.close(fd)
+        else:
+            self._dns = self.make_dns(self._names)
+            self._dns.adopt(fds)
+            self._listen(held)  # first of all: somebody waits
+            self._want_pass(whole=True)
+        if self._esp_state.get("closed"):
+            self._get_plane()
+            self._wake()
+
+    async def end(self, hand_over: bool) -> list:
+        """Leave the node as it is, for another process; the name server's sockets for it, ready for an exec."""
+        self._ending = True
+        self._kick.set()
+        if self._probing is not None:
+            self._probing.cancel()
+        if self._worker is not None:
+            await asyncio.wait({self._worker}, timeout=LAST_PASS_S)
+        if any(isinstance(job, _Pass) for job in self._queue):
+            from .plane import save
+
+            try:
+                esp_state = self._plane.esp_state if self._plane is not None else self._esp_state
+                save(self._path, {} if self._held.empty else self._held.whole(), esp_state)
+            except OSError as e:
+                log("network_state_not_written", path=self._path, error=e)
+        if self._dns is None:
+            return []
+        if hand_over:
+            return await self._dns.hand_over()
+        self._dns.close()
+        return []
+
+
+def _object(args: dict, key: str) -> dict:
+    found = args.get(key)
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise Refused("bad_request", f"field {key} is no object")
+    return found
+
+
+def _make_plane(path: str, root: str, engine_path: str, esp_state: dict):
+    from .plane import Plane
+
+    return Plane(path, root, engine_path, esp_state)
+
+
+def _make_dns(names):
+    from .net.dns import DnsServer
+
+    return DnsServer(names)
