@@ -64,6 +64,7 @@ class DataPlane:
         self._errors: list = []
         self._words: list = []
         self._bridge_errors: dict = {}
+        self._made: set = set()
         self.failed: dict = {}  # name of each network that the last pass could not make, `swgw` as well, to words
 
     # --- whole passes ---------------------------------------------------------------------------------------
@@ -195,7 +196,7 @@ class DataPlane:
 
     # --- what all of them need ------------------------------------------------------------------------------
     def _begin(self) -> None:
-        self._errors, self._words, self._bridge_errors = [], [], {}
+        self._errors, self._words, self._bridge_errors, self._made = [], [], {}, set()
 
     async def _try(self, work):
         """The rest goes on where one thing fails: each of them mends something by itself. None after a failure."""
@@ -249,7 +250,7 @@ class DataPlane:
     # --- links ----------------------------------------------------------------------------------------------
     async def _mend_links(self, state: dict, want: links.Wanted, seen: kernel.Seen) -> kernel.Seen:
         """Bridges by the Engine, then all else; what is there afterwards. Raises NetlinkError, OSError."""
-        made = await self._mend_bridges(state, want, seen)
+        made = self._made = await self._mend_bridges(state, want, seen)
         if made:
             seen = kernel.read(looks_ours, want.sysctls)
         plan = links.plan_links(want, self._without_strangers(seen), frozenset(made))
@@ -407,7 +408,11 @@ class DataPlane:
             self._errors.append(f"nothing is marked for IPVS: no mark guard on {', '.join(naked)}")
         want = rules.wanted(state, set() if naked else there)
         want[rules.RAW] = left[rules.RAW]
-        text = rules.plan_change(want, left)
+        if self._made:
+            # The Engine puts its rules for a new network behind ours.
+            text = rules.plan_restore(want, rules.parse_save(await run(["iptables-save"]))).rest
+        else:
+            text = rules.plan_change(want, left)
         if text:
             await run(_RESTORE, text)
         return want

@@ -372,6 +372,7 @@ class FakeNetworks:
             config = body["IPAM"]["Config"][0]
             bridge = body["Options"]["com.docker.network.bridge.name"]
             self._node.addresses.add((bridge, config["Gateway"], int(config["Subnet"].partition("/")[2])))
+            self._node.tables["filter"]["FORWARD"].append(f"-i {bridge} -o {bridge} -j ACCEPT")
             self._node.step()
             return {"Id": f"id-{body['Name']}"}
         name = path.rpartition("/")[2]
@@ -385,6 +386,7 @@ class FakeNetworks:
             raise EngineError(403, "network has active endpoints")
         del self.networks[found["Name"]]
         bridge = found["Options"]["com.docker.network.bridge.name"]
+        self._node.tables["filter"]["FORWARD"].remove(f"-i {bridge} -o {bridge} -j ACCEPT")
         if bridge in self._node.links:
             self._node.drop_link(bridge)
         self._node.step()
