@@ -92,10 +92,12 @@ def _verbose(snapshot: ClusterSnapshot, network: Network) -> dict[str, Any]:
     services: dict[str, Any] = {}
     for service in networks.services_on(snapshot, network):
         vips = [vip.address for vip in service.endpoint.virtual_ips if vip.network_id == network.id]
-        ports = service.spec.endpoint_spec.ports if service.spec.endpoint_spec is not None else ()
         services[service.spec.name] = {
             "VIP": vips[0] if vips else "<nil>",
-            "Ports": [f"Target: {port.target_port}, Publish: {port.published_port}" for port in ports],
+            "Ports": [
+                f"Target: {port.target_port}, Publish: {port.published_port}"
+                for port in render.published_ports(service)
+            ],
             "LocalLBIndex": next((v.mark for v in service.endpoint.virtual_ips if v.network_id == network.id), 0),
             "Tasks": [],
         }

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network
 from typing import Any
+
+from msgspec.structs import replace
 
 from swarmsh.core.accept_network import VNI_LIST
 from swarmsh.model.objects import Cluster, Event, Network, Node, Service, Task
 from swarmsh.model.snapshot import ClusterSnapshot
-from swarmsh.model.specs import ServiceSpec
+from swarmsh.model.specs import PortConfig, ServiceSpec
 from swarmsh.model.states import NodeState, Role
 from swarmsh.model.wire import to_wire
 
@@ -72,11 +74,18 @@ def _endpoint(service: Service, networks: Mapping[str, Network]) -> Json:
         for vip in service.endpoint.virtual_ips
         if vip.network_id in networks
     ]
-    answer: Json = {"Spec": {}}
-    if spec is not None and spec.ports:
-        wire = to_wire(spec)
-        answer = {"Spec": wire, "Ports": wire["Ports"]}
-    return answer | ({"VirtualIPs": vips} if vips else {})
+    # As swarmkit's allocator leaves it: nothing is said of a service for which there was nothing to do.
+    on_overlays = any(network.target in networks for network in service.spec.task_template.networks)
+    ports = to_wire(tuple(published_ports(service)))
+    answer: Json = {"Spec": to_wire(spec) if spec is not None and (ports or on_overlays) else {}}
+    return answer | ({"Ports": ports} if ports else {}) | ({"VirtualIPs": vips} if vips else {})
+
+
+def published_ports(service: Service) -> Iterator[PortConfig]:
+    """The ports of the service's spec, in their order, each that every node answers on with the number it got."""
+    given = iter(service.endpoint.ports)
+    for port in service.spec.endpoint_spec.ports if service.spec.endpoint_spec is not None else ():
+        yield replace(port, published_port=next(given).published_port) if port.publish_mode == "ingress" else port
 
 
 def with_defaults(service: Json) -> Json:

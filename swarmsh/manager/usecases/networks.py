@@ -18,7 +18,6 @@ from swarmsh.manager.usecases.lookup import NOT_A_MANAGER, Filters, accept_filte
 from swarmsh.model.objects import Network, Node, Service, Task
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.specs import NetworkSpec
-from swarmsh.model.states import TaskState
 
 
 async def create_network(store: Store, ids: IdSource, clock: Clock, spec: NetworkSpec) -> Network:
@@ -75,13 +74,14 @@ async def prune_networks(store: Store, clock: Clock, filters: Filters, until: fl
     pruned: list[Network] = []
 
     def decide(snapshot: ClusterSnapshot) -> Changes:
+        used = _in_use(snapshot)
         pruned[:] = [
             network
             for network in overlays(snapshot)
             if (until is None or network.created_at <= until)
             and labelled(filters, "label", network.spec.labels)
             and not (filters.get("label!") and labelled(filters, "label!", network.spec.labels))
-            and not user_of(snapshot, network)
+            and network.id not in used
         ]
         return _removal(pruned, clock.now()) if pruned else Changes()
 
@@ -99,10 +99,16 @@ def user_of(snapshot: ClusterSnapshot, network: Network) -> str:
     """A service or a task that is on the network, in swarmkit's words; empty if there is none."""
     for service in services_on(snapshot, network):
         return f"service {service.id}"
-    for task in tasks_on(snapshot, network):
-        if task.desired <= TaskState.RUNNING and task.status.state <= TaskState.RUNNING:
-            return f"task {task.id}"
-    return ""
+    # Also one that was not placed yet, and has no address: its service may be on other networks by now.
+    naming = (t for t in snapshot.tasks.values() if any(n.target == network.id for n in t.spec.networks))
+    return min((f"task {task.id}" for task in naming if task.live), default="")
+
+
+def _in_use(snapshot: ClusterSnapshot) -> set[str]:
+    """Ids of all networks that `user_of` finds a user of, in one walk."""
+    specs = [service.spec.task_template for service in snapshot.services.values()]
+    specs += [task.spec for task in snapshot.tasks.values() if task.live]
+    return {network.target for spec in specs for network in spec.networks}
 
 
 async def forget_lapsed(store: Store, clock: Clock) -> None:
@@ -135,6 +141,7 @@ def list_networks(snapshot: ClusterSnapshot, filters: Filters) -> list[Listed]:
     """By name. Raises InvalidSpec for a filter that Docker does not know."""
     accept_filters(filters, {"driver", "type", "name", "id", "label", "scope", "dangling"})
     dangling = _dangling(filters)
+    used = _in_use(snapshot) if dangling is not None else set()
     for word in filters.get("type", ()):
         if word not in ("builtin", "custom"):
             raise InvalidSpec(f"invalid filter: 'type'='{word}'")
@@ -142,7 +149,7 @@ def list_networks(snapshot: ClusterSnapshot, filters: Filters) -> list[Listed]:
 
     def wanted(found: Listed) -> bool:
         return (
-            (dangling is None or dangling is _dangles(snapshot, found))
+            (dangling is None or dangling is (not found.builtin and found.id not in used))
             and _exactly(filters, "driver", found.driver)
             and _exactly(filters, "scope", found.scope)
             and _exactly(filters, "type", "builtin" if found.builtin else "custom")
@@ -173,10 +180,6 @@ def _builtin(name: str) -> Listed:
 
 def _listed(network: Network) -> Listed:
     return Listed(network.id, network.spec.name, network.spec.driver, "swarm", network.spec.labels, network)
-
-
-def _dangles(snapshot: ClusterSnapshot, found: Listed) -> bool:
-    return found.network is not None and not user_of(snapshot, found.network)
 
 
 def _dangling(filters: Filters) -> bool | None:

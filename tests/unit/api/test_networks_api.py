@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from swarmsh.core.allocate import Allocator
+from swarmsh.model.objects import TaskStatus
 from swarmsh.model.snapshot import Changes
 from swarmsh.model.specs import NetworkAttachment
 from swarmsh.model.states import TaskState
@@ -40,7 +41,7 @@ def named(found):
 
 
 async def used(api, network_id, state=TaskState.RUNNING):
-    """A service on the network with a task on node 2, as they will be once services may name overlays."""
+    """A service on the network with a task on node 2."""
     snapshot = api.store.snapshot
     service = a_service()
     template = replace(service.spec.task_template, networks=(NetworkAttachment(target=network_id),))
@@ -247,6 +248,176 @@ async def test_services_and_tasks_show_their_addresses_as_in_docker(api):
     assert attachment["Network"]["ID"] == network_id
     assert attachment["Network"]["Spec"]["Name"] == "net1"
     assert attachment["Network"]["IPAMOptions"]["Configs"] == [{"Subnet": "10.48.0.0/20", "Gateway": "10.48.0.1"}]
+
+
+def on(name, **more):
+    return {"Networks": [{"Target": name} | more]}
+
+
+async def make(api, name, template=None, ports=(), mode="vip"):
+    body = {
+        "Name": name,
+        "TaskTemplate": {"ContainerSpec": {"Image": "web:1"}} | (template or {}),
+        "EndpointSpec": {"Mode": mode, "Ports": list(ports)},
+    }
+    return await api.call("POST", "/services/create", body)
+
+
+async def update(api, name, **changes):
+    stored = await api.get(f"/services/{name}")
+    spec = stored["Spec"] | changes
+    query = {"version": stored["Version"]["Index"]}
+    return await api.call("POST", f"/services/{name}/update", spec, params=query)
+
+
+async def test_a_service_names_networks_as_it_likes_and_ids_are_stored(api):
+    ids = [await create(api, name) for name in ("net1", "net2", "net3")]
+    networks = [{"Target": "net2", "Aliases": ["db"]}, {"Target": ids[0][:20] + ids[0][20:]}, {"Target": "net3"}]
+    status, answer = await make(api, "web", {"Networks": networks})
+    assert status == 201, answer
+    shown = await api.get("/services/web")
+    assert shown["Spec"]["TaskTemplate"]["Networks"] == [
+        {"Target": ids[1], "Aliases": ["db"]},
+        {"Target": ids[0]},
+        {"Target": ids[2]},
+    ]
+    assert shown["Endpoint"] == {
+        "Spec": {"Mode": "vip"},
+        "VirtualIPs": [
+            {"NetworkID": ids[1], "Addr": "10.48.24.0/20"},
+            {"NetworkID": ids[0], "Addr": "10.48.8.0/20"},
+            {"NetworkID": ids[2], "Addr": "10.48.40.0/20"},
+        ],
+    }
+
+
+async def test_published_ports_are_shown_with_the_numbers_they_got(api):
+    ports = [
+        {"TargetPort": 80},
+        {"TargetPort": 443, "PublishedPort": 8443, "Protocol": "tcp", "PublishMode": "ingress"},
+        {"TargetPort": 53, "Protocol": "udp"},
+        {"TargetPort": 9, "PublishedPort": 99, "PublishMode": "host"},
+    ]
+    await make(api, "web", ports=ports)
+    shown = await api.get("/services/web")
+    asked = shown["Spec"]["EndpointSpec"]["Ports"]
+    assert [port.get("PublishedPort", 0) for port in asked] == [0, 8443, 0, 99]
+    assert shown["Endpoint"]["Spec"] == {"Mode": "vip", "Ports": asked}
+    assert [
+        (p["Protocol"], p["TargetPort"], p["PublishedPort"], p["PublishMode"]) for p in shown["Endpoint"]["Ports"]
+    ] == [
+        ("tcp", 80, 30000, "ingress"),
+        ("tcp", 443, 8443, "ingress"),
+        ("udp", 53, 30000, "ingress"),
+        ("tcp", 9, 99, "host"),
+    ]
+
+
+async def test_an_update_keeps_vips_and_chosen_ports_and_changes_the_rest(api):
+    ids = [await create(api, name) for name in ("net1", "net2")]
+    await make(api, "web", on("net1"), [{"TargetPort": 80}])
+    before = (await api.get("/services/web"))["Endpoint"]
+    template = {"ContainerSpec": {"Image": "web:1"}, "Networks": [{"Target": "net2"}, {"Target": "net1"}]}
+    ports = [{"TargetPort": 81}, {"TargetPort": 80}]
+    status, answer = await update(api, "web", TaskTemplate=template, EndpointSpec={"Ports": ports})
+    assert status == 200, answer
+    after = (await api.get("/services/web"))["Endpoint"]
+    assert after["VirtualIPs"] == [{"NetworkID": ids[1], "Addr": "10.48.24.0/20"}, before["VirtualIPs"][0]]
+    assert [p["PublishedPort"] for p in after["Ports"]] == [30001, 30000]
+    await update(api, "web", EndpointSpec={"Mode": "dnsrr"})
+    assert (await api.get("/services/web"))["Endpoint"] == {"Spec": {"Mode": "dnsrr"}}
+    await update(api, "web", EndpointSpec={"Mode": "vip"})
+    # Nobody else is given an address that was given back a moment ago, not even its last owner.
+    again = (await api.get("/services/web"))["Endpoint"]["VirtualIPs"]
+    assert [vip["Addr"] for vip in again] == ["10.48.24.1/20", "10.48.8.1/20"]
+
+
+async def test_a_rollback_brings_networks_and_ports_back_if_they_are_to_be_had(api):
+    await create(api, "net1")
+    await make(api, "web", on("net1"), [{"TargetPort": 80, "PublishedPort": 8080}])
+    await update(api, "web", TaskTemplate={"ContainerSpec": {"Image": "web:1"}}, EndpointSpec={})
+    assert (await api.get("/services/web"))["Endpoint"] == {"Spec": {}}
+
+    async def roll_back():
+        version = (await api.get("/services/web"))["Version"]["Index"]
+        query = {"version": version, "rollback": "previous"}
+        return await api.call("POST", "/services/web/update", {}, params=query)
+
+    await make(api, "thief", ports=[{"TargetPort": 80, "PublishedPort": 8080}])
+    thief = (await api.get("/services/thief"))["ID"]
+    status, answer = await roll_back()
+    assert status == 400
+    assert answer["message"].endswith(
+        f"port '8080' is already in use by service 'thief' ({thief}) as an ingress port"
+    )
+    await api.call("DELETE", "/services/thief")
+    assert (await roll_back())[0] == 200
+    endpoint = (await api.get("/services/web"))["Endpoint"]
+    assert [p["PublishedPort"] for p in endpoint["Ports"]] == [8080]
+    assert len(endpoint["VirtualIPs"]) == 1
+    assert (await roll_back())[0] == 200
+    await api.call("DELETE", "/networks/net1")
+    status, answer = await roll_back()
+    assert (status, answer["message"].startswith("network ")) == (404, True)
+
+
+@pytest.mark.parametrize(
+    ("template", "ports", "status", "words"),
+    [
+        (on("nope"), [], 404, "network nope not found"),
+        (on("ingress"), [], 400, "Service cannot be explicitly attached to the ingress network"),
+        (on("docker_gwbridge"), [], 403, "The network docker_gwbridge cannot be used with services."),
+        ({"Networks": [{"Target": "net1"}, {"Target": "net1"}]}, [], 400, "already attached to network net1"),
+        (
+            {"Networks": [{"Target": "net1"}, {"Target": "host"}]},
+            [],
+            400,
+            "on network host can be on no other one",
+        ),
+        (on("net1", Aliases=["a b"]), [], 400, "invalid alias 'a b'"),
+        (on("host", Aliases=["a"]), [], 400, "network host knows no names"),
+        (on("host"), [{"TargetPort": 80}], 400, "in ingress mode by a service on network host"),
+        ({}, [{"TargetPort": 80, "PublishedPort": 22}], 400, "port '22' is that of SSH on node n"),
+        ({}, [{"TargetPort": 9, "PublishedPort": 4789, "Protocol": "udp"}], 400, "4789/udp carries overlays"),
+        (
+            {},
+            [{"TargetPort": 9, "PublishedPort": 4790, "Protocol": "udp", "PublishMode": "host"}],
+            400,
+            "4790/udp carries overlays",
+        ),
+        ({}, [{"TargetPort": 9, "Protocol": "sctp"}], 501, "9/sctp cannot be published in ingress mode"),
+        ({}, [{"TargetPort": 80, "PublishedPort": 80}], 400, "port '80' is already in use by service 'web' ("),
+        ({}, [{"TargetPort": 80, "PublishedPort": 30000}], 400, "30000' is already in use by service 'web' ("),
+        ({}, [{"TargetPort": 80, "PublishedPort": 99}], 400, ") as a host-published port"),
+        ({}, [{"TargetPort": 80, "PublishedPort": 80, "PublishMode": "host"}], 400, ") as an ingress port"),
+    ],
+)
+async def test_what_a_service_cannot_have_is_refused(api, template, ports, status, words):
+    await create(api)
+    theirs = [
+        {"TargetPort": 80, "PublishedPort": 80},
+        {"TargetPort": 81},
+        {"TargetPort": 82, "PublishedPort": 99, "PublishMode": "host"},
+    ]
+    await make(api, "web", ports=theirs)
+    found, answer = await make(api, "other", template, ports)
+    assert (found, words in answer["message"]) == (status, True), answer
+    assert [s.spec.name for s in api.store.snapshot.services.values()] == ["web"]
+
+
+async def test_the_same_host_port_may_be_several_services(api):
+    port = {"TargetPort": 80, "PublishedPort": 80, "PublishMode": "host"}
+    assert [(await make(api, name, ports=[port]))[0] for name in ("a", "b")] == [201, 201]
+
+
+async def test_a_network_that_only_an_unplaced_task_names_is_in_use(api):
+    network_id = await create(api)
+    service, task = await used(api, network_id)
+    waiting = replace(
+        task, node_id="", addresses=(), egress_address="", status=TaskStatus(state=TaskState.PENDING)
+    )
+    await api.store.commit(lambda _: Changes(put_tasks=(waiting,), delete_services=(service.id,)))
+    assert f"in use by task {task.id}" in await refused(api, "DELETE", "/networks/net1")
 
 
 async def test_containers_are_not_connected_by_hand(api):

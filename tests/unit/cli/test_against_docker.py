@@ -128,6 +128,8 @@ nginx sh -c 'exit 1' --init=false
 --network host --name web nginx
 --network name=none --name web nginx
 --network name=Bridge,alias=Web,driver-opt=a=b nginx
+--network net1 --network name=net2,alias=a,alias=b nginx
+--network net2 --network net1 --publish 8080:80 --endpoint-mode vip nginx
 --isolation default nginx
 --credential-spec file://cred.json nginx
 --credential-spec registry://cred nginx
@@ -207,6 +209,8 @@ UPDATE = """
 --network-add bridge
 --network-rm host
 --network-rm host --network-add none
+--network-add net1 --network-add name=net2,alias=a
+--network-rm net3 --network-add net1
 --isolation default
 --credential-spec file://cred.json
 --credential-spec ''
@@ -254,7 +258,7 @@ STORED = {
             "Preferences": [{"Spread": {"SpreadDescriptor": "node.labels.zone"}}],
             "Platforms": [{"Architecture": "amd64", "OS": "linux"}],
         },
-        "Networks": [{"Target": "host"}],
+        "Networks": [{"Target": "host"}, {"Target": "id-of-6"}],
         "LogDriver": {"Name": "json-file", "Options": {"max-size": "1m"}},
         "ForceUpdate": 4,
         "Runtime": "container",
@@ -293,6 +297,9 @@ def registry(manager: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     manager.on("GET", "/distribution/(docker.io/library/)?nginx.*/json", DISTRIBUTION)
     for name in ("host", "bridge", "none"):
         manager.on("GET", f"/networks/{name}", {"Name": name, "Id": name, "Scope": "local"})
+    for name in ("net1", "net2", "net3"):
+        network = {"Name": name, "Id": f"id-of-{9 - int(name[3])}", "Scope": "swarm"}
+        manager.on("GET", f"/networks/({name}|{network['Id']})", network)
     auth = base64.b64encode(b"ann:pass:word").decode()
     auths = {"registry.example": {"auth": auth}, "https://index.docker.io/v1/": {"auth": auth}}
     (Path(os.environ["DOCKER_CONFIG"]) / "config.json").write_text(json.dumps({"auths": auths}))
