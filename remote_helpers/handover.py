@@ -8,6 +8,7 @@ those of the name server as well.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -18,6 +19,7 @@ from .log import log
 SOCKET_NAME = "helper.sock"
 INHERITED, INHERITED_DNS = "SWARMSH_LISTENING_FD", "SWARMSH_DNS_FDS"
 MESSAGE_LIMIT = 128 * 1024
+ACCEPT_AGAIN_S = 0.5  # without free descriptors
 
 
 def listening_socket(root: str) -> socket.socket:
@@ -52,12 +54,20 @@ class Doorway:
         self.sock, self._hash = sock, own_hash
         self._open_session, self._hand_over = open_session, hand_over
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(sock.fileno(), self._accept)
+        self._listen()
+
+    def _listen(self) -> None:
+        self._loop.add_reader(self.sock.fileno(), self._accept)
 
     def _accept(self) -> None:
         try:
             link, _ = self.sock.accept()
-        except OSError:
+        except OSError as e:
+            if e.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                # The stub stays in the queue: to be told of it at once again would keep the loop busy.
+                log("sessions_wait", cause=e)
+                self._loop.remove_reader(self.sock.fileno())
+                self._loop.call_later(ACCEPT_AGAIN_S, self._listen)
             return
         link.setblocking(False)
         self._loop.add_reader(link.fileno(), self._message, link)

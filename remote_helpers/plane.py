@@ -78,7 +78,10 @@ class Plane:
             self._plane = DataPlane(self._engine, self._root, secure=self._esp.secure)
         if self.closed and self._esp.wanted is None and own is not None:
             # A former process had the keys; by now they are in the kernel alone.
-            await self._esp.resume(*own)
+            try:
+                await self._esp.resume(*own)
+            except EspError as e:
+                log("keys_not_resumed", cause=e)  # encrypted networks stay as they are; others go on
         if not self._engine.version:
             try:
                 await self._engine.negotiate(ENGINE_S)

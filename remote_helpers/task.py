@@ -193,6 +193,8 @@ class Task:
         )
         if known:
             self._told_end = view.after_end(int(exit_code), self._oom or view.oom_killed)
+        elif view is None or view.started_before(at_ns):
+            self._set(ready=False)  # at once, however long the Engine takes to say more
         self.kick(dirty=not known)
 
     def _holds_what_others_may_want(self) -> bool:

@@ -7,6 +7,7 @@ manager, and its sockets can be passed on to the process that takes over, so tha
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 import socket
 
@@ -23,6 +24,8 @@ BURST = 64  # packets in one turn of the loop: others want theirs as well
 MOST_WAITING, MOST_WAITING_OF_ONE = 1024, 128  # questions that wait for resolvers, in all and of one container
 MOST_TCP, MOST_TCP_OF_ONE = 128, 32  # connections
 TCP_IDLE_S = 10.0
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+ACCEPT_AGAIN_S = 0.5  # without free descriptors or memory
 HAND_OVER_S = 1.0
 RECEIVE_BUFFER = 1024 * 1024  # while one process takes over from another, questions wait here
 NOBODY = ""  # a source that is refused
@@ -76,6 +79,7 @@ class DnsServer:
         self._all_waiting = 0
         self._connections: dict = {}  # task -> source
         self._jobs: set = set()
+        self._pauses: dict = {}  # listening TCP socket -> timer, while it is not read
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -176,6 +180,9 @@ class DnsServer:
         self._adopted.clear()
 
     def _stop_reading(self) -> None:
+        for timer in self._pauses.values():
+            timer.cancel()
+        self._pauses.clear()
         for pair in self._places.values():
             for sock in pair:
                 self._loop.remove_reader(sock.fileno())
@@ -251,7 +258,12 @@ class DnsServer:
     def _on_connections(self, listening: socket.socket) -> None:
         try:
             sock, client = listening.accept()
-        except OSError:
+        except OSError as e:
+            if e.errno in EXHAUSTED:
+                # The connection stays where it is: to be told of it at once again would keep the loop busy.
+                log("dns_connections_wait", cause=e)
+                self._loop.remove_reader(listening.fileno())
+                self._pauses[listening] = self._loop.call_later(ACCEPT_AGAIN_S, self._accept_again, listening)
             return
         sock.setblocking(False)
         sources = list(self._connections.values())
@@ -261,6 +273,11 @@ class DnsServer:
         job = self._spawn(self._serve(sock, client[0]))
         self._connections[job] = client[0]
         job.add_done_callback(lambda done: self._connections.pop(done, None))
+
+    def _accept_again(self, listening: socket.socket) -> None:
+        self._pauses.pop(listening)
+        if listening.fileno() >= 0:  # else it was closed meanwhile
+            self._loop.add_reader(listening.fileno(), self._on_connections, listening)
 
     async def _serve(self, sock: socket.socket, source: str) -> None:
         """One connection: question after question (RFC 7766), until the client has no more."""

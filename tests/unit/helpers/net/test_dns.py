@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import resource
 import socket
 import struct
 from typing import Any
@@ -10,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remote_helpers.net import dnswire
-from remote_helpers.net.dns import judge
+from remote_helpers.net import dns, dnswire
+from remote_helpers.net.dns import DnsServer, judge
 from remote_helpers.net.dnswire import AAAA, ANY, PTR, A, Malformed, Query
 from remote_helpers.net.names import BadNames, Names
 from remote_helpers.net.upstream import parse_resolv_conf
@@ -399,3 +402,49 @@ def test_resolvers_are_read_as_the_c_library_reads_them() -> None:
     text = "# nameserver 9.9.9\nsearch x\nnameserver 192.0.2.1\nnameserver\nnameserver x\n nameserver fe80::1%e\n"
     assert parse_resolv_conf(text) == ["192.0.2.1", "fe80::1%e"]
     assert parse_resolv_conf("nameserver 192.0.2.1\n" * 5) == ["192.0.2.1"] * 3
+
+
+def use_up(fd: int, taken: list[int]) -> None:
+    while True:
+        taken.append(os.dup(fd))
+
+
+# --- its sockets ----------------------------------------------------------------------------------------------
+async def test_without_free_descriptors_connections_wait_and_the_loop_is_not_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dns, "ACCEPT_AGAIN_S", 0.2)
+    tries: list[socket.socket] = []
+    taken: list[int] = []
+    accept = DnsServer._on_connections
+
+    def counted(self: DnsServer, listening: socket.socket) -> None:
+        tries.append(listening)
+        accept(self, listening)
+
+    monkeypatch.setattr(DnsServer, "_on_connections", counted)
+    server = DnsServer(Names(state()))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = free.getsockname()
+    assert server.listen([place]) == {}
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as client:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (client.fileno() + 1, hard))
+            with pytest.raises(OSError, match="Too many open files"):
+                use_up(client.fileno(), taken)
+            await loop.sock_connect(client, place)
+            await asyncio.sleep(0.5)
+            assert 2 <= len(tries) <= 4
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for fd in taken:
+                os.close(fd)
+        asked = ask("web")
+        await loop.sock_sendall(client, len(asked).to_bytes(2, "big") + asked)
+        async with asyncio.timeout(8):
+            found = await loop.sock_recv(client, 4096)
+        assert read(found[2:])[0] == dnswire.REFUSED  # of a stranger, but answered
+    server.close()
