@@ -16,10 +16,12 @@ from ipaddress import AddressValueError, IPv4Address, IPv4Network
 
 from swarmsh.core.accept_network import PLAIN_MTU
 from swarmsh.core.allocate import EGRESS_POOL, EGRESS_PREFIX
+from swarmsh.core.container import Joins
 from swarmsh.core.labels import Balancing, balancing_of
 from swarmsh.core.subnets import gateway_on
 from swarmsh.core.template import context_of, expand
 from swarmsh.errors import InvalidSpec
+from swarmsh.model.actions import NetworkJoin
 from swarmsh.model.netstate import (
     Dest,
     Egress,
@@ -42,6 +44,7 @@ Key = tuple[str, int | str | tuple[str, str]]  # section, and the key of an entr
 
 NODE, EGRESS = ("node", ""), ("egress", "")
 _EGRESS = Egress(pool=str(EGRESS_POOL), prefix=EGRESS_PREFIX, mtu=PLAIN_MTU)
+EGRESS_NETWORK = "swgw"  # the Docker network of that name, on every node another subnet
 _SHORT_ID = 12  # of a container's id: its host name, if it was given none
 
 
@@ -62,6 +65,20 @@ def underlay(node: Node) -> str:
 def egress_gateway(node: Node) -> str:
     """The node's own address in its egress network: there its DNS server listens for tasks."""
     return str(EGRESS_POOL.network_address + (node.number << (32 - EGRESS_PREFIX)) + 1)
+
+
+def joins_of(snapshot: ClusterSnapshot, task: Task, node: Node) -> Joins:
+    """What the task's container joins on this node: overlays in the order of its spec, then the egress network.
+
+    Through that one it asks for names; on internal networks alone, through the first of them.
+    """
+    overlays = [(snapshot.networks[a.network_id], a.address) for a in task.addresses]
+    networks = [NetworkJoin(name=network.spec.name, address=address) for network, address in overlays]
+    if task.egress_address:
+        networks.append(NetworkJoin(name=EGRESS_NETWORK, address=task.egress_address))
+        return Joins(tuple(networks), egress_gateway(node))
+    gateways = (gateway_on(IPv4Network(network.gateways), node.number) for network, _ in overlays)
+    return Joins(tuple(networks), next((str(gateway) for gateway in gateways if gateway is not None), ""))
 
 
 # --- what one service adds ----------------------------------------------------------------------------------
@@ -99,7 +116,7 @@ def service_part(snapshot: ClusterSnapshot, service_id: str) -> ServicePart:
         return ServicePart(tasks=held, on=on)
     weights = _weights(snapshot, tasks)
     backends = [(task, weights[task.id]) for task in tasks if task.id in weights]
-    how = _balancing(service)
+    how = balancing_of(service.spec.labels)
     listening = _listening(service)
     vips = {
         vip.mark: Vip(
@@ -168,13 +185,6 @@ def _weights(snapshot: ClusterSnapshot, tasks: Iterable[Task]) -> dict[str, int]
     if not any(weights.values()):
         weights.update(dict.fromkeys(silent, 1))
     return weights
-
-
-def _balancing(service: Service) -> Balancing:
-    try:
-        return balancing_of(service.spec.labels)
-    except InvalidSpec:
-        return Balancing()  # stored before the label was known; every new spec is checked
 
 
 def _listening(service: Service) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from swarmsh.errors import SwarmshError
 from swarmsh.manager.dirt import Dirt, dirt_of
+from swarmsh.manager.node_networks import ClusterNetworks
 from swarmsh.manager.node_worker import NodeWorker
 from swarmsh.manager.orchestrator import Orchestrator
 from swarmsh.manager.ports import Clock, IdSource, NodeClient, Store
@@ -33,19 +34,25 @@ class Manager:
     settings: Settings = field(default_factory=Settings)
     _orchestrator: Orchestrator = field(init=False)
     _watch: NodeWatch = field(init=False)
+    _networks: ClusterNetworks = field(init=False)
     _workers: dict[str, tuple[NodeWorker, asyncio.Task[None]]] = field(init=False, default_factory=dict)
-
+    _tellers: dict[str, asyncio.Task[None]] = field(init=False, default_factory=dict)
     _leaving: dict[str, asyncio.Event] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._orchestrator = Orchestrator(self.store, self.clock, self.ids)
+        self._networks = ClusterNetworks(self.store, self.nodes, self.clock, self.epoch, self._network_told)
         self._watch = NodeWatch(
-            self.store, self.nodes, self.clock, self.settings, self._session_started, self._node_spoke
+            *(self.store, self.nodes, self.clock, self.settings),
+            on_session=self._session_started,
+            on_report=self._node_spoke,
+            on_network=self._networks.checked,
         )
 
     async def run(self) -> None:
         async with self.store.subscribe() as changes, asyncio.TaskGroup() as tasks:
             before = self.store.snapshot
+            self._networks.begin(before)
             for node in before.nodes.values():
                 self._keep(node, tasks)
             await self._watch.run(tasks)
@@ -53,11 +60,14 @@ class Manager:
             tasks.create_task(self._orchestrator.run())
             tasks.create_task(self._safety_net())
             async for after, change in changes:
-                await self._spread(before, change, tasks)
+                await self._spread(before, after, change, tasks)
                 before = after
 
-    async def _spread(self, before: ClusterSnapshot, change: Changes, tasks: asyncio.TaskGroup) -> None:
+    async def _spread(
+        self, before: ClusterSnapshot, after: ClusterSnapshot, change: Changes, tasks: asyncio.TaskGroup
+    ) -> None:
         """Let everything know that this change may concern."""
+        self._networks.follow(after, change)
         for node in change.put_nodes:
             known = before.nodes.get(node.id)
             if known is None or known.target != node.target:
@@ -77,8 +87,12 @@ class Manager:
     def _keep(self, node: Node, tasks: asyncio.TaskGroup) -> None:
         self.nodes.keep(node.id, node.spec.name, node.target)
         if node.id not in self._workers:
-            worker = NodeWorker(node.id, self.store, self.nodes, self.epoch)
+            networks = self._networks.keep(node.id)
+            worker = NodeWorker(
+                *(node.id, self.store, self.nodes, self._networks, self.epoch), self.settings.leave_ack_s
+            )
             self._workers[node.id] = (worker, tasks.create_task(worker.run()))
+            self._tellers[node.id] = tasks.create_task(networks.work.run(networks.tell))
 
     async def _leave(self, node_id: str) -> None:
         """Leave a removed node as it was found, if it answers: without our containers, free for others."""
@@ -86,6 +100,8 @@ class Manager:
         if worker is None or running is None:
             return
         running.cancel()
+        self._tellers.pop(node_id).cancel()
+        networks = self._networks.keep(node_id)
         cluster = self.store.snapshot.cluster
         reported = self._leaving[node_id] = asyncio.Event()
         told: set[str] = set()
@@ -94,11 +110,13 @@ class Manager:
                 while cluster is not None and (held := self._held(node_id, worker)):
                     if held - told:
                         actions = [RemoveTask(task_id=i) for i in sorted(held - told)]
-                        await worker.give(actions, cluster.id, self.store.snapshot.index)
+                        await worker.give(actions, cluster.id)
                         told |= held
                         continue  # it may have nothing left by now, and then it says nothing more
                     await reported.wait()
                     reported.clear()
+                if self.nodes.report(node_id) is not None:
+                    await networks.clear()
         except TimeoutError:
             log.warning("node_left_with_containers node=%s error=deadline", node_id)
         except SwarmshError as e:
@@ -106,6 +124,7 @@ class Manager:
         finally:
             del self._leaving[node_id]
             self._watch.forget(node_id)
+            self._networks.forget(node_id)
             await self.nodes.drop(node_id, release=True)
 
     def _held(self, node_id: str, worker: NodeWorker) -> set[str]:
@@ -122,7 +141,14 @@ class Manager:
         if node_id in self._leaving:
             self._leaving[node_id].set()
 
+    def _network_told(self) -> None:
+        """A node acknowledged networks: tasks on it may wait for that to start, and tasks anywhere to stop."""
+        for worker, _ in self._workers.values():
+            if worker.waits:
+                worker.touch()
+
     def _session_started(self, node_id: str) -> None:
+        self._networks.session_started(node_id)
         if node_id in self._workers:
             self._workers[node_id][0].session_started()
 
@@ -135,5 +161,6 @@ class Manager:
             except SwarmshError as e:
                 log.error("full_pass_failed error=%s", e)  # a full disk, most likely: the next pass tries again
             self._orchestrator.touch_all()
+            self._networks.touch_all()
             for worker, _ in self._workers.values():
                 worker.touch()

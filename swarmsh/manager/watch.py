@@ -29,6 +29,7 @@ from swarmsh.manager.ports import (
     Connected,
     Described,
     Disconnected,
+    NetworkChecked,
     NodeClient,
     NodeEvent,
     Refused,
@@ -68,7 +69,8 @@ class _Link:
 class NodeWatch:
     """Takes over what nodes report, and judges who is there.
 
-    `on_session` is called for each new session, `on_report` whenever a node said something of its tasks.
+    `on_session` is called for each new session, `on_report` whenever a node said something of its tasks,
+    `on_network` when it said something of its networks.
     """
 
     store: Store
@@ -77,6 +79,7 @@ class NodeWatch:
     settings: Settings
     on_session: Callable[[str], None]
     on_report: Callable[[str], None]
+    on_network: Callable[[NetworkChecked], None]
     _links: dict[str, _Link] = field(default_factory=dict)
     # Silence counts from here at the earliest: the manager's start, or the end of a gap of its own.
     _since: float = 0.0
@@ -115,6 +118,8 @@ class NodeWatch:
                 if event.report.engine_ok:
                     link.processes_ended = False
                 self.store.observe(lambda s: _described(s, event.node_id, event.report))
+            case NetworkChecked():
+                self.on_network(event)
             case Disconnected():
                 link.reason, link.untrusted, link.refused = event.reason, "", ""
                 log.info("node_disconnected node=%s reason=%s", event.node_id, event.reason)

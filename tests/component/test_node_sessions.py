@@ -279,12 +279,12 @@ async def test_network_state_and_keys_are_given_and_answered(serve, make_session
     sessions.keep("node1", "n1", server.target(key_file))
     await sessions.until(Connected)
     own = OwnNode(n=2, underlay="10.0.0.2")
-    change = NetworkChange(cluster_id="cluster1", epoch=1, index=7, put={"node": own}, drop={"ports": [4]})
+    change = NetworkChange(cluster_id="cluster1", epoch=1, index=42, put={"node": own}, drop={"ports": [4]})
     assert await sessions.network("node1", change) == ("link sv1000 was missing",)
     assert helper.requests[-1]["args"] == {
         "cluster_id": "cluster1",
         "epoch": 1,
-        "index": 7,
+        "index": 42,
         "fresh": False,
         "more": False,
         "put": {"node": {"n": 2, "underlay": "10.0.0.2"}},

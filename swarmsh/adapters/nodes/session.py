@@ -225,17 +225,11 @@ class HelperSession:
 
     # --- requests ---
     async def request(self, op: str, args: object, deadline_s: float) -> msgspec.Raw:
-        """One round trip; the reply's `result`.
+        """One round trip; the reply's `result`. If `args` is a function, it is called when its line is the next.
 
         Raises NodeUnreachable if the session ends first, NodeDeadline, HelperRefused or NodeRequestFailed.
         """
-        number = self._next_id
-        line = request_line(number, op, deadline_s, args, self._beat)
-        if len(line) > self._line_bytes:
-            raise NodeRequestFailed(
-                f"a request {op} of {len(line)} bytes is too long for one line", node=self.node
-            )
-        self._next_id += 1
+        number, self._next_id = self._next_id, self._next_id + 1
         future: asyncio.Future[Line] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(deadline_s):
@@ -244,6 +238,11 @@ class HelperSession:
                 if self.ended.is_set():
                     raise NodeUnreachable(
                         f"the session with node {self.node} ended: {self.reason}", node=self.node
+                    )
+                line = request_line(number, op, deadline_s, args() if callable(args) else args, self._beat)
+                if len(line) > self._line_bytes:
+                    raise NodeRequestFailed(
+                        f"a request {op} of {len(line)} bytes is too long for one line", node=self.node
                     )
                 self._waiting[number] = future
                 self._counters.requests += 1

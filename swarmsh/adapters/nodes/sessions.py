@@ -261,12 +261,20 @@ class NodeSessions:
         return (await self._call(node_id, "secure", keys, LostPeers, self._limits.network_s)).lost
 
     async def _give(
-        self, node_id: str, op: str, parts: Sequence[object], kind: type[T], deadline_s: float
+        self, node_id: str, op: str, parts: Sequence[Batch | NetworkChange], kind: type[T], deadline_s: float
     ) -> list[T]:
-        """One part after another, all in one session. A refusal is an event too, and ends the session."""
+        """One part after another, all in one session. A refusal is an event too, and ends the session.
+
+        Batches and changes of networks overtake each other while one waits, and the helper takes no lower index
+        than it has seen: each goes with the newest at the moment when it goes.
+        """
         session = self._session(node_id)
+
+        def at_send(part: Batch | NetworkChange) -> Callable[[], Batch | NetworkChange]:
+            return lambda: replace(part, index=max(part.index, self._index()))
+
         try:
-            return [await self._call_on(session, op, part, kind, deadline_s) for part in parts]
+            return [await self._call_on(session, op, at_send(part), kind, deadline_s) for part in parts]
         except HelperRefused as e:
             self._feed.put(_refused(node_id, e))
             session.end(str(e))

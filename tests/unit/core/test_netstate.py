@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from swarmsh.core.netstate import Key, NetStates, egress_gateway, underlay
+from swarmsh.core.container import Joins
+from swarmsh.core.netstate import Key, NetStates, egress_gateway, joins_of, underlay
+from swarmsh.model.actions import NetworkJoin
 from swarmsh.model.netstate import (
     Dest,
     Egress,
@@ -27,66 +29,9 @@ from swarmsh.model.netstate import (
 )
 from swarmsh.model.objects import Endpoint, Network, Node, NodeStatus, PortMark, Service, Task, VirtualIP
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
-from swarmsh.model.specs import EndpointSpec, NetworkAttachment, PortConfig
 from swarmsh.model.states import NodeState, TaskState
-from tests.fakes.objects import a_network, a_node, a_service, a_task, addressed
-
-NET1, NET2 = a_network("net1", 1), a_network("net2", 2)
-NETWORKS = {n.id: n for n in (NET1, NET2)}
-HTTP = PortConfig(protocol="tcp", target_port=80, published_port=8080, publish_mode="ingress")
-MARK = 1_000_000  # of ports, more than those of VIPs
-
-
-def networked(
-    service: Service,
-    *networks: Network,
-    mode: str = "vip",
-    ports: tuple[PortConfig, ...] = (),
-    first_mark: int = 1,
-) -> Service:
-    """The service as it is once it was accepted and got its addresses; VIPs are numbered by the first mark."""
-    template = replace(
-        service.spec.task_template,
-        networks=tuple(NetworkAttachment(target=n.id, aliases=(f"a-{service.spec.name}",)) for n in networks),
-    )
-    spec = replace(service.spec, task_template=template, endpoint_spec=EndpointSpec(mode=mode, ports=ports))
-    vips = tuple(
-        VirtualIP(network_id=n.id, address=_vip_address(n, first_mark), mark=first_mark + i)
-        for i, n in enumerate(networks)
-        if mode == "vip"
-    )
-    marks = tuple(
-        PortMark(
-            protocol=p.protocol, target_port=p.target_port, published_port=p.published_port, mark=MARK + first_mark
-        )
-        for p in ports
-        if p.publish_mode == "ingress"
-    )
-    return replace(service, spec=spec, endpoint=Endpoint(virtual_ips=vips, ports=marks))
-
-
-def _vip_address(network: Network, mark: int) -> str:
-    return f"10.48.{int(network.subnet.split('.')[2]) + 8 + mark // 256}.{mark % 256}"
-
-
-def placed(
-    service: Service,
-    slot: int,
-    node: Node,
-    *,
-    state: TaskState = TaskState.RUNNING,
-    ready: bool = True,
-    desired: TaskState = TaskState.RUNNING,
-) -> Task:
-    """A task of the service with the addresses .1.<slot> of its networks, and 10.255.<node>.<10 + slot>."""
-    task = replace(a_task(service, slot, node.id, state), desired=desired, endpoint=service.spec.endpoint_spec)
-    for attachment in service.spec.task_template.networks:
-        network = NETWORKS[attachment.target]
-        before = task.addresses
-        task = addressed(task, network, f"10.48.{int(network.subnet.split('.')[2]) + 1}.{slot}")
-        task = replace(task, addresses=(*before, *task.addresses))
-    status = replace(task.status, ready=ready and state is TaskState.RUNNING, container_id=f"{slot:064d}")
-    return replace(task, egress_address=f"10.255.{node.number}.{10 + slot}", status=status)
+from tests.fakes.networked import HTTP, MARK, NET1, NET2, networked, placed
+from tests.fakes.objects import a_node, a_service, a_task
 
 
 def a_cluster(*objects: Node | Network | Service | Task) -> ClusterSnapshot:
@@ -311,6 +256,19 @@ def test_a_node_without_an_underlay_address_has_no_networks_and_is_nobodys_peer(
     assert isinstance(network, NodeNetwork) and network.peers == ()
     assert isinstance(vip, Vip) and [d.task for d in vip.dests] == [one.id]
     assert state_of(N2, lost, WEB, one, two) == {}
+
+
+def test_a_container_joins_the_overlays_of_its_spec_and_last_the_way_outside() -> None:
+    service = networked(a_service("both"), NET2, NET1)
+    task = placed(service, 4, N3)
+    snapshot = a_cluster(N3, NET1, NET2, service, task)
+    overlays = (NetworkJoin(name="net2", address="10.48.33.4"), NetworkJoin(name="net1", address="10.48.17.4"))
+    assert joins_of(snapshot, task, N3) == Joins(
+        (*overlays, NetworkJoin(name="swgw", address="10.255.3.14")), "10.255.3.1"
+    )
+    # On internal networks alone DNS listens at the first one's gateway.
+    assert joins_of(snapshot, replace(task, egress_address=""), N3) == Joins(overlays, "10.48.32.3")
+    assert joins_of(snapshot, a_task(service, 1, N3.id), N3) == Joins()
 
 
 # --- step by step -----------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from swarmsh.manager.loop import Manager
 from swarmsh.manager.ports import Connected, NodeEvent, TasksReported
 from swarmsh.manager.settings import Settings
 from swarmsh.model.actions import Action, Batch, EnsureTask, NodeReport, RemoveTask, TaskReport
+from swarmsh.model.netstate import NetworkChange
 from swarmsh.model.objects import Cluster, SshTarget, Task, TaskStatus
 from swarmsh.model.snapshot import Changes
 from swarmsh.model.states import TaskState
@@ -61,6 +62,9 @@ class OneNode:
 
     def report(self, node_id: str) -> NodeReport:
         return NodeReport(tasks=dict(self.tasks))
+
+    async def network(self, node_id: str, change: NetworkChange) -> tuple[str, ...]:
+        return ()
 
     async def apply(self, node_id: str, batch: Batch) -> None:
         self.given.extend(batch.actions)

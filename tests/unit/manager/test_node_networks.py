@@ -1,0 +1,350 @@
+"""Networks reach nodes before what needs them, leave before what they led to, and cost what changed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from msgspec.structs import replace
+
+from swarmsh.errors import NetworkFailed, NodeDeadline, NodeRequestFailed
+from swarmsh.manager.loop import Manager
+from swarmsh.manager.ports import NetworkChecked
+from swarmsh.manager.settings import Settings
+from swarmsh.model.actions import Batch, EnsureTask, NetworkJoin, StopTask, TaskReport
+from swarmsh.model.netstate import NetworkChange
+from swarmsh.model.objects import Cluster, Node, NodeStatus, Service, Task
+from swarmsh.model.snapshot import Changes
+from swarmsh.model.states import NodeState, TaskState
+from tests.fakes.helpers import FakeHelpers
+from tests.fakes.networked import HTTP, MARK, NET1, networked, placed
+from tests.fakes.objects import a_node, a_service
+from tests.fakes.store import MemoryStore
+from tests.fakes.time_and_ids import CountingIds, FakeClock
+
+N1, N2, N3 = a_node(1), a_node(2), a_node(3)
+WEB = networked(a_service("web"), NET1, ports=(HTTP,))
+LONE = networked(a_service("lone"), NET1)
+
+
+class Idle:
+    """In the orchestrator's place: tests make the tasks."""
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+    def touch(self, dirt: object) -> None: ...
+
+    def touch_all(self) -> None: ...
+
+    def note_failures(self, before: object, changed: object) -> None: ...
+
+
+class Scene:
+    """A manager at work on simulated nodes."""
+
+    def __init__(self, leave_ack_s: float) -> None:
+        clock = FakeClock()
+        self.store, self.nodes = MemoryStore(clock), FakeHelpers()
+        settings = Settings(leave_ack_s=leave_ack_s, leave_deadline_s=20.0)
+        self.manager = Manager(self.store, self.nodes, clock, CountingIds(), 1, settings)  # type: ignore[arg-type]
+        self.manager._orchestrator = Idle()  # type: ignore[assignment]
+
+    async def put(self, *objects: Node | Service | Task) -> None:
+        changes = Changes(
+            put_nodes=tuple(o for o in objects if isinstance(o, Node)),
+            put_services=tuple(o for o in objects if isinstance(o, Service)),
+            put_tasks=tuple(o for o in objects if isinstance(o, Task)),
+        )
+        await self.store.commit(lambda s: changes)
+
+    async def stop(self, task: Task, desired: TaskState = TaskState.SHUTDOWN) -> None:
+        await self.store.commit(lambda s: Changes(put_tasks=(replace(s.tasks[task.id], desired=desired),)))
+
+    def running(self, *tasks: Task) -> None:
+        """As their nodes report them before the manager is there."""
+        for task in tasks:
+            report = TaskReport(task_id=task.id, state="running", ready=True, container_id="c" * 64)
+            self.nodes.tasks[task.node_id][task.id] = report
+
+    def weights(self, node: Node, mark: int = 1, section: str = "vips") -> dict[str, int]:
+        entry = self.nodes.held[node.id][section][mark]
+        assert isinstance(entry, dict)
+        return {dest["task"]: dest["weight"] for dest in entry["dests"]}
+
+    def messages(self) -> int:
+        return len(self.nodes.said("network"))
+
+    def events(self, action: str) -> list[dict[str, str]]:
+        return [e.attributes for e in self.store.kept_events if e.action == action]
+
+    async def settled(self) -> None:
+        """Every node has been told all there is to tell."""
+        networks = self.manager._networks
+        await self.nodes.until(lambda: networks.all_have(self.store.snapshot.index))
+
+
+@asynccontextmanager
+async def scene_of(
+    *objects: Node | Service | Task, connected: bool = True, leave_ack_s: float = 60.0
+) -> AsyncIterator[Scene]:
+    scene = Scene(leave_ack_s)
+    cluster = Cluster(id="c", version=1, created_at=0.0, updated_at=0.0)
+    await scene.store.commit(lambda s: Changes(cluster=cluster, put_networks=(NET1,), put_nodes=(N1, N2, N3)))
+    await scene.put(*objects)
+    scene.running(*(o for o in objects if isinstance(o, Task) and o.status.state is TaskState.RUNNING))
+    running = asyncio.create_task(scene.manager.run())
+    try:
+        if connected:
+            scene.nodes.connect(N1.id, N2.id, N3.id)
+            await scene.nodes.until(lambda: len(scene.nodes.said("told")) >= 3)
+            await scene.settled()
+        yield scene
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+def is_stop(task: Task):
+    return lambda batch: (
+        isinstance(batch, Batch) and any(isinstance(a, StopTask) and a.task_id == task.id for a in batch.actions)
+    )
+
+
+def is_start(task: Task):
+    return lambda batch: (
+        isinstance(batch, Batch) and any(isinstance(a, EnsureTask) and a.task_id == task.id for a in batch.actions)
+    )
+
+
+# --- what is told -----------------------------------------------------------------------------------------------
+async def test_a_session_begins_with_the_whole_state_and_goes_on_with_what_changed() -> None:
+    one, two = placed(WEB, 1, N1), placed(WEB, 2, N2)
+    async with scene_of(WEB, one, two) as scene:
+        first = scene.nodes.said("network", N1.id)
+        assert [c.fresh for c in first if isinstance(c, NetworkChange)] == [True]
+        assert set(scene.nodes.held[N1.id]) == {
+            "node",
+            "egress",
+            "peers",
+            "networks",
+            "vips",
+            "ports",
+            "tasks",
+            "names",
+        }
+        assert set(scene.nodes.held[N3.id]) == {"node", "egress", "peers", "ports"}
+        before = scene.messages()
+        scene.nodes.report_task(N2.id, two.id, "running", ready=False)
+        await scene.nodes.until(lambda: scene.messages() == before + 3)
+        await scene.settled()
+        change = scene.nodes.said("network", N1.id)[-1]
+        assert isinstance(change, NetworkChange)
+        assert not change.fresh and not change.drop
+        assert {section: len(entries) for section, entries in change.put.items()} == {
+            "vips": 1,
+            "ports": 1,
+            "names": 1,
+        }
+        assert scene.weights(N1) == {one.id: 1} == scene.weights(N3, MARK + 1, "ports")
+
+
+async def test_a_node_that_needs_nothing_is_told_so_once() -> None:
+    async with scene_of(LONE) as scene:
+        assert scene.nodes.held == {n.id: {} for n in (N1, N2, N3)}
+        assert scene.messages() == 3
+        await scene.put(replace(N1, spec=replace(N1.spec, labels={"a": "b"})))
+        await scene.settled()
+        assert scene.messages() == 3
+
+
+async def test_a_new_session_is_told_everything_again() -> None:
+    one = placed(LONE, 1, N1)
+    async with scene_of(LONE, one) as scene:
+        held = scene.nodes.held.pop(N1.id)
+        scene.nodes.cut(N1.id)
+        scene.nodes.connect(N1.id)
+        await scene.nodes.until(lambda: N1.id in scene.nodes.held)
+        assert scene.nodes.held[N1.id] == held
+        last = scene.nodes.said("network", N1.id)[-1]
+        assert isinstance(last, NetworkChange) and last.fresh
+
+
+async def test_what_ended_leaves_the_other_nodes_with_the_next_message() -> None:
+    one, two, gone = placed(WEB, 1, N1), placed(WEB, 2, N2), placed(WEB, 3, N3)
+    async with scene_of(WEB, one, two, gone) as scene:
+        before = scene.messages()
+        scene.nodes.report_task(N3.id, gone.id, "failed")
+        await scene.nodes.until(lambda: gone.id not in scene.weights(N1) and gone.id not in scene.weights(N2))
+        await scene.settled()
+        assert scene.messages() == before + 3
+        assert "networks" not in scene.nodes.held[N3.id] and "tasks" not in scene.nodes.held[N3.id]
+        network = scene.nodes.held[N1.id]["networks"][NET1.id]
+        assert isinstance(network, dict) and network["peers"] == [2]
+
+
+async def test_a_silent_nodes_backends_take_no_new_connections() -> None:
+    one, two = placed(WEB, 1, N1), placed(WEB, 2, N2)
+    async with scene_of(WEB, one, two) as scene:
+        silent = NodeStatus(state=NodeState.READY, silent=True)
+        scene.store.observe(lambda s: Changes(put_nodes=(replace(s.nodes[N2.id], status=silent),)))
+        await scene.nodes.until(lambda: scene.weights(N1) == {one.id: 1, two.id: 0})
+
+
+# --- before a task starts ---------------------------------------------------------------------------------------
+async def test_a_task_starts_when_its_networks_are_there() -> None:
+    async with scene_of(LONE) as scene:
+        scene.nodes.slow(N1.id)
+        task, plain = placed(LONE, 1, N1, state=TaskState.ASSIGNED), a_service("plain")
+        other = replace(placed(plain, 2, N1, state=TaskState.ASSIGNED), egress_address="")
+        await scene.put(plain, task, other)
+        # What is on no network does not wait.
+        await scene.nodes.until(lambda: scene.nodes.place(N1.id, "apply", is_start(other)) >= 0)
+        await scene.nodes.until(lambda: scene.nodes.place(N1.id, "network", lambda c: bool(c.put)) >= 0)  # type: ignore[attr-defined]
+        assert scene.nodes.place(N1.id, "apply", is_start(task)) == -1
+        scene.nodes.release(N1.id)
+        await scene.nodes.until(lambda: scene.nodes.place(N1.id, "apply", is_start(task)) >= 0)
+        has_network = scene.nodes.place(N1.id, "told", lambda c: "networks" in c.put)  # type: ignore[attr-defined]
+        assert 0 <= has_network < scene.nodes.place(N1.id, "apply", is_start(task))
+        action = next(a for a in scene.nodes.actions(N1.id) if isinstance(a, EnsureTask) and a.task_id == task.id)
+        assert action.networks == (
+            NetworkJoin(name="net1", address="10.48.17.1"),
+            NetworkJoin(name="swgw", address="10.255.1.11"),
+        )
+        assert action.config["HostConfig"]["Dns"] == ["10.255.1.1"]
+
+
+async def test_networks_that_fail_do_not_stop_the_batch_and_are_shown_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with scene_of(LONE) as scene:
+        scene.nodes.failing[N1.id] = NetworkFailed("node n1: no module ip_vs")
+        task, more = placed(LONE, 1, N1, state=TaskState.ASSIGNED), placed(LONE, 2, N1, state=TaskState.ASSIGNED)
+        await scene.put(task)
+        await scene.nodes.until(lambda: scene.nodes.place(N1.id, "apply", is_start(task)) >= 0)
+        await scene.put(more)
+        await scene.nodes.until(lambda: scene.nodes.place(N1.id, "apply", is_start(more)) >= 0)
+        assert scene.events("network_failed") == [{"name": "n1", "message": "node n1: no module ip_vs"}]
+        # What it holds is not said again; the node itself says when it has got it done.
+        said = [c for c in scene.nodes.said("network", N1.id) if isinstance(c, NetworkChange)]
+        assert [entry.id for c in said for entry in c.put.get("tasks", [])] == [task.id, more.id]
+        del scene.nodes.failing[N1.id]
+        scene.nodes.say(NetworkChecked(node_id=N1.id, ok=True, message="", drift=()))
+        await scene.nodes.until(lambda: bool(scene.events("network_works")))
+        scene.nodes.say(NetworkChecked(node_id=N1.id, ok=True, message="", drift=("link sv1000 was missing",)))
+        await scene.nodes.until(lambda: bool(scene.events("network_drift")))
+        assert scene.events("network_drift") == [{"name": "n1", "drift": "link sv1000 was missing"}]
+        assert len(scene.events("network_works")) == 1
+        assert caplog.text.count("network_failed node=") == 1
+
+
+@pytest.mark.parametrize(
+    "error", [NodeDeadline("no answer"), NodeRequestFailed("bad request", code="bad_request")]
+)
+async def test_what_the_node_did_not_take_is_told_again(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swarmsh.manager.retrying.FIRST_RETRY_S", 0.01)
+    async with scene_of(LONE) as scene:
+        scene.nodes.broken[N1.id] = error  # type: ignore[assignment]
+        task = placed(LONE, 1, N1, state=TaskState.ASSIGNED)
+        await scene.put(task)
+        await scene.nodes.until(lambda: scene.nodes.place(N1.id, "apply", is_start(task)) >= 0)
+        assert task.id in scene.nodes.held[N1.id]["tasks"]
+
+
+async def test_a_node_without_an_address_for_others_is_shown(caplog: pytest.LogCaptureFixture) -> None:
+    named = replace(N1, target=replace(N1.target, address="n1.example"))
+    caplog.set_level(logging.WARNING)
+    async with scene_of(LONE, named) as scene:
+        task = placed(LONE, 1, N1, state=TaskState.ASSIGNED)
+        await scene.put(task)
+        # Its helper knows no such network, and says so.
+        await scene.nodes.until(lambda: scene.nodes.place(N1.id, "apply", is_start(task)) >= 0)
+        assert scene.nodes.held[N1.id] == {}
+        scene.manager._networks.touch_all()
+        await scene.nodes.until(lambda: bool(scene.events("network_failed")))
+        assert "swarmsh_underlay" in scene.events("network_failed")[0]["message"]
+
+
+# --- before a task stops ----------------------------------------------------------------------------------------
+async def test_a_task_stops_when_every_node_has_left_it() -> None:
+    one, two = placed(WEB, 1, N1), placed(WEB, 2, N2)
+    async with scene_of(WEB, one, two) as scene:
+        scene.nodes.slow(N1.id, N3.id)
+        await scene.stop(two)
+        await scene.nodes.until(lambda: scene.weights(N2) == {one.id: 1, two.id: 0})
+        scene.nodes.release(N1.id)
+        await scene.nodes.until(lambda: scene.weights(N1) == {one.id: 1, two.id: 0})
+        assert scene.nodes.place(N2.id, "apply", is_stop(two)) == -1
+        scene.nodes.release(N3.id)
+        await scene.nodes.until(lambda: scene.nodes.place(N2.id, "apply", is_stop(two)) >= 0)
+        stop = next(a for a in scene.nodes.actions(N2.id) if isinstance(a, StopTask))
+        assert (stop.grace_s, stop.drain_s) == (10.0, 10.0)
+        # Once it has ended it is nowhere any more.
+        await scene.nodes.until(lambda: scene.weights(N3, MARK + 1, "ports") == {one.id: 1})
+
+
+async def test_a_node_that_does_not_acknowledge_holds_a_stop_up_for_a_while_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    one, two = placed(WEB, 1, N1), placed(WEB, 2, N2)
+    async with scene_of(WEB, one, two, leave_ack_s=0.1) as scene:
+        scene.nodes.slow(N3.id)
+        await scene.stop(two)
+        await scene.nodes.until(lambda: scene.nodes.place(N2.id, "apply", is_stop(two)) >= 0)
+        assert "stop_not_acknowledged" in caplog.text
+
+
+async def test_nodes_that_cannot_be_told_hold_no_stop_up() -> None:
+    one, two = placed(WEB, 1, N1), placed(WEB, 2, N2)
+    async with scene_of(WEB, one, two) as scene:
+        scene.nodes.cut(N3.id)
+        await scene.stop(two)
+        await scene.nodes.until(lambda: scene.nodes.place(N2.id, "apply", is_stop(two)) >= 0)
+
+
+async def test_a_drain_is_as_long_as_the_label_says_and_none_for_what_has_no_endpoint() -> None:
+    labelled = replace(LONE, spec=replace(LONE.spec, labels={"swarmsh.drain": "3s"}))
+    plain = a_service("plain")
+    drained, other = placed(labelled, 1, N1), replace(placed(plain, 2, N1), egress_address="")
+    orphan = placed(networked(a_service("gone"), NET1, first_mark=7), 3, N1)
+    async with scene_of(labelled, plain, drained, other, orphan) as scene:
+        for task in (drained, other):
+            await scene.stop(task)
+        await scene.stop(orphan, TaskState.REMOVE)
+        ids = {drained.id, other.id, orphan.id}
+        await scene.nodes.until(lambda: ids <= {a.task_id for a in scene.nodes.actions(N1.id)})
+        stops = {a.task_id: a.drain_s for a in scene.nodes.actions(N1.id) if isinstance(a, StopTask)}
+        assert stops == {drained.id: 3.0, other.id: 0.0, orphan.id: 0.0}
+
+
+# --- cost and end -----------------------------------------------------------------------------------------------
+async def test_one_changed_task_costs_each_node_one_message_however_many_services_there_are() -> None:
+    services = [networked(a_service(f"s{n}"), NET1, first_mark=1000 + n) for n in range(100)]
+    tasks = [placed(s, slot, node) for s in services for slot, node in ((1, N1), (2, N2))]
+    async with scene_of(*services, *tasks) as scene:
+        before = scene.messages()
+        scene.nodes.report_task(N1.id, tasks[8].id, "running", ready=False)
+        await scene.nodes.until(lambda: scene.messages() == before + 2)
+        await scene.settled()
+        for change in scene.nodes.said("network")[before:]:
+            assert isinstance(change, NetworkChange)
+            assert {section: len(entries) for section, entries in change.put.items()} == {"vips": 1, "names": 1}
+        assert scene.messages() == before + 2
+
+
+async def test_a_removed_node_holds_nothing_before_it_is_released() -> None:
+    one, two = placed(WEB, 1, N1), placed(WEB, 2, N2)
+    async with scene_of(WEB, one, two) as scene:
+        await scene.store.commit(lambda s: Changes(delete_nodes=(N2.id,)))
+        await scene.nodes.until(lambda: scene.nodes.place(N2.id, "released") >= 0)
+        assert scene.nodes.held[N2.id] == {} and scene.nodes.tasks[N2.id] == {}
+        said = [(n, what) for n, what, _ in scene.nodes.log if n == N2.id]
+        assert said[-3:] == [(N2.id, "network"), (N2.id, "told"), (N2.id, "released")]
+        # Its container was removed before its networks.
+        removed = max(i for i, (n, what, _) in enumerate(scene.nodes.log) if (n, what) == (N2.id, "apply"))
+        cleared = max(i for i, (n, what, _) in enumerate(scene.nodes.log) if (n, what) == (N2.id, "network"))
+        assert removed < cleared
+        await scene.nodes.until(lambda: 2 not in scene.nodes.held[N1.id]["peers"])
