@@ -29,6 +29,7 @@ async def test_a_kept_node_is_attached_and_described(serve, make_sessions, helpe
 
     assert isinstance(event, Connected)
     described = event.report.description
+    assert described.address == "127.0.0.1"
     assert (described.hostname, described.platform.architecture, described.memory_bytes) == (
         "n1",
         "x86_64",
@@ -205,7 +206,7 @@ async def test_an_engine_that_stops_answering_is_told(serve, make_sessions, help
 
     helper.sessions[0].send({"event": "description", "data": {"hostname": "renamed"}})
     report = (await sessions.until(Described)).report
-    assert report.description.hostname == "renamed"
+    assert (report.description.hostname, report.description.address) == ("renamed", "127.0.0.1")
     assert not report.engine_ok
 
     helper.sessions[0].send({"event": "heartbeat", "data": {"seq": 9, "engine_ok": True}})

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from swarmsh.adapters.nodes.lines import LINE_BYTES, LineSplitter, LineTooLong
 from swarmsh.adapters.nodes.messages import (
@@ -42,6 +43,7 @@ from swarmsh.errors import (
 )
 from swarmsh.manager.ports import Clock
 from swarmsh.model.actions import TaskReport
+from swarmsh.model.objects import NodeDescription
 
 _PUSH_CHUNK = 256 * 1024
 _NOISE_BYTES = 64 * 1024
@@ -181,9 +183,12 @@ class HelperSession:
                 node=self.node,
             )
         now = self._clock.monotonic()
-        description = to_description(hello.description)
+        description = self._described(hello.description)
         self.view = NodeView(description, hello.tasks, hello.engine_ok, hello.engine_message, now)
         return hello
+
+    def _described(self, seen: Description) -> NodeDescription:
+        return replace(to_description(seen), address=self.link.address)
 
     async def attach(self, about_us: Attach, deadline_s: float) -> None:
         """Take the lease. Raises HelperRefused, NodeUnreachable, NodeDeadline."""
@@ -344,7 +349,7 @@ class HelperSession:
                 if self.view is not None:
                     self._changed(self.view.engine(state.ok, state.message, self._clock.monotonic()))
             case "description":
-                description = to_description(parse(Description, parsed.data))
+                description = self._described(parse(Description, parsed.data))
                 if self.view is not None:
                     self._changed(self.view.describe(description))
             case "network":
