@@ -34,8 +34,9 @@ def standing_of(task):
 
 
 class _Pass:
-    def __init__(self, held: Held, number: int, whole: bool, told: bool) -> None:
+    def __init__(self, held: Held, number: int, whole: bool, told: bool, changes) -> None:
         self.held, self.number, self.whole = held, number, whole
+        self.changes = changes  # (put, drop) of each since the last pass; None: not to be told one by one
         self.told = told  # the manager asked for it, and gets its words as the answer
         self.done: list = []  # futures of (drift, errors)
 
@@ -111,8 +112,9 @@ class Network:
             return {"drift": []}
         self._check(held)
         admit()
-        self._take(held, (put, drop) if base is self._held and "egress" not in put else None)
-        drift, errors = await self._pass_of(whole=fresh)
+        change = (put, drop) if base is self._held else None
+        self._take(held, change if "egress" not in put else None)
+        drift, errors = await self._pass_of(fresh, change)
         if errors:
             raise Refused("network_failed", "; ".join(errors), "The helper tries again by itself")
         return {"drift": drift}
@@ -190,19 +192,20 @@ class Network:
         self._wake()
         return {"lost": await asyncio.shield(done)}
 
-    async def _pass_of(self, whole: bool) -> tuple:
+    async def _pass_of(self, whole: bool, change) -> tuple:
         """(drift, errors) of the pass that the request made due; who waits no longer does not end it."""
         done = asyncio.get_running_loop().create_future()
-        self._want_pass(whole, told=True).done.append(done)
+        self._want_pass(whole, told=True, changes=None if change is None else [change]).done.append(done)
         return await asyncio.shield(done)
 
-    def _want_pass(self, whole: bool, told: bool = False) -> _Pass:
+    def _want_pass(self, whole: bool, told: bool = False, changes=()) -> _Pass:
         last = self._queue[-1] if self._queue else None
         if isinstance(last, _Pass):  # nothing between them: both are done by what the later one wants
             last.held, last.number = self._held, self._number
             last.whole, last.told = last.whole or whole, last.told or told
+            last.changes = None if last.changes is None or changes is None else [*last.changes, *changes]
         else:
-            last = _Pass(self._held, self._number, whole, told)
+            last = _Pass(self._held, self._number, whole, told, changes)
             self._queue.append(last)
         self._wake()
         return last
@@ -339,13 +342,13 @@ class Network:
     async def _apply(self, job: _Pass) -> tuple:
         listening = self._listen(job.held)
         state = job.held.effective(self._standing, self._silent)
-        drift, errors = await self._get_plane().bring(job.held.whole(), state, job.whole)
+        drift, errors = await self._get_plane().bring(job.held, job.changes, state, job.whole)
         return drift, [*listening, *errors]
 
     async def _look(self) -> None:
         """A check by the helper itself, of what it holds now."""
         if not self._held.empty:
-            await self._bring(_Pass(self._held, self._number, whole=True, told=False))
+            await self._bring(_Pass(self._held, self._number, whole=True, told=False, changes=()))
             return
         began = time.monotonic()
         drift, errors = await self._get_plane().repair()
@@ -457,17 +460,15 @@ class Network:
     # --- other processes ----------------------------------------------------------------------------------------
     def restore(self, fds: list) -> None:
         """Go on with what a former process held. `fds`: its name server's sockets, where questions wait."""
-        from_before = {}
+        held = self._held
         if os.path.exists(self._path):
-            from .plane import load
+            from .netfile import load
 
-            from_before = load(self._path)
-        self._esp_state = from_before.get("esp") or {}
+            held, self._esp_state = load(self._path)
         try:
-            held = Held.of(from_before.get("state") or {})
             self._check(held)
             self._take(held, None)
-        except (BadChange, Refused) as e:
+        except Refused as e:
             log("network_state_unreadable", path=self._path, error=e)
             held = self._held
         if held.empty:
@@ -477,7 +478,7 @@ class Network:
             self._dns = self.make_dns(self._names)
             self._dns.adopt(fds)
             self._listen(held)  # first of all: somebody waits
-            self._want_pass(whole=True)
+            self._want_pass(whole=True, changes=None)
         if self._esp_state.get("closed"):
             self._get_plane()
             self._wake()
@@ -491,11 +492,11 @@ class Network:
         if self._worker is not None:
             await asyncio.wait({self._worker}, timeout=LAST_PASS_S)
         if any(isinstance(job, _Pass) for job in self._queue):
-            from .plane import save
+            from .netfile import NetFile
 
             try:
                 esp_state = self._plane.esp_state if self._plane is not None else self._esp_state
-                save(self._path, {} if self._held.empty else self._held.whole(), esp_state)
+                NetFile(self._path).write(self._held, esp_state)
             except OSError as e:
                 log("network_state_not_written", path=self._path, error=e)
         if self._dns is None:

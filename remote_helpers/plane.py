@@ -5,9 +5,6 @@ Netlink, procfs and `ip` are waited for here; the helper's own loop waits for no
 
 from __future__ import annotations
 
-import json
-import os
-
 from .engine import Engine, EngineError, EngineGone
 from .log import log
 from .loopthread import LoopThread
@@ -15,8 +12,9 @@ from .net.apply import ApplyFailed, DataPlane
 from .net.esp import Esp, EspError, Wanted, parse_wanted
 from .net.numbers import BadState
 from .net.xfrm import BadKeys
+from .netfile import NetFile
+from .netstate import Held
 
-VERSION = 1
 ENGINE_S = 1.0  # to say which API it speaks: it is hardly ever needed here
 
 
@@ -28,10 +26,11 @@ class Plane:
     """
 
     def __init__(self, path: str, root: str, engine_path: str, esp_state: dict) -> None:
-        self._path, self._root, self._engine_path = path, root, engine_path
+        self._root, self._engine_path = root, engine_path
+        self._file = NetFile(path)
         self._thread = LoopThread("network")
         self._engine = self._plane = self._esp = None
-        self._kept: dict = {}  # the state in the file
+        self._held = Held()  # the state in the file
         self.esp_state = esp_state
         self.failed: dict = {}
         self.lost: list = []
@@ -45,9 +44,12 @@ class Plane:
         self._thread.stop()
 
     # --- from the helper's loop -------------------------------------------------------------------------------
-    async def bring(self, kept: dict, state: dict, whole: bool) -> tuple:
-        """(what had drifted, errors) of a pass; `kept` is the state as the file gets it."""
-        return await self._thread.do(self._bring(kept, state, whole))
+    async def bring(self, held: Held, changes, state: dict, whole: bool) -> tuple:
+        """(what had drifted, errors) of a pass that brings the kernel to `state`.
+
+        `held` is what the file is to have; `changes`: (put, drop) of what is new in it, None if that is not known.
+        """
+        return await self._thread.do(self._bring(held, changes, state, whole))
 
     async def purge(self, keys_too: bool) -> tuple:
         """(what was there, errors). Nothing of ours is left, but for the keys unless told."""
@@ -88,11 +90,15 @@ class Plane:
             except (EngineGone, EngineError) as e:
                 log("network_without_engine", cause=e)  # it is asked for bridges only, and says so then
 
-    async def _bring(self, kept: dict, state: dict, whole: bool) -> tuple:
+    async def _bring(self, held: Held, changes, state: dict, whole: bool) -> tuple:
         try:
             own = state["node"]
             await self._ready((own["n"], own["underlay"]))
-            self._save(kept)
+            if changes is None:
+                self._save(held)
+            else:
+                self._held = held
+                self._file.append(held, self.esp_state, changes)
             found = (await self._plane.apply(state) if whole else await self._plane.change(state)) or [], []
         except ApplyFailed as e:
             found = e.differed, e.errors
@@ -118,7 +124,7 @@ class Plane:
         try:
             self.lost = list(await self._esp.apply(wanted))
         finally:
-            self._save(self._kept)
+            self._save(self._held)
         return self.lost
 
     async def _purge(self, keys_too: bool) -> tuple:
@@ -135,7 +141,7 @@ class Plane:
                 errors = [*errors, str(e)]
         if not errors and keys_too:
             self._esp, self._plane, self.esp_state = None, None, {}
-        self._save({})
+        self._save(Held())
         return words, errors
 
     async def _hairpin(self) -> None:
@@ -145,38 +151,10 @@ class Plane:
     def _keep(self, esp_state: dict) -> None:
         """Before an epoch is used: another process must not send anew what was sent once with its key."""
         self.esp_state = esp_state
-        save(self._path, self._kept, esp_state)
+        self._file.write(self._held, esp_state)
 
-    def _save(self, kept: dict) -> None:
-        self._kept = kept
+    def _save(self, held: Held) -> None:
+        self._held = held
         if self._esp is not None and (self._esp.wanted is not None or self.esp_state):
             self.esp_state = self._esp.to_state()
-        save(self._path, kept, self.esp_state)
-
-
-def save(path: str, state: dict, esp_state: dict) -> None:
-    """Write `network.json` (0600), whole or not at all; without content there is none. Raises OSError."""
-    if not state and not esp_state:
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            pass
-        return
-    content = json.dumps({"v": VERSION, "state": state, "esp": esp_state}, separators=(",", ":"))
-    fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        file.write(content)
-    os.rename(path + ".new", path)
-
-
-def load(path: str) -> dict:
-    """What `save` wrote, as `{"state", "esp"}`; empty if there is none or it cannot be read."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            saved = json.load(file)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as e:
-        log("network_state_unreadable", path=path, error=e)
-        return {}
-    return saved if isinstance(saved, dict) and saved.get("v") == VERSION else {}
+        self._file.write(held, self.esp_state)

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from remote_helpers import facts, plane
+from remote_helpers import facts
 from remote_helpers.helper import Helper
+from remote_helpers.netfile import NetFile
+from remote_helpers.netstate import Held
 from tests.unit.helpers.fake_engine import FakeEngine
 
 MESSAGES = Path(__file__).resolve().parents[2] / "messages"
@@ -118,6 +120,7 @@ class FakePlane:
 
     def __init__(self, world: World, esp_state: dict[str, Any]) -> None:
         self._world = world
+        self._file = NetFile(f"{world.root}/network.json")
         self.esp_state = esp_state
         self.failed: dict[str, str] = {}
         self.lost: list[int] = []
@@ -127,8 +130,13 @@ class FakePlane:
     def closed(self) -> bool:
         return bool(self.esp_state.get("closed"))
 
-    async def bring(self, kept: dict[str, Any], state: dict[str, Any], whole: bool) -> tuple[list[str], list[str]]:
-        plane.save(f"{self._world.root}/network.json", kept, self.esp_state)
+    async def bring(
+        self, held: Held, changes: Any, state: dict[str, Any], whole: bool
+    ) -> tuple[list[str], list[str]]:
+        if changes is None:
+            self._file.write(held, self.esp_state)
+        else:
+            self._file.append(held, self.esp_state, changes)
         self._world.passes.append(("whole" if whole else "change", state))
         await self._world.kernel_answers.wait()
         self.failed = dict(self._world.cannot_be_made)
@@ -138,7 +146,7 @@ class FakePlane:
     async def purge(self, keys_too: bool) -> tuple[list[str], list[str]]:
         if keys_too:
             self.esp_state = {}
-        plane.save(f"{self._world.root}/network.json", {}, self.esp_state)
+        self._file.write(Held(), self.esp_state)
         self._world.passes.append(("purge", {"keys_too": keys_too}))
         return [], list(self._world.kernel_errors)
 

@@ -15,6 +15,7 @@ import pytest
 
 from remote_helpers import network
 from remote_helpers.net.xfrm import BadKeys
+from remote_helpers.netfile import load
 from tests.unit.helpers.conftest import Manager, World, ensure
 from tests.unit.helpers.test_tasks import poll, remove, stop
 
@@ -127,6 +128,7 @@ async def test_a_state_reaches_the_kernel_before_it_is_answered_for(world: World
     path = Path(world.root) / "network.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert json.loads(path.read_text())["state"] == whole()
+    assert load(str(path))[0].whole() == whole()
 
 
 async def test_a_change_is_no_more_than_that_and_is_no_whole_pass(world: World) -> None:
@@ -538,17 +540,23 @@ async def test_sockets_of_a_name_server_that_nobody_needs_are_closed(world: Worl
         os.fstat(fd)
 
 
-async def test_a_state_that_cannot_be_read_does_not_keep_the_helper(world: World) -> None:
+@pytest.mark.parametrize("state", [{"vips": [7]}, {"tasks": [{"id": "a", "addresses": []}]}])
+async def test_a_state_that_cannot_be_does_not_keep_the_helper(world: World, state: dict[str, Any]) -> None:
     await world.crash()
-    for content in (
-        "{",
-        '{"v":1,"state":{"vips":[7]},"esp":{}}',
-        '{"v":1,"state":{"tasks":[{"id":"a"}]},"esp":{}}',
-    ):
-        (Path(world.root) / "network.json").write_text(content)
-        world.resume()
-        assert (await give(await world.manager(epoch=1), whole(), fresh=True))["ok"]
-        await world.crash()
+    (Path(world.root) / "network.json").write_text(json.dumps({"v": 1, "state": state, "esp": {}}) + "\n")
+    world.resume()
+    assert (await give(await world.manager(), whole(), fresh=True))["ok"]
+
+
+async def test_another_process_has_the_last_change_too(world: World) -> None:
+    manager = await world.manager()
+    await give(manager, whole(), fresh=True)
+    await give(manager, {"vips": [vip(dest("t2", ELSEWHERE))]}, drop={"ports": [4]})
+    await world.crash()
+    world.passes.clear()
+    world.resume()
+    await poll(lambda: world.passes)
+    assert dests(world) == [("t2", 1)] and last(world)["ports"] == []
 
 
 # --- keys ---

@@ -18,9 +18,12 @@ from remote_helpers import plane
 from remote_helpers.net.apply import ApplyFailed
 from remote_helpers.net.esp import EspError
 from remote_helpers.net.numbers import BadState
-from remote_helpers.plane import Plane, load
+from remote_helpers.netfile import NetFile, load
+from remote_helpers.netstate import Held
+from remote_helpers.plane import Plane
 
 STATE = {"node": {"n": 2, "underlay": "10.98.0.12"}, "networks": [{"id": "n"}]}
+HELD = Held.of({"tasks": [{"id": "t1", "addresses": []}]})
 KEYS = {
     "n": 2,
     "address": "10.98.0.12",
@@ -112,7 +115,7 @@ async def test_what_blocks_does_not_block_the_helper(own: Plane, told: Told) -> 
     told.blocks_s = 0.3
     latest = gap = time.monotonic()
     gap = 0.0
-    passing = asyncio.create_task(own.bring({}, STATE, True))
+    passing = asyncio.create_task(own.bring(Held(), None, STATE, True))
     while not passing.done():
         await asyncio.sleep(0.005)  # the heartbeat's place
         gap, latest = max(gap, time.monotonic() - latest), time.monotonic()
@@ -123,9 +126,10 @@ async def test_what_blocks_does_not_block_the_helper(own: Plane, told: Told) -> 
 
 async def test_the_state_is_kept_before_the_kernel_is_touched(own: Plane, told: Told, tmp_path: Path) -> None:
     told.error = OSError(5, "netlink broke")
-    assert await own.bring({"tasks": []}, STATE, False) == ([], ["[Errno 5] netlink broke"])
+    assert await own.bring(HELD, None, STATE, False) == ([], ["[Errno 5] netlink broke"])
     path = tmp_path / "network.json"
-    assert load(str(path)) == {"v": 1, "state": {"tasks": []}, "esp": {}}
+    held, esp_state = load(str(path))
+    assert (held.whole(), esp_state) == (HELD.whole(), {})
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert os.listdir(tmp_path) == ["network.json"]
 
@@ -140,33 +144,33 @@ async def test_the_state_is_kept_before_the_kernel_is_touched(own: Plane, told: 
 )
 async def test_failures_come_back_as_words(own: Plane, told: Told, error: Exception, found: Any) -> None:
     told.error = error
-    assert await own.bring({}, STATE, True) == found
+    assert await own.bring(Held(), None, STATE, True) == found
     assert own.failed == {"net1": "no"}
 
 
 async def test_keys_are_in_no_file_and_what_is_spent_is(own: Plane, told: Told, tmp_path: Path) -> None:
-    await own.bring({"tasks": []}, STATE, True)
+    await own.bring(HELD, None, STATE, True)
     assert await own.secure(KEYS) == [3]
     text = (tmp_path / "network.json").read_text()
     assert "0f0f" not in text and "f0f0" not in text
     assert json.loads(text)["esp"]["spent"] == {"1": 7}
-    assert json.loads(text)["state"] == {"tasks": []}
+    assert json.loads(text)["state"] == HELD.whole()
     assert own.closed and own.lost == [3]
 
 
 async def test_encrypted_networks_are_closed_in_each_pass(own: Plane, told: Told) -> None:
-    drift, errors = await own.bring({}, {**STATE, "encrypted": True}, True)
+    drift, errors = await own.bring(Held(), None, {**STATE, "encrypted": True}, True)
     assert (drift, errors, own.lost) == (["link sv1000 was missing", "SA: missing"], [], [5])
 
 
 async def test_another_process_takes_the_keys_over_from_the_kernel(own: Plane, told: Told, tmp_path: Path) -> None:
-    await own.bring({}, STATE, True)
+    await own.bring(Held(), None, STATE, True)
     await own.secure(KEYS)
     told.calls.clear()
-    saved = load(f"{tmp_path}/network.json")
-    second = Plane(f"{tmp_path}/network.json", str(tmp_path), f"{tmp_path}/engine.sock", saved["esp"])
+    held, esp_state = load(f"{tmp_path}/network.json")
+    second = Plane(f"{tmp_path}/network.json", str(tmp_path), f"{tmp_path}/engine.sock", esp_state)
     assert second.closed
-    await second.bring(saved["state"], STATE, True)
+    await second.bring(held, None, STATE, True)
     assert told.calls == ["resume 2 10.98.0.12", "apply"]
     assert await second.repair() == (["SA: missing"], [])
     second.stop()
@@ -188,3 +192,75 @@ async def test_a_purge_alone_keeps_the_keys(own: Plane, told: Told) -> None:
 async def test_hairpins_are_opened_there(own: Plane, told: Told) -> None:
     await own.hairpin()
     assert told.calls == ["hairpin"]
+
+
+# --- the file ---
+def vip(number: int, weight: int) -> dict[str, Any]:
+    return {"id": number, "dests": [{"address": "10.0.0.1", "weight": weight}]}
+
+
+def test_a_change_is_added_to_the_file_and_read_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "network.json"
+    file, held = NetFile(str(path)), HELD.changed({"vips": [vip(1, 1), vip(2, 1)]}, {})
+    file.write(held, {"closed": True})
+    size = path.stat().st_size
+    changes: list[Any] = [({"vips": [vip(1, 0)]}, {}), ({}, {"vips": [2]})]
+    for put, drop in changes:
+        held = held.changed(put, drop)
+    file.append(held, {"closed": True}, changes)
+    assert path.read_bytes()[:size].count(b"\n") == 1, "what was there stays"
+    found, esp_state = load(str(path))
+    assert found.whole() == held.whole() and esp_state == {"closed": True}
+    with path.open("ab") as cut:
+        cut.write(b'{"put":{"vips":[{"id":9')
+    assert load(str(path))[0].whole() == held.whole(), "a change that was cut off is none"
+
+
+def test_changes_do_not_grow_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / "network.json"
+    file, held = NetFile(str(path)), HELD.changed({"vips": [vip(n, 1) for n in range(1, 200)]}, {})
+    file.write(held, {})
+    size = path.stat().st_size
+    for number in range(4000):
+        change = ({"vips": [vip(1, number)]}, {})
+        held = held.changed(*change)
+        file.append(held, {}, [change])
+    assert path.stat().st_size <= size + 2 * 64 * 1024
+    assert load(str(path))[0].whole() == held.whole()
+
+
+def test_a_change_that_did_not_fit_is_followed_by_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "network.json"
+    file = NetFile(str(path))
+    file.write(HELD, {})
+    write, full = os.write, True
+
+    def half(fd: int, data: memoryview) -> int:
+        if not full:
+            return write(fd, data)
+        write(fd, bytes(data)[:9])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("remote_helpers.netfile.os.write", half)
+    held = HELD.changed({"vips": [vip(1, 1)]}, {})
+    with pytest.raises(OSError, match="space"):
+        file.append(held, {}, [({"vips": [vip(1, 1)]}, {})])
+    assert load(str(path))[0].whole() == HELD.whole()
+    full = False
+    file.append(held, {}, [])
+    assert load(str(path))[0].whole() == held.whole()
+
+
+def test_a_file_that_went_away_is_written_whole(tmp_path: Path) -> None:
+    path = tmp_path / "network.json"
+    file = NetFile(str(path))
+    file.append(HELD, {}, [])
+    assert load(str(path))[0].whole() == HELD.whole()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]\n", b'{"v":2}\n', b'{"v":1,"state":{"vips":[7]},"esp":{}}\n'])
+def test_what_cannot_be_read_is_nothing(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "network.json").write_bytes(content)
+    held, esp_state = load(f"{tmp_path}/network.json")
+    assert held.empty and esp_state == {}

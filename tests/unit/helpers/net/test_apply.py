@@ -167,8 +167,9 @@ async def test_what_protects_goes_last(node: FakeNode, plane: DataPlane) -> None
 
 
 # --- A3: zones -----------------------------------------------------------------------------------------------
-async def test_a_lock_is_not_taken_for_a_kernel_without_zones(node: FakeNode, plane: DataPlane) -> None:
-    node.fails["raw "] = "Another app is currently holding the xtables lock"
+@pytest.mark.parametrize("held", ["raw ", "raw -A SW-RAW -i swgwv"])  # to the end; or for the first call alone
+async def test_a_lock_is_not_taken_for_a_kernel_without_zones(node: FakeNode, plane: DataPlane, held: str) -> None:
+    node.fails[held] = "Another app is currently holding the xtables lock"
     assert any("lock" in error for error in (await fails(plane, node_state())).errors)
     node.fails.clear()
     await plane.apply(node_state())
