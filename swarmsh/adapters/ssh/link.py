@@ -49,7 +49,7 @@ class SshLink:
 
     @property
     def address(self) -> str:
-        """The IPv4 address that the connection reached; "" over IPv6, and behind a jump host, which alone knows."""
+        """The IPv4 address that the connection reached; "" over IPv6, and behind a jump host."""
         peer = self.connection.get_extra_info("peername")
         if self.target.jump or not isinstance(peer, tuple):
             return ""
