@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
+from ipaddress import IPv4Address, IPv4Network
 
 from msgspec.structs import replace
 
@@ -24,6 +24,7 @@ from swarmsh.core.accept_network import (
 )
 from swarmsh.core.container import PREDEFINED_NETWORKS
 from swarmsh.core.find import find_network
+from swarmsh.core.reach import EGRESS_PREFIX, egress_pool, reached_by
 from swarmsh.core.subnets import divide, first_free, gateway_on
 from swarmsh.errors import Exhausted, Forbidden, InvalidSpec, SwarmshError
 from swarmsh.model.objects import (
@@ -38,12 +39,12 @@ from swarmsh.model.objects import (
     TaskAddress,
     VirtualIP,
 )
-from swarmsh.model.pools import EGRESS, MARKS, Pool, claims_of, key_of, released_at
+from swarmsh.model.pools import EGRESS, LOST_NODES, MARKS, NODES, Pool, claims_of, key_of, released_at
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.specs import NetworkSpec, PortConfig
 
 QUARANTINE_S = 300.0
-EGRESS_POOL, EGRESS_PREFIX = IPv4Network("10.255.0.0/16"), 24  # node number n has the n-th /24 of it
+LOST_NODE_QUARANTINE_S = 86400.0  # of a node's number, if it was removed and never said that it left
 FIRST_MARK, LAST_MARK = 1, (1 << 24) - 1
 FIRST_CHOSEN_PORT, LAST_CHOSEN_PORT = 30000, 32767  # swarmkit's, for ports published without a number
 LAST_NODE_NUMBER = 255
@@ -99,18 +100,13 @@ def _choose_subnet(snapshot: ClusterSnapshot, cluster: Cluster) -> IPv4Network:
 
 def _taken_subnets(snapshot: ClusterSnapshot) -> Iterator[tuple[IPv4Network, str]]:
     """Blocks that no new overlay may touch, each with whose it is; in an order that is always the same."""
-    yield EGRESS_POOL, "through which tasks reach the outside"
+    yield egress_pool(snapshot), "through which tasks reach the outside"
     for network in sorted(snapshot.networks.values(), key=lambda n: n.id):
         gone = ", removed a short while ago" if network.removed_at is not None else ""
         yield IPv4Network(network.subnet), f"the subnet of network {network.spec.name}{gone}"
     for node in sorted(snapshot.nodes.values(), key=lambda n: n.number):
-        for text in (node.target.address, *node.description.routes):
-            try:
-                block = IPv4Network(text, strict=False)
-            except (AddressValueError, NetmaskValueError, ValueError):
-                continue  # a host name, or IPv6
-            if block.prefixlen:  # the default route leads everywhere
-                yield block, f"which node {node.spec.name} reaches without us"
+        for block in reached_by(node):
+            yield block, f"which node {node.spec.name} reaches without us"
 
 
 def _choose_vni(snapshot: ClusterSnapshot, spec: NetworkSpec) -> int:
@@ -121,6 +117,47 @@ def _choose_vni(snapshot: ClusterSnapshot, spec: NetworkSpec) -> int:
             raise Forbidden(f"vxlan id {asked} is that of network {taken[asked]}")
         return asked
     return next(vni for vni in range(FIRST_VNI, LAST_VNI + 1) if vni not in taken)
+
+
+# --- nodes --------------------------------------------------------------------------------------------------
+def choose_node_number(snapshot: ClusterSnapshot, now: float) -> int:
+    """The lowest number that no node has, and none that was removed may still have. Raises Exhausted.
+
+    Gateways, MACs and SPIs derive from it: two nodes of one number would take each other's packets. That of a node
+    which was removed without an answer is given again only when there is no other, and a day later.
+    """
+    taken = {node.number for node in snapshot.nodes.values()}
+    releases = [r for r in snapshot.releases.values() if r.pool in (NODES, LOST_NODES) and r.key not in taken]
+    lapsed = {r.key for r in releases if r.pool == NODES and r.released_at + QUARANTINE_S <= now}
+    kept = taken | {r.key for r in releases} - lapsed
+    free = next((n for n in range(1, LAST_NODE_NUMBER + 1) if n not in kept), None)
+    if free is not None:
+        return free
+    lost = [r for r in releases if r.pool == LOST_NODES]
+    oldest = min(lost, key=lambda r: (r.released_at, r.key), default=None)
+    if oldest is not None and oldest.released_at + LOST_NODE_QUARANTINE_S <= now:
+        return oldest.key
+    removed = f", and {len(releases)} were removed not long ago" if releases else ""
+    raise Exhausted(
+        f"there are {len(taken)} nodes already{removed}: of {LAST_NODE_NUMBER} numbers none is left for one more",
+        free_at=min((r.released_at + _kept_s(r) for r in releases), default=None),
+    )
+
+
+def _kept_s(release: Release) -> float:
+    return LOST_NODE_QUARANTINE_S if release.pool == LOST_NODES else QUARANTINE_S
+
+
+def left_cleanly(snapshot: ClusterSnapshot, node_id: str, now: float) -> Changes:
+    """A removed node has said that nothing of ours is on it any more: its number is free after the quarantine."""
+    lost = next((r for r in snapshot.releases.values() if r.pool == LOST_NODES and r.holder == node_id), None)
+    if lost is None:
+        return Changes()
+    return Changes(delete_releases=(lost.id,), put_releases=(_number_release(NODES, lost.key, node_id, now),))
+
+
+def _number_release(pool: str, number: int, node_id: str, now: float) -> Release:
+    return Release(id=f"{pool}/{number}", pool=pool, key=number, holder=node_id, released_at=now)
 
 
 # --- services and tasks -------------------------------------------------------------------------------------
@@ -257,7 +294,7 @@ class Allocator:
         # The first is the subnet's, the second the node's own, the last is the broadcast.
         what = f"egress address on node {node.spec.name}"
         key = self._take(EGRESS, first + 2, last - 1, 0, what, "Let fewer tasks run there")
-        return str(EGRESS_POOL.network_address + key)
+        return str(egress_pool(self.snapshot).network_address + key)
 
     # --- numbers ---
     def _take(self, pool: str, low: int, high: int, reserved: int, what: str, hint: str) -> int:
@@ -360,6 +397,12 @@ def with_releases(snapshot: ClusterSnapshot, changes: Changes, now: float) -> Ch
         before = _stored(snapshot, holder)
         if before is not None:
             release(before, claims, now)
+    for node in changes.put_nodes:
+        given.update(f"{pool}/{node.number}" for pool in (NODES, LOST_NODES))
+    for node_id in changes.delete_nodes:
+        if (left := snapshot.nodes.get(node_id)) is not None:
+            record = _number_release(LOST_NODES, left.number, node_id, now)
+            put[record.id] = record
     gone: list[Service | Task] = [snapshot.services[i] for i in changes.delete_services if i in snapshot.services]
     gone += [snapshot.tasks[i] for i in changes.delete_tasks if i in snapshot.tasks]
     for holder in gone:
@@ -370,7 +413,7 @@ def with_releases(snapshot: ClusterSnapshot, changes: Changes, now: float) -> Ch
     lapsed = [name for name in sorted(given) if name in snapshot.releases]
     return replace(
         changes,
-        put_releases=tuple(record for name, record in put.items() if name not in given),
+        put_releases=(*changes.put_releases, *(record for name, record in put.items() if name not in given)),
         delete_releases=(*changes.delete_releases, *lapsed),
     )
 
@@ -381,7 +424,13 @@ def _stored(snapshot: ClusterSnapshot, holder: Service | Task) -> Service | Task
 
 def forget_lapsed(snapshot: ClusterSnapshot, now: float, quarantine_s: float = QUARANTINE_S) -> Changes:
     """What of the past no longer matters: releases that are over, and removed networks that nobody is on."""
-    releases = tuple(sorted(r.id for r in snapshot.releases.values() if r.released_at + quarantine_s <= now))
+    releases = tuple(
+        sorted(
+            r.id
+            for r in snapshot.releases.values()
+            if r.pool != LOST_NODES and r.released_at + quarantine_s <= now
+        )
+    )
     networks = tuple(
         sorted(
             network.id

@@ -1,7 +1,7 @@
 """Whether a task can go on a node: the filters, in their order, each with the words for its refusal.
 
 Order and phrases are swarmkit's (`manager/scheduler/filter.go`, `pipeline.go`), because people and tools know
-them; the last filter, for fields newer than a node's Engine, is ours.
+them; the last ones, for fields newer than a node's Engine and for addresses of networks, are ours.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from ipaddress import IPv4Network
 
 from swarmsh.core.constraints import normal_architecture, parse_constraints, satisfied
 from swarmsh.core.engine_api import newest_field, parse_version
+from swarmsh.core.reach import overlap
 from swarmsh.core.resources import Available, reservations_of
-from swarmsh.model.objects import Node, Task
+from swarmsh.core.subnets import gateway_on
+from swarmsh.model.objects import Network, Node, Task
 from swarmsh.model.specs import EndpointSpec, GenericResource, Placement, Reservations, TaskSpec
 from swarmsh.model.states import Availability, NodeState, TaskState
 
@@ -59,6 +62,8 @@ class Demand:
     service_id: str
     spec: TaskSpec
     endpoint: EndpointSpec | None
+    overlays: tuple[Network, ...] = ()  # those that the task joins on its node
+    egress: IPv4Network | None = None  # the pool of which it needs a node's part
 
     @cached_property
     def placement(self) -> Placement:
@@ -73,6 +78,12 @@ class Demand:
     constraints = cached_property(lambda self: parse_constraints(self.placement.constraints))
     ports = cached_property(lambda self: host_ports(self.endpoint))
     newest = cached_property(lambda self: newest_field(self.spec))
+
+    @cached_property
+    def blocks(self) -> tuple[tuple[str, IPv4Network], ...]:
+        """Addresses that lead to containers on a node as soon as the task is there, each with whose they are."""
+        found = [(f"network {network.spec.name}", IPv4Network(network.subnet)) for network in self.overlays]
+        return (*found, *([] if self.egress is None else [("the way outside", self.egress)]))
 
     @cached_property
     def volume_drivers(self) -> tuple[str, ...]:
@@ -181,6 +192,29 @@ def _explain_engine(demand: Demand, nodes: int) -> str:
     return f"{demand.newest.name} needs Engine API {version}, newer than on {_nodes(nodes)}"
 
 
+def _has_gateways(demand: Demand, load: NodeLoad) -> bool:
+    number = load.node.number
+    return all(gateway_on(IPv4Network(network.gateways), number) is not None for network in demand.overlays)
+
+
+def _explain_gateways(demand: Demand, nodes: int) -> str:
+    smallest = min(demand.overlays, key=lambda network: IPv4Network(network.gateways).num_addresses)
+    last = IPv4Network(smallest.gateways).num_addresses - 1
+    return (
+        f"network {smallest.spec.name} ({smallest.subnet}) reaches the nodes of the numbers 1 to {last}, not "
+        f"{_nodes(nodes)}"
+    )
+
+
+def _overlaps_nothing(demand: Demand, load: NodeLoad) -> bool:
+    return all(overlap(load.node, block) is None for _, block in demand.blocks)
+
+
+def _explain_overlap(demand: Demand, nodes: int) -> str:
+    whose = " or ".join(f"{name} ({block})" for name, block in demand.blocks)
+    return f"{_nodes(nodes)} with other routes into {whose}"
+
+
 def _nodes(count: int) -> str:
     return "1 node" if count == 1 else f"{count} nodes"
 
@@ -217,4 +251,6 @@ FILTERS: tuple[Filter, ...] = (
         lambda d, n: "max replicas per node limit exceed",
     ),
     Filter(lambda d: d.newest is not None, _has_engine, _explain_engine, lasting=True),
+    Filter(lambda d: d.overlays, _has_gateways, _explain_gateways),
+    Filter(lambda d: d.blocks, _overlaps_nothing, _explain_overlap),
 )

@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
+from itertools import combinations
 
 from swarmsh.core.accept_network import PLAIN_MTU
-from swarmsh.core.allocate import EGRESS_POOL, EGRESS_PREFIX
 from swarmsh.core.container import Joins
 from swarmsh.core.labels import Balancing, balancing_of
+from swarmsh.core.reach import EGRESS_PREFIX, egress_pool
 from swarmsh.core.subnets import gateway_on
 from swarmsh.core.template import context_of, expand
 from swarmsh.errors import InvalidSpec
@@ -43,7 +44,6 @@ Key = tuple[str, int | str | tuple[str, str]]  # section, and the key of an entr
 """`("vips", 1)`, `("names", (network, service))`; `node` and `egress` have one entry each, of the key ""."""
 
 NODE, EGRESS = ("node", ""), ("egress", "")
-_EGRESS = Egress(pool=str(EGRESS_POOL), prefix=EGRESS_PREFIX, mtu=PLAIN_MTU)
 EGRESS_NETWORK = "swgw"  # the Docker network of that name, on every node another subnet
 _SHORT_ID = 12  # of a container's id: its host name, if it was given none
 
@@ -62,9 +62,9 @@ def underlay(node: Node) -> str:
     return ""
 
 
-def egress_gateway(node: Node) -> str:
+def egress_gateway(snapshot: ClusterSnapshot, node: Node) -> str:
     """The node's own address in its egress network: there its DNS server listens for tasks."""
-    return str(EGRESS_POOL.network_address + (node.number << (32 - EGRESS_PREFIX)) + 1)
+    return str(egress_pool(snapshot).network_address + (node.number << (32 - EGRESS_PREFIX)) + 1)
 
 
 def joins_of(snapshot: ClusterSnapshot, task: Task, node: Node) -> Joins:
@@ -76,7 +76,7 @@ def joins_of(snapshot: ClusterSnapshot, task: Task, node: Node) -> Joins:
     networks = [NetworkJoin(name=network.spec.name, address=address) for network, address in overlays]
     if task.egress_address:
         networks.append(NetworkJoin(name=EGRESS_NETWORK, address=task.egress_address))
-        return Joins(tuple(networks), egress_gateway(node))
+        return Joins(tuple(networks), egress_gateway(snapshot, node))
     gateways = (gateway_on(IPv4Network(network.gateways), node.number) for network, _ in overlays)
     return Joins(tuple(networks), next((str(gateway) for gateway in gateways if gateway is not None), ""))
 
@@ -314,7 +314,7 @@ class NetStates:
                 number = self._numbers[node_id]
                 return OwnNode(n=number, underlay=self._peers[number].underlay)
             case "egress", _:
-                return _EGRESS
+                return Egress(pool=str(egress_pool(self.snapshot)), prefix=EGRESS_PREFIX, mtu=PLAIN_MTU)
             case "peers", int(number):
                 return self._peers.get(number) if number != self._numbers[node_id] else None
             case "networks", str(network):
@@ -360,11 +360,24 @@ class NetStates:
             peers=tuple(sorted(others)),
         )
 
+    def encrypted(self) -> tuple[dict[str, PeerNode], set[str], set[tuple[str, str]]]:
+        """All nodes that can have networks; those with an encrypted one; pairs (lower id first) with a common one."""
+        nodes = {node_id: self._peers[number] for node_id, number in self._numbers.items()}
+        closed: set[str] = set()
+        pairs: set[tuple[str, str]] = set()
+        for network_id, members in self._on.items():
+            if self.snapshot.networks[network_id].encrypted:
+                closed.update(members)
+                pairs.update(combinations(sorted(members), 2))
+        return nodes, closed, pairs
+
     # --- following changes ---
     def update(self, after: ClusterSnapshot, changes: Changes) -> dict[str, set[Key]]:
         """Take over the snapshot after `changes`: keys of what may differ now, by node."""
         before, self.snapshot = self.snapshot, after
         dirty = _Dirty(self)
+        if egress_pool(before) != egress_pool(after):
+            dirty.everywhere(EGRESS)
         services = self._follow_nodes(before, changes, dirty)
         services.update(s.id for s in changes.put_services)
         services.update(changes.delete_services)

@@ -259,6 +259,7 @@ class Cluster(Record):
     # Where overlays without a subnet of their own get one. 256 of them, each with a gateway for all nodes.
     default_addr_pool: tuple[str, ...] = ("10.48.0.0/12",)
     subnet_size: int = 20  # prefix length
+    egress_pool: str = ""  # "": the usual one (`core.reach`); chosen before the first address is given
     labels: dict[str, str] = field(default_factory=dict)
 
 

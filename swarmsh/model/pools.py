@@ -16,6 +16,8 @@ from immutables import Map
 from swarmsh.model.objects import Release, Service, Task
 
 EGRESS, MARKS = "egress", "marks"  # beside those of networks, which have the networks' ids
+# Numbers of removed nodes, that have left for certain and that may still run. Nobody living holds any of these.
+NODES, LOST_NODES = "nodes", "lost-nodes"
 BALANCED = ("tcp", "udp")  # protocols of published ports; pools of these names, too
 _LOW = 0xFFFF  # no subnet has more addresses
 
@@ -78,7 +80,10 @@ def follow(pools: Pools, before: Service | Task | None, after: Service | Task | 
 
 def follow_releases(pools: Pools, put: Iterable[Release], deleted: Iterable[Release]) -> Pools:
     for release in deleted:
-        pools = _drop(pools, release.pool, release.key, release.holder)
+        known = pools.get(release.pool, Pool()).holdings.get(release.key)
+        # The one who had it may have it again: then there is nothing to forget of it.
+        if known is not None and known.released_at is not None:
+            pools = _drop(pools, release.pool, release.key, release.holder)
     for release in put:
         pools = _hold(pools, release.pool, release.key, Holding(release.holder, release.released_at))
     return pools

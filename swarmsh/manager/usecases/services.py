@@ -12,14 +12,16 @@ from swarmsh.core.accept import accept_service, accept_update, template_changed
 from swarmsh.core.accept_attachments import resolve_networks
 from swarmsh.core.allocate import Allocator
 from swarmsh.core.attach import attached
+from swarmsh.core.container import PREDEFINED_NETWORKS
 from swarmsh.core.orchestrate import plan_removed_service
+from swarmsh.core.reach import settled_egress
 from swarmsh.errors import InvalidSpec, NameConflict, OutOfSequence
 from swarmsh.manager.ports import Clock, IdSource, Store
 from swarmsh.manager.usecases import credentials
 from swarmsh.manager.usecases.happenings import service_event
 from swarmsh.manager.usecases.lookup import find_service, require_cluster
 from swarmsh.manager.usecases.names import random_name
-from swarmsh.model.objects import Service, UpdateStatus
+from swarmsh.model.objects import Cluster, Service, UpdateStatus
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.specs import ServiceSpec
 from swarmsh.model.states import TaskState
@@ -46,8 +48,10 @@ async def create_service(
         now = clock.now()
         resolved = resolve_networks(snapshot, spec)
         service = Service(id=service_id, version=0, created_at=now, updated_at=now, spec=resolved)
-        service = attached(service, Allocator(snapshot, now))
-        return Changes(put_services=(service,), events=(service_event("create", service, now),))
+        settled, cluster = _with_egress(snapshot, resolved)
+        service = attached(service, Allocator(settled, now))
+        events = (service_event("create", service, now),)
+        return Changes(cluster=cluster, put_services=(service,), events=events)
 
     decide(store.snapshot)  # refused before a secret is stored for nothing
     await credentials.store_first(store, service_id, auth)
@@ -103,8 +107,10 @@ async def update_service(
         else:
             updated = _respecified(stored, resolve_networks(snapshot, accept_update(stored, spec)))
         _check_size(updated.spec)
-        updated = attached(updated, Allocator(snapshot, now))
-        return Changes(put_services=(updated,), events=(service_event("update", updated, now, stored),))
+        settled, cluster = _with_egress(snapshot, updated.spec)
+        updated = attached(updated, Allocator(settled, now))
+        events = (service_event("update", updated, now, stored),)
+        return Changes(cluster=cluster, put_services=(updated,), events=events)
 
     decide(store.snapshot)  # refused before its credentials are written
     if not auth and auth_from == "previous-spec" and store.snapshot.services[service_id].previous_spec is None:
@@ -112,6 +118,16 @@ async def update_service(
     async with credentials.changing(store, service_id, given=auth, source=auth_from, rollback=back):
         after = await store.commit(decide)
     return after.services[service_id]
+
+
+def _with_egress(snapshot: ClusterSnapshot, spec: ServiceSpec) -> tuple[ClusterSnapshot, Cluster | None]:
+    """The first service that needs networks settles where nodes have theirs to the outside. Raises Exhausted."""
+    ports = spec.endpoint_spec.ports if spec.endpoint_spec is not None else ()
+    joins = any(network.target not in PREDEFINED_NETWORKS for network in spec.task_template.networks)
+    if not joins and not any(port.publish_mode == "ingress" for port in ports):
+        return snapshot, None
+    cluster = settled_egress(snapshot)
+    return snapshot.apply(Changes(cluster=cluster), snapshot.index), cluster
 
 
 def _check_size(spec: ServiceSpec) -> None:

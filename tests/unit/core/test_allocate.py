@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from swarmsh.core.accept_network import accept_network
 from swarmsh.core.allocate import (
-    EGRESS_POOL,
     FIRST_CHOSEN_PORT,
     LAST_CHOSEN_PORT,
     QUARANTINE_S,
@@ -24,6 +23,7 @@ from swarmsh.core.allocate import (
     new_network,
     with_releases,
 )
+from swarmsh.core.reach import EGRESS_POOL
 from swarmsh.errors import Exhausted, Forbidden, InvalidSpec, NotFound
 from swarmsh.model.objects import Cluster, Network, Service, Task
 from swarmsh.model.pools import MARKS, claims_of, key_of, released_at

@@ -27,7 +27,7 @@ from swarmsh.model.netstate import (
     ServiceNames,
     Vip,
 )
-from swarmsh.model.objects import Endpoint, Network, Node, NodeStatus, PortMark, Service, Task, VirtualIP
+from swarmsh.model.objects import Cluster, Endpoint, Network, Node, NodeStatus, PortMark, Service, Task, VirtualIP
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.states import NodeState, TaskState
 from tests.fakes.networked import HTTP, MARK, NET1, NET2, networked, placed
@@ -244,7 +244,6 @@ def test_the_underlay_address_is_the_inventorys_or_that_of_the_connection() -> N
     assert underlay(named) == ""
     assert underlay(replace(named, description=replace(N1.description, address="192.0.2.9"))) == "192.0.2.9"
     assert underlay(replace(named, target=replace(named.target, underlay="10.9.0.1"))) == "10.9.0.1"
-    assert egress_gateway(N3) == "10.255.3.1"
 
 
 def test_a_node_without_an_underlay_address_has_no_networks_and_is_nobodys_peer() -> None:
@@ -269,6 +268,17 @@ def test_a_container_joins_the_overlays_of_its_spec_and_last_the_way_outside() -
     # On internal networks alone DNS listens at the first one's gateway.
     assert joins_of(snapshot, replace(task, egress_address=""), N3) == Joins(overlays, "10.48.32.3")
     assert joins_of(snapshot, a_task(service, 1, N3.id), N3) == Joins()
+
+
+def test_where_the_egress_networks_are_is_the_clusters_to_say() -> None:
+    cluster = Cluster(id="c", version=1, created_at=0.0, updated_at=0.0)
+    told = Told()
+    told.step(put(N1, NET1, WEB))
+    assert told.held[N1.id]["egress", ""] == Egress(pool="10.255.0.0/16", prefix=24, mtu=1450)
+    assert egress_gateway(told.snapshot, N3) == "10.255.3.1"
+    told.step(Changes(cluster=replace(cluster, egress_pool="172.30.0.0/16")))
+    assert told.held[N1.id]["egress", ""] == Egress(pool="172.30.0.0/16", prefix=24, mtu=1450)
+    assert egress_gateway(told.snapshot, N3) == "172.30.3.1"
 
 
 # --- step by step -----------------------------------------------------------------------------------------------

@@ -10,19 +10,23 @@ from msgspec.structs import replace
 
 from swarmsh.core.engine_api import newest_field
 from swarmsh.core.scheduler import Schedule, SchedulingView, eligible, fits, schedule, violated
-from swarmsh.model.objects import Node, Task
+from swarmsh.model.objects import Network, Node, Task
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.specs import (
     BindOptions,
     Driver,
+    EndpointSpec,
     HealthConfig,
     Mount,
+    NetworkAttachment,
     Placement,
     Platform,
+    PortConfig,
     TaskSpec,
     VolumeOptions,
 )
 from swarmsh.model.states import Availability, NodeState, TaskState
+from tests.fakes.objects import a_network
 from tests.unit.core.samples import (
     GIB,
     counted,
@@ -403,3 +407,51 @@ def test_an_engine_is_new_enough_from_the_version_that_has_the_field(container: 
     assert fits(node(engine_api=f"{major}.{minor}"), spec) is None
     assert fits(node(engine_api=f"{major}.{minor + 9}"), spec) is None
     assert needed.name in (fits(node(engine_api=f"{major}.{minor - 1}"), spec) or "")
+
+
+# --- networks -----------------------------------------------------------------------------------------------
+def on_networks(*networks: Network) -> TaskSpec:
+    return replace(task_spec(), networks=tuple(NetworkAttachment(target=network.id) for network in networks))
+
+
+def routed(number: int, *routes: str) -> Node:
+    there = node(number)
+    return replace(there, description=replace(there.description, routes=routes))
+
+
+def with_networks(nodes: Sequence[Node], *networks: Network) -> SchedulingView:
+    return view(nodes, networks={network.id: network for network in networks})
+
+
+def test_a_node_that_reaches_a_networks_addresses_already_gets_no_task_of_it() -> None:
+    net1, net2 = a_network("net1", 1), a_network("net2", 2)
+    nodes = [routed(1, "10.48.16.0/22"), routed(2, "10.0.0.0/8"), routed(3, "0.0.0.0/0", "192.168.0.0/16")]
+    assert per_node(schedule(pending(2, on_networks(net1)), with_networks(nodes, net1, net2))) == {"node3": 2}
+    refused = schedule(pending(1, on_networks(net1)), with_networks(nodes[:2], net1, net2)).refusals
+    assert refused == {
+        "web-1": "no suitable node (2 nodes with other routes into network net1 (10.48.16.0/20) or "
+        "the way outside (10.255.0.0/16))"
+    }
+    internal = replace(net2, spec=replace(net2.spec, internal=True))
+    away = schedule(pending(1, on_networks(internal)), with_networks([routed(1, "10.255.1.0/24")], internal))
+    assert away.assignments  # it has no way outside that could be in the way
+
+
+def test_a_task_that_publishes_a_port_needs_its_nodes_way_outside_and_no_other_task_does() -> None:
+    port = EndpointSpec(ports=(PortConfig(target_port=80, publish_mode="ingress"),))
+    nodes = [routed(1, "10.255.0.0/18")]
+    assert schedule(pending(1), view(nodes)).assignments
+    assert schedule(pending(1, endpoint=port), view(nodes)).refusals == {
+        "web-1": "no suitable node (1 node with other routes into the way outside (10.255.0.0/16))"
+    }
+
+
+def test_a_node_beyond_the_gateways_of_a_small_network_gets_no_task_of_it() -> None:
+    small = replace(a_network("small"), subnet="10.9.9.0/28", gateways="10.9.9.0/30")
+    assert per_node(schedule(pending(2, on_networks(small)), with_networks([node(3), node(4)], small))) == {
+        "node3": 2
+    }
+    assert schedule(pending(1, on_networks(small)), with_networks([node(4)], small)).refusals == {
+        "web-1": "no suitable node "
+        "(network small (10.9.9.0/28) reaches the nodes of the numbers 1 to 3, not 1 node)"
+    }
