@@ -14,6 +14,7 @@ from swarmsh.manager.orchestrator import Orchestrator
 from swarmsh.manager.ports import Clock, IdSource, NodeClient, Store
 from swarmsh.manager.settings import Settings
 from swarmsh.manager.usecases.networks import forget_lapsed
+from swarmsh.manager.usecases.nodes import release_number
 from swarmsh.manager.watch import NodeWatch
 from swarmsh.model.actions import RemoveTask
 from swarmsh.model.objects import Node
@@ -117,6 +118,7 @@ class Manager:
                     reported.clear()
                 if self.nodes.report(node_id) is not None:
                     await networks.clear()
+                    await release_number(self.store, self.clock, node_id)
         except TimeoutError:
             log.warning("node_left_with_containers node=%s error=deadline", node_id)
         except SwarmshError as e:
