@@ -11,7 +11,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueE
 from msgspec.structs import replace
 
 from swarmsh.core.names import check_name
-from swarmsh.core.subnets import LARGEST_PREFIX, SMALLEST_PREFIX
+from swarmsh.core.subnets import LARGEST_PREFIX, SMALLEST_PREFIX, divide
 from swarmsh.errors import Forbidden, InvalidSpec, Unimplemented
 from swarmsh.model.specs import IPAMConfig, NetworkSpec
 
@@ -93,8 +93,16 @@ def _check_config(config: IPAMConfig) -> None:
             raise _wrong(f"invalid ip-range {ip_range}: it must have size /{SMALLEST_PREFIX} or larger")
     if config.gateway:
         _check_address(f"gateway {config.gateway}", config.gateway, subnet)
+    gateways = divide(subnet, _block("ip-range", config.ip_range) if config.ip_range else None).gateways
     for name, address in config.auxiliary_addresses.items():
         _check_address(f"auxiliary address {name}", address, subnet)
+        if IPv4Address(address) in gateways:
+            # They could not be kept free: which of them a node takes follows from its number alone.
+            raise InvalidSpec(
+                f"invalid network config:\ninvalid auxiliary address {name} {address}: {gateways} is for the nodes' "
+                "own addresses",
+                hint=f"Give one above {gateways.broadcast_address}",
+            )
 
 
 def _block(what: str, text: str) -> IPv4Network:

@@ -6,7 +6,15 @@ import asyncio
 
 import docker
 import pytest
-from docker.types import EndpointSpec, Resources, RestartPolicy, RollbackConfig, ServiceMode, UpdateConfig
+from docker.types import (
+    EndpointSpec,
+    NetworkAttachmentConfig,
+    Resources,
+    RestartPolicy,
+    RollbackConfig,
+    ServiceMode,
+    UpdateConfig,
+)
 
 
 @pytest.fixture(params=["auto", "1.41"])
@@ -76,6 +84,37 @@ async def test_networks_are_created_listed_and_removed(client):
             network.remove()
 
     await asyncio.to_thread(work)
+
+
+async def test_services_are_on_networks_by_name_and_tell_their_addresses(client, api):
+    def create():
+        for name in ("net1", "net2"):
+            client.networks.create(name, driver="overlay")
+        return client.services.create(
+            "web:1",
+            name="web",
+            networks=["net1", NetworkAttachmentConfig("net2", aliases=["db"])],
+            endpoint_spec=EndpointSpec(ports={8080: 80, 5353: (53, "udp")}),
+        )
+
+    def look(web):
+        web.reload()
+        endpoint = web.attrs["Endpoint"]
+        assert {p["PublishedPort"]: (p["TargetPort"], p["Protocol"]) for p in endpoint["Ports"]} == {
+            8080: (80, "tcp"),
+            5353: (53, "udp"),
+        }
+        assert [vip["Addr"] for vip in endpoint["VirtualIPs"]] == ["10.48.8.0/20", "10.48.24.0/20"]
+        (task,) = web.tasks()
+        attachments = task["NetworksAttachments"]
+        assert [a["Network"]["Spec"]["Name"] for a in attachments] == ["net1", "net2"]
+        assert [a["Addresses"] for a in attachments] == [["10.48.1.0/20"], ["10.48.17.0/20"]]
+        with pytest.raises(docker.errors.APIError, match="is in use by service"):
+            client.networks.get("net1").remove()
+
+    web = await asyncio.to_thread(create)
+    await api.orchestrator.settle()
+    await asyncio.to_thread(look, web)
 
 
 async def test_errors_are_the_sdks(client):

@@ -196,14 +196,21 @@ FULL_SPEC = {
             "MaxReplicas": 2,
             "Platforms": [{"Architecture": "amd64", "OS": "linux"}],
         },
-        "Networks": [{"Target": "host"}],
+        "Networks": [{"Target": "net1", "Aliases": ["db"], "DriverOpts": {"a": "b"}}],
         "LogDriver": {"Name": "json-file", "Options": {"max-size": "1m"}},
         "ForceUpdate": 0,
     },
     "Mode": {"Replicated": {"Replicas": 2}},
     "UpdateConfig": {"Parallelism": 1, "Delay": 0, "FailureAction": "rollback", "Order": "start-first"},
     "RollbackConfig": {"Parallelism": 1, "Monitor": 5_000_000_000, "MaxFailureRatio": 0.5},
-    "EndpointSpec": {"Mode": "vip", "Ports": [{"TargetPort": 80, "PublishedPort": 8080, "PublishMode": "host"}]},
+    "EndpointSpec": {
+        "Mode": "vip",
+        "Ports": [
+            {"TargetPort": 80, "PublishedPort": 8080, "PublishMode": "host"},
+            {"TargetPort": 53, "PublishedPort": 53, "Protocol": "udp", "PublishMode": "ingress"},
+            {"TargetPort": 443},
+        ],
+    },
 }
 
 
@@ -238,6 +245,7 @@ def changed(value, path, new):
 )
 async def test_one_odd_thing_in_a_full_spec_is_refused_or_served(api, caplog, path, wrong):
     caplog.clear()
+    await api.call("POST", "/networks/create", {"Name": "net1", "Driver": "overlay"})
     body = json.dumps(changed(FULL_SPEC, path, wrong))
     headers = {"Content-Type": "application/json"}
     status, answer = await api.call("POST", "/services/create", data=body, headers=headers)
@@ -276,7 +284,7 @@ FULL_NETWORK = {
                 "Subnet": "10.9.0.0/24",
                 "IPRange": "10.9.0.128/25",
                 "Gateway": "10.9.0.1",
-                "AuxiliaryAddresses": {"router": "10.9.0.2"},
+                "AuxiliaryAddresses": {"router": "10.9.0.70"},
             }
         ],
     },
@@ -329,6 +337,7 @@ async def test_the_full_network_itself_is_served(api):
 
 
 async def test_the_full_spec_itself_is_served(api):
+    await api.call("POST", "/networks/create", {"Name": "net1", "Driver": "overlay"})
     status, answer = await api.call("POST", "/services/create", FULL_SPEC)
     assert status == 201, answer
     served_spec = (await api.get("/services/full"))["Spec"]

@@ -85,9 +85,9 @@ async def test_a_created_network_is_found_by_id_name_and_prefix(api):
 
 async def test_what_was_asked_for_is_shown(api):
     config = {"Subnet": "10.9.0.0/24", "Gateway": "10.9.0.254", "IPRange": "10.9.0.128/25"}
-    await create(api, IPAM={"Config": [config | {"AuxiliaryAddresses": {"x": "10.9.0.9"}}]}, Internal=True)
+    await create(api, IPAM={"Config": [config | {"AuxiliaryAddresses": {"x": "10.9.0.70"}}]}, Internal=True)
     shown = await api.get("/networks/net1")
-    assert shown["IPAM"]["Config"] == [config | {"AuxiliaryAddresses": {"x": "10.9.0.9"}}]
+    assert shown["IPAM"]["Config"] == [config | {"AuxiliaryAddresses": {"x": "10.9.0.70"}}]
     assert shown["Internal"]
 
 

@@ -80,6 +80,16 @@ def test_a_network_without_a_driver_is_an_overlay() -> None:
         (with_config(Gateway="10.9.1.1"), Kind.INVALID, "invalid gateway 10.9.1.1: parent subnet 10.9.0.0/24"),
         (with_config(Gateway="nowhere"), Kind.INVALID, "invalid gateway nowhere: invalid address"),
         (with_config(AuxiliaryAddresses={"router": "10.8.0.1"}), Kind.INVALID, "auxiliary address router"),
+        (
+            with_config(AuxiliaryAddresses={"router": "10.9.0.63"}),
+            Kind.INVALID,
+            "10.9.0.0/26 is for the nodes' own",
+        ),
+        (
+            with_config(IPRange="10.9.0.16/28", AuxiliaryAddresses={"router": "10.9.0.15"}),
+            Kind.INVALID,
+            "Give one above 10.9.0.15",
+        ),
     ],
 )
 def test_a_wrong_spec_is_refused_and_says_why(wrong: NetworkSpec, kind: Kind, words: str) -> None:
