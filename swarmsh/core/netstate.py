@@ -361,7 +361,7 @@ class NetStates:
         )
 
     def encrypted(self) -> tuple[dict[str, PeerNode], set[str], set[tuple[str, str]]]:
-        """All nodes that can have networks; those with an encrypted one; pairs (lower id first) with a common one."""
+        """All nodes that can have networks, those with an encrypted one, and pairs (sorted) with a common one."""
         nodes = {node_id: self._peers[number] for node_id, number in self._numbers.items()}
         closed: set[str] = set()
         pairs: set[tuple[str, str]] = set()

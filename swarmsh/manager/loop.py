@@ -59,6 +59,7 @@ class Manager:
             await self._watch.run(tasks)
             self._orchestrator.touch_all()
             tasks.create_task(self._orchestrator.run())
+            tasks.create_task(self._networks.keeper.run())
             tasks.create_task(self._safety_net())
             async for after, change in changes:
                 await self._spread(before, after, change, tasks)
@@ -138,6 +139,10 @@ class Manager:
         if report is None:
             return set()
         return report.tasks.keys() | {i for i, goal in worker.told.items() if goal != "remove"}
+
+    def rotate_keys(self) -> None:
+        """Begin a new epoch of the keys of encrypted networks; no packet is lost by it."""
+        self._networks.keeper.rotate()
 
     def _node_spoke(self, node_id: str) -> None:
         if node_id in self._leaving:

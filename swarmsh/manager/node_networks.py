@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from swarmsh.core.netstate import Key, NetStates, underlay
-from swarmsh.errors import NetworkFailed
+from swarmsh.errors import NetworkFailed, NodeRequestFailed
+from swarmsh.manager.key_keeper import KeyKeeper
 from swarmsh.manager.ports import Clock, NetworkChecked, NodeClient, Store
 from swarmsh.manager.retrying import Retrying
-from swarmsh.model.netstate import NetworkChange, Section
+from swarmsh.model.netstate import EspKeys, NetworkChange, Section
 from swarmsh.model.objects import Event, Task
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 
@@ -39,6 +40,7 @@ class NodeNetworks:
     nodes: NodeClient
     clock: Clock
     epoch: int
+    keeper: KeyKeeper
     on_told: Callable[[], None]
     work: Retrying = field(init=False)
     _told: dict[Key, Section] = field(default_factory=dict)  # and acknowledged, in this session
@@ -47,14 +49,15 @@ class NodeNetworks:
     _in_flight: bool = False
     _session: int = 0
     _has_index: int = 0  # of the newest snapshot whose whole state it acknowledged
-    _trouble: str = ""  # shown, and not yet over
+    _keys: EspKeys | None = None  # acknowledged, in this session
+    _troubles: dict[str, str] = field(default_factory=dict)  # shown, and not yet over; by what fails
 
     def __post_init__(self) -> None:
         self.work = Retrying(self.node_id, "network_not_told")
 
     def session_started(self) -> None:
         self._told, self._dirty = {}, set()
-        self._begun, self._has_index = False, 0
+        self._begun, self._has_index, self._keys = False, 0, None
         self._session += 1
         self.work.touch()
 
@@ -75,14 +78,44 @@ class NodeNetworks:
         return known and self._begun and self._told.get(key) == self.states.want(self.node_id, key)
 
     async def tell(self) -> None:
-        """Tell the node what it does not know yet. Raises what NodeClient.network raises, but NetworkFailed."""
-        snapshot = self.states.snapshot
-        if snapshot.cluster is None or not self.nodes.connected(self.node_id):
+        """Tell the node what it does not know yet. Raises what NodeClient.network and .secure raise.
+
+        But for NetworkFailed of `network`: the node tries that by itself.
+        """
+        if self.states.snapshot.cluster is None or not self.nodes.connected(self.node_id):
             return  # a session's start is heard of
+        keys = self.keeper.ring.wanted(self.node_id)
+        refused: NodeRequestFailed | None = None
+        if keys is not None and keys.closed:
+            # Before a network that needs them. Without them it stays closed, and other networks need not wait.
+            try:
+                await self._give_keys(keys)
+            except NodeRequestFailed as e:
+                self._failed("keys", e.message)
+                refused = e
+        await self._tell_state()
+        if keys is not None and not keys.closed:
+            await self._give_keys(keys)  # it has no encrypted network any more
+        if refused is not None:
+            raise refused
+
+    async def _give_keys(self, keys: EspKeys) -> None:
+        if keys == self._keys:
+            return
+        session = self._session
+        lost = await self.nodes.secure(self.node_id, keys)
+        if session == self._session:
+            self._keys = keys
+            self._works("keys")
+            self.keeper.acknowledged(self.node_id, keys, lost)
+
+    async def _tell_state(self) -> None:
+        snapshot = self.states.snapshot
+        if snapshot.cluster is None:
+            return
         self._show_lack_of_address(snapshot)
-        keys, dirty = (
-            (self._dirty, self._dirty) if self._begun else (set(self.states.keys(self.node_id)), self._dirty)
-        )
+        dirty, self._dirty = self._dirty, set()
+        keys = dirty if self._begun else self.states.keys(self.node_id)
         wanted = {key: self.states.want(self.node_id, key) for key in keys}
         put = {key: entry for key, entry in wanted.items() if entry is not None and self._told.get(key) != entry}
         drop = [key for key, entry in wanted.items() if entry is None and key in self._told]
@@ -138,44 +171,47 @@ class NodeNetworks:
         try:
             drift = await self.nodes.network(self.node_id, change)
         except NetworkFailed as e:
-            self._failed(e.message)  # it holds the state, tries by itself, and says when it has succeeded
+            self._failed("state", e.message)  # it holds the state, tries by itself, and says when it has succeeded
         else:
             if drift:
                 log.info("network_drift node=%s drift=%s", self.node_id, "; ".join(drift))
-            self._works()
+            self._works("state")
 
     # --- what is shown to people ---
     def checked(self, event: NetworkChecked) -> None:
         """Take over what the node's own check said."""
+        self.keeper.lost(self.node_id, event.lost)
         if event.drift:
             log.warning("network_drift node=%s drift=%s", self.node_id, "; ".join(event.drift))
             self._show("network_drift", {"drift": "; ".join(event.drift)})
         if event.ok:
-            self._works()
+            self._works("state")
         else:
-            self._failed(event.message)
+            self._failed("state", event.message)
 
     def _show_lack_of_address(self, snapshot: ClusterSnapshot) -> None:
         node = snapshot.nodes.get(self.node_id)
-        if node is None or underlay(node):
+        address = underlay(node) if node is not None else ""
+        if node is None or (address and not (len(snapshot.nodes) > 1 and address.startswith("127."))):
+            self._works("address")
             return
         tasks = snapshot.tasks_of_node(self.node_id)
         if any(networked(task) and task.placed and not task.status.state.terminal for task in tasks):
             self._failed(
+                "address",
                 f"no IPv4 address of node {node.spec.name} is known by which others reach it: "
-                "set swarmsh_underlay in the inventory"
+                "set swarmsh_underlay in the inventory",
             )
 
-    def _failed(self, message: str) -> None:
+    def _failed(self, what: str, message: str) -> None:
         """The same trouble is told once."""
-        if message != self._trouble:
-            self._trouble = message
+        if message != self._troubles.get(what):
+            self._troubles[what] = message
             log.warning("network_failed node=%s error=%s", self.node_id, message)
             self._show("network_failed", {"message": message})
 
-    def _works(self) -> None:
-        if self._trouble:
-            self._trouble = ""
+    def _works(self, what: str) -> None:
+        if self._troubles.pop(what, None) is not None and not self._troubles:
             log.info("network_works node=%s", self.node_id)
             self._show("network_works", {})
 
@@ -201,7 +237,15 @@ class ClusterNetworks:
     epoch: int
     on_told: Callable[[], None]
     states: NetStates = field(default_factory=NetStates)
+    keeper: KeyKeeper = field(init=False)
     _nodes: dict[str, NodeNetworks] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.keeper = KeyKeeper(self.store, self.states, self.clock, self._touch)
+
+    def _touch(self, node_id: str) -> None:
+        if node_id in self._nodes:
+            self._nodes[node_id].work.touch()
 
     def begin(self, snapshot: ClusterSnapshot) -> None:
         """Work out everything once; afterwards `follow` is called with each change of the store, in order."""
@@ -213,7 +257,10 @@ class ClusterNetworks:
         self.follow(snapshot, everything)
 
     def follow(self, after: ClusterSnapshot, changes: Changes) -> None:
-        for node_id, keys in self.states.update(after, changes).items():
+        dirty = self.states.update(after, changes)
+        if any(section in ("networks", "peers", "node") for keys in dirty.values() for section, _ in keys):
+            self.keeper.follow()
+        for node_id, keys in dirty.items():
             if node_id in self._nodes:
                 self._nodes[node_id].changed(keys)
 
@@ -221,7 +268,7 @@ class ClusterNetworks:
         """The one that tells this node; made at the first call."""
         if node_id not in self._nodes:
             self._nodes[node_id] = NodeNetworks(
-                *(node_id, self.states, self.store, self.nodes, self.clock, self.epoch), self.on_told
+                *(node_id, self.states, self.store, self.nodes, self.clock, self.epoch, self.keeper), self.on_told
             )
         return self._nodes[node_id]
 
@@ -229,6 +276,7 @@ class ClusterNetworks:
         self._nodes.pop(node_id, None)
 
     def session_started(self, node_id: str) -> None:
+        self.keeper.session_started(node_id)
         if node_id in self._nodes:
             self._nodes[node_id].session_started()
 

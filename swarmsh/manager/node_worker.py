@@ -103,11 +103,8 @@ class NodeWorker:
 
     def _is_left(self, task: Task) -> bool:
         """Whether all nodes have ceased to send new connections to a task, or had time enough to."""
-        if (
-            not networked(task)
-            or task.status.state is not TaskState.RUNNING
-            or self.networks.all_have(task.version)
-        ):
+        backend = networked(task) and task.status.state is TaskState.RUNNING
+        if not backend or self.networks.all_have(task.version):
             self._waited_until.pop(task.id, None)
             return True
         now = asyncio.get_running_loop().time()

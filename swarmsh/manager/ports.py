@@ -122,6 +122,7 @@ class NetworkChecked(msgspec.Struct, frozen=True):
     ok: bool
     message: str
     drift: tuple[str, ...]
+    lost: tuple[int, ...] = ()  # numbers of peers with whom a new epoch of keys is needed
 
 
 NodeEvent = Connected | Disconnected | Untrusted | Refused | TasksReported | Described | NetworkChecked

@@ -12,6 +12,7 @@ from swarmsh.errors import HelperRefused, NodeUnreachable, SwarmshError
 from swarmsh.manager.ports import Connected, Disconnected, NodeEvent, TasksReported
 from swarmsh.model.actions import Action, Batch, EnsureTask, NodeReport, RemoveTask, StopTask, TaskReport
 from swarmsh.model.netstate import EspKeys, NetworkChange
+from swarmsh.model.objects import NodeDescription
 
 _KEYS = {"peers": "n", "networks": "id", "vips": "id", "ports": "id", "tasks": "id"}
 
@@ -29,6 +30,8 @@ class FakeHelpers:
         self.held: dict[str, dict[str, dict[object, object]]] = {}  # node -> section -> key -> entry, as JSON
         self.keys: dict[str, EspKeys] = {}
         self.lost: dict[str, tuple[int, ...]] = {}  # what the next `secure` answers
+        self.keyless: dict[str, SwarmshError] = {}  # what every `secure` of a node raises
+        self.boots: dict[str, str] = defaultdict(lambda: "first")
         self.failing: dict[str, SwarmshError] = {}  # what every `network` of a node raises; the state is held
         self.broken: dict[str, SwarmshError] = {}  # what the next one raises; the state is not held
         self._slow: dict[str, asyncio.Event] = {}
@@ -99,7 +102,8 @@ class FakeHelpers:
         return None if node_id in self.away else self._report(node_id)
 
     def _report(self, node_id: str) -> NodeReport:
-        return NodeReport(tasks=dict(self.tasks[node_id]))
+        described = NodeDescription(boot_id=self.boots[node_id])
+        return NodeReport(description=described, tasks=dict(self.tasks[node_id]))
 
     async def apply(self, node_id, batch):
         self._see(node_id, batch.index)
@@ -136,6 +140,8 @@ class FakeHelpers:
 
     async def secure(self, node_id, keys):
         self._note(node_id, "secure", keys)
+        if node_id in self.keyless:
+            raise self.keyless[node_id]
         self.keys[node_id] = keys
         return self.lost.pop(node_id, ())
 

@@ -108,6 +108,7 @@ class NetworkState(msgspec.Struct):
     ok: bool
     message: str = ""
     drift: tuple[str, ...] = ()
+    lost: tuple[int, ...] = ()
 
 
 class Drift(msgspec.Struct):

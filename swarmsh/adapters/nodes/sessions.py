@@ -554,7 +554,9 @@ class _Listener:
 
     def network_checked(self, state: NetworkState) -> None:
         self._feed.put(
-            NetworkChecked(node_id=self._node_id, ok=state.ok, message=state.message, drift=state.drift)
+            NetworkChecked(
+                node_id=self._node_id, ok=state.ok, message=state.message, drift=state.drift, lost=state.lost
+            )
         )
 
 

@@ -15,7 +15,7 @@ from swarmsh.manager.loop import Manager
 from swarmsh.manager.ports import NetworkChecked
 from swarmsh.manager.settings import Settings
 from swarmsh.model.actions import Batch, EnsureTask, NetworkJoin, StopTask, TaskReport
-from swarmsh.model.netstate import NetworkChange
+from swarmsh.model.netstate import EspKeys, NetworkChange
 from swarmsh.model.objects import Cluster, Node, NodeStatus, Service, Task
 from swarmsh.model.snapshot import Changes
 from swarmsh.model.states import NodeState, TaskState
@@ -47,7 +47,7 @@ class Scene:
     """A manager at work on simulated nodes."""
 
     def __init__(self, leave_ack_s: float) -> None:
-        clock = FakeClock()
+        clock = self.clock = FakeClock()
         self.store, self.nodes = MemoryStore(clock), FakeHelpers()
         settings = Settings(leave_ack_s=leave_ack_s, leave_deadline_s=20.0)
         self.manager = Manager(self.store, self.nodes, clock, CountingIds(), 1, settings)  # type: ignore[arg-type]
@@ -80,6 +80,17 @@ class Scene:
 
     def events(self, action: str) -> list[dict[str, str]]:
         return [e.attributes for e in self.store.kept_events if e.action == action]
+
+    async def keys_settled(self) -> None:
+        """Every node has the keys that it is to have, and no pair waits for an epoch."""
+        ring = self.manager._networks.keeper.ring
+
+        def settled() -> bool:
+            mine = {n: ring.wanted(n) for n in (N1.id, N2.id, N3.id)}
+            return not ring.wanting and all(k is None or self.nodes.keys.get(n) == k for n, k in mine.items())
+
+        await self.settled()
+        await self.nodes.until(settled)
 
     async def settled(self) -> None:
         """Every node has been told all there is to tell."""
@@ -333,6 +344,115 @@ async def test_one_changed_task_costs_each_node_one_message_however_many_service
             assert isinstance(change, NetworkChange)
             assert {section: len(entries) for section, entries in change.put.items()} == {"vips": 1, "names": 1}
         assert scene.messages() == before + 2
+
+
+async def test_what_does_not_concern_a_node_is_acknowledged_without_a_message() -> None:
+    one, two = placed(WEB, 1, N1), placed(WEB, 2, N2)
+    async with scene_of(WEB, one, two) as scene:
+        scene.nodes.report_task(N2.id, two.id, "running", ready=False)
+        await scene.nodes.until(lambda: scene.weights(N1) == {one.id: 1})
+        await scene.settled()
+        before = scene.messages()
+        await scene.put(a_service("plain"))
+        index = scene.store.snapshot.index
+        await scene.nodes.until(lambda: scene.manager._networks.states.snapshot.index == index)
+        assert scene.manager._networks.all_have(index) and scene.messages() == before
+
+
+# --- keys -------------------------------------------------------------------------------------------------------
+SECRET = replace(NET1, encrypted=True)
+
+
+def epochs(keys: object) -> dict[int, tuple[int, list[int]]]:
+    """By number of the peer: the epoch that goes out, and those that are heard."""
+    assert isinstance(keys, EspKeys)
+    return {p.n: (p.sends, [e.epoch for e in p.epochs]) for p in keys.peers}
+
+
+@asynccontextmanager
+async def encrypted(*tasks: Task) -> AsyncIterator[Scene]:
+    async with scene_of(LONE) as scene:
+        await scene.store.commit(lambda s: Changes(put_networks=(SECRET,)))
+        scene.running(*tasks)
+        await scene.put(*tasks)
+        await scene.keys_settled()
+        yield scene
+
+
+async def test_keys_come_before_the_network_and_to_those_that_share_it() -> None:
+    one, two = placed(LONE, 1, N1), placed(LONE, 2, N2)
+    async with encrypted(one, two) as scene:
+        for node in (N1, N2):
+            network = scene.nodes.place(node.id, "network", lambda c: "networks" in c.put)  # type: ignore[attr-defined]
+            assert 0 <= scene.nodes.place(node.id, "secure") < network
+        assert N3.id not in scene.nodes.keys
+        assert epochs(scene.nodes.keys[N1.id]) == {2: (1, [1])}
+        assert epochs(scene.nodes.keys[N2.id]) == {1: (1, [1])}
+        first, second = scene.nodes.keys[N1.id].peers[0], scene.nodes.keys[N2.id].peers[0]
+        assert first.epochs[0].outbound == second.epochs[0].inbound != first.epochs[0].inbound
+        assert len(bytes.fromhex(first.epochs[0].outbound)) == 36
+
+
+async def test_a_rotation_is_heard_by_all_before_anybody_sends_in_it_and_the_old_one_goes_last() -> None:
+    one, two = placed(LONE, 1, N1), placed(LONE, 2, N2)
+    async with encrypted(one, two) as scene:
+        begin = len(scene.nodes.log)
+        scene.manager.rotate_keys()
+        await scene.nodes.until(lambda: epochs(scene.nodes.keys[N1.id])[2][0] == 2)
+        await scene.keys_settled()
+        scene.clock.pass_time(5.0)
+        await scene.manager._networks.keeper.keep(scene.clock.monotonic())
+        await scene.keys_settled()
+        said = [(n, epochs(k)) for n, what, k in scene.nodes.log[begin:] if what == "secure"]
+        for mine, other in ((N1, N2), (N2, N1)):
+            sent = next(i for i, (n, e) in enumerate(said) if n == mine.id and e[other.number][0] == 2)
+            heard = next(i for i, (n, e) in enumerate(said) if n == other.id and 2 in e[mine.number][1])
+            assert heard < sent
+        assert epochs(scene.nodes.keys[N1.id]) == {2: (2, [2])}
+        assert epochs(scene.nodes.keys[N2.id]) == {1: (2, [2])}
+        assert await scene.store.next_epoch() == 3, "its numbers are the store's"
+
+
+async def test_a_rebooted_node_and_a_lost_key_make_a_new_epoch() -> None:
+    one, two = placed(LONE, 1, N1), placed(LONE, 2, N2)
+    async with encrypted(one, two) as scene:
+        old = scene.nodes.keys[N1.id].peers[0].epochs[0]
+        scene.nodes.cut(N1.id)
+        scene.nodes.boots[N1.id] = "another"
+        begin = len(scene.nodes.said("secure", N1.id))
+        scene.nodes.connect(N1.id)
+        await scene.nodes.until(lambda: epochs(scene.nodes.keys[N1.id]) == {2: (2, [2])})
+        await scene.keys_settled()
+        again = [k for k in scene.nodes.said("secure", N1.id)[begin:] if isinstance(k, EspKeys)]
+        assert again and all(old not in peer.epochs for keys in again for peer in keys.peers)
+        scene.nodes.say(NetworkChecked(node_id=N2.id, ok=True, message="", drift=(), lost=(1,)))
+        await scene.nodes.until(lambda: epochs(scene.nodes.keys[N2.id])[1][0] == 3)
+
+
+async def test_keys_that_are_refused_keep_no_other_network_away() -> None:
+    one, two = placed(LONE, 1, N1), placed(LONE, 2, N2)
+    async with scene_of(LONE) as scene:
+        scene.nodes.keyless[N1.id] = NetworkFailed("node n1: no module esp4")
+        await scene.store.commit(lambda s: Changes(put_networks=(SECRET,)))
+        scene.running(one, two)
+        await scene.put(one, two)
+        await scene.nodes.until(lambda: "networks" in scene.nodes.held[N1.id])
+        assert scene.events("network_failed") == [{"name": "n1", "message": "node n1: no module esp4"}]
+        assert scene.events("network_works") == []
+        await scene.nodes.until(lambda: N2.id in scene.nodes.keys)
+        assert epochs(scene.nodes.keys[N2.id])[1][0] == 0, "nothing is sent to who cannot hear it"
+
+
+async def test_who_leaves_the_last_encrypted_network_is_opened_after_it_has_gone() -> None:
+    one, two = placed(LONE, 1, N1), placed(LONE, 2, N2)
+    async with encrypted(one, two) as scene:
+        scene.nodes.report_task(N2.id, two.id, "failed")
+        await scene.nodes.until(lambda: not scene.nodes.keys[N2.id].closed)
+        said = [what for n, what, _ in scene.nodes.log if n == N2.id and what in ("secure", "told")]
+        assert said[-2:] == ["told", "secure"]
+        assert "networks" not in scene.nodes.held[N2.id]
+        await scene.nodes.until(lambda: epochs(scene.nodes.keys[N1.id]) == {})
+        assert scene.nodes.keys[N1.id].closed
 
 
 async def test_a_removed_node_holds_nothing_before_it_is_released() -> None:

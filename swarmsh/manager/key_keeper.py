@@ -1,0 +1,100 @@
+"""Begins epochs of the keys between nodes, and ends them; the nodes are told by whoever tells them their networks.
+
+Keys are made here and kept in this process alone. The numbers of epochs are the store's, so that none is ever used
+again; a manager that starts anew knows no keys, and begins with new ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from swarmsh.core.esp_keys import ROTATE_S, KeyRing
+from swarmsh.core.netstate import NetStates
+from swarmsh.errors import SwarmshError
+from swarmsh.manager.ports import Clock, Store
+from swarmsh.model.netstate import EspKeys
+
+log = logging.getLogger(__name__)
+
+KEY_BYTES = 36  # AES-256 and the salt of RFC 4106
+RETRY_S = 5.0  # after the store refused a number
+
+
+@dataclass(slots=True)
+class KeyKeeper:
+    """`touch` is called with each node whose keys may have changed."""
+
+    store: Store
+    states: NetStates
+    clock: Clock
+    touch: Callable[[str], None]
+    ring: KeyRing = field(default_factory=KeyRing)
+    _due: asyncio.Event = field(default_factory=asyncio.Event)
+    _rotate_at: float | None = None  # monotonic; None while there are no keys
+
+    def follow(self) -> None:
+        """Networks came to nodes or left them."""
+        self._changed(self.ring.follow(*self.states.encrypted()))
+
+    def session_started(self, node_id: str) -> None:
+        node = self.store.snapshot.nodes.get(node_id)
+        if node is not None:
+            self._changed(self.ring.booted(node_id, node.description.boot_id))
+
+    def acknowledged(self, node_id: str, keys: EspKeys, lost: Iterable[int]) -> None:
+        """The node has taken these keys, and can use none that it has with the peers of these numbers."""
+        self._changed(self.ring.acknowledged(node_id, keys, self.clock.monotonic()))
+        self.lost(node_id, lost)
+
+    def lost(self, node_id: str, numbers: Iterable[int]) -> None:
+        self._changed(self.ring.lost(node_id, numbers))
+
+    def rotate(self) -> None:
+        """Begin a new epoch for all."""
+        self._changed(self.ring.renew_all())
+
+    def _changed(self, nodes: Iterable[str]) -> None:
+        for node_id in nodes:
+            self.touch(node_id)
+        self._due.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._until_due()
+            self._due.clear()
+            try:
+                await self.keep(self.clock.monotonic())
+            except SwarmshError as e:
+                log.error("epoch_not_begun error=%s", e)  # a full disk, most likely
+                await asyncio.sleep(RETRY_S)
+                self._due.set()
+
+    async def keep(self, now: float) -> None:
+        """Do what is due: end epochs, begin one. Raises StoreReadOnly."""
+        for node_id in self.ring.drop(now):
+            self.touch(node_id)
+        if self._rotate_at is not None and self._rotate_at <= now:
+            self.ring.renew_all()
+        if not self.ring.wanting:
+            return
+        epoch = await self.store.next_epoch()
+        pairs = len(self.ring.wanting)
+        nodes = self.ring.begin(epoch, lambda: secrets.token_hex(KEY_BYTES))
+        log.info("epoch_begun epoch=%d pairs=%d", epoch, pairs)
+        self._rotate_at = now + ROTATE_S
+        for node_id in nodes:
+            self.touch(node_id)
+
+    async def _until_due(self) -> None:
+        times = [at for at in (self.ring.drop_at(), self._rotate_at) if at is not None]
+        wait_s = max(0.0, min(times) - self.clock.monotonic()) if times else None
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._due.wait()
+        except TimeoutError:
+            pass
