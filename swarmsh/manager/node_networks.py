@@ -66,10 +66,14 @@ class NodeNetworks:
         self._dirty.update(keys)
         self.work.touch()
 
+    @property
+    def behind(self) -> bool:
+        """Whether there is anything to tell the node, or on its way."""
+        return not self._begun or bool(self._dirty) or self._in_flight
+
     def has(self, index: int) -> bool:
         """Whether the node acknowledged all that there was to say up to this version index."""
-        behind = not self._begun or bool(self._dirty) or self._in_flight
-        return self._has_index >= index or not behind
+        return self._has_index >= index or not self.behind
 
     def holds(self, task: Task) -> bool:
         """Whether the node has what this task of it needs, as far as it can have it."""

@@ -70,6 +70,11 @@ class FakeHelpers:
             while not true():  # noqa: ASYNC110 this is no sleep, but the others' turn
                 await asyncio.sleep(0)
 
+    @property
+    def unheard(self) -> bool:
+        """Whether the manager has yet to take over something that nodes said."""
+        return not self._events.empty()
+
     def said(self, what: str, node_id: str = "") -> list[object]:
         return [exactly for node, word, exactly in self.log if word == what and node_id in ("", node)]
 

@@ -81,6 +81,11 @@ class Scene:
     def events(self, action: str) -> list[dict[str, str]]:
         return [e.attributes for e in self.store.kept_events if e.action == action]
 
+    def followed(self, task: Task, state: TaskState) -> bool:
+        """Whether it is known that a task came to this state, and what follows of it for networks."""
+        known = self.manager._networks.states.snapshot
+        return known is self.store.snapshot and known.tasks[task.id].status.state is state
+
     async def keys_settled(self) -> None:
         """Every node has the keys that it is to have, and no pair waits for an epoch."""
         ring = self.manager._networks.keeper.ring
@@ -95,7 +100,12 @@ class Scene:
     async def settled(self) -> None:
         """Every node has been told all there is to tell."""
         networks = self.manager._networks
-        await self.nodes.until(lambda: networks.all_have(self.store.snapshot.index))
+
+        def settled() -> bool:
+            told = not any(node.behind for node in networks._nodes.values())
+            return told and networks.states.snapshot is self.store.snapshot and not self.nodes.unheard
+
+        await self.nodes.until(settled)
 
 
 @asynccontextmanager
