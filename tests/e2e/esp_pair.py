@@ -18,7 +18,7 @@ import threading
 from contextlib import contextmanager, suppress
 
 sys.path.insert(0, sys.argv[1])
-from remote_helpers.net import esp, xfrm
+from remote_helpers.net import esp, rules, xfrm
 
 NAMES = {1: "swesp1", 2: "swesp2"}
 UNDERLAY = {1: "10.77.0.1", 2: "10.77.0.2"}
@@ -27,6 +27,10 @@ INNER = {1: "10.78.0.1", 2: "10.78.0.2"}
 VNI, DEVICE_MAC = 0x1234, {1: "02:00:00:00:78:01", 2: "02:00:00:00:78:02"}
 PORT = 4790
 ROTATIONS = int(sys.argv[2])
+BARE = {"v": 1, "node": {"n": 1, "underlay": "10.77.0.1"}, "egress": {"pool": "10.255.0.0/16", "prefix": 24}}
+(DROPS,) = rules.wanted({**BARE, "peers": [], "networks": [], "vips": [], "ports": [], "tasks": []})["filter"][
+    "SW-FOUT"
+]
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -69,6 +73,8 @@ def build() -> None:
             "sysctl -qw net.ipv6.conf.all.disable_ipv6=1",
             n,
         )
+        # What the data plane has beside the policies, on each node that has a network.
+        sh(f"iptables -A OUTPUT {DROPS}", n)
     sh(f"ip addr add {OTHER_ADDRESS}/24 dev cable", 1)
 
 
@@ -258,8 +264,10 @@ async def main() -> dict:
     seen["sas_after_rotations"] = [sa.reqid for sa in (await nodes[1].seen()).sas]
     epoch = 1 + ROTATIONS
 
-    # Drift of each kind.
+    # Drift of each kind. Nothing goes out in plaintext before it is mended either.
+    before = watch.plain
     sh("ip xfrm policy flush", 1)
+    seen["answered_while_flushed"] = ping(1)
     mended = await nodes[1].do("repair")
     seen["policies_flushed"] = [mended.drift, mended.lost, ping(1)]
     number = hex(esp.spi(2, epoch))
@@ -275,8 +283,14 @@ async def main() -> dict:
     seen["wrong_key_answered"] = ping(1)
     mended = await nodes[1].do("repair")
     seen["inbound_changed"] = [mended.drift, mended.lost, ping(1)]
-    before = watch.plain
-    sh("ip xfrm state flush", 1)
+    # All of it, and the process of the helper with it: the next one closes again before the manager comes.
+    saved = nodes[1].esp.to_state()
+    sh("ip xfrm policy flush; ip xfrm state flush", 1)
+    blank = esp.Esp()
+    blank.restore(json.loads(json.dumps(saved)))
+    with inside(1):
+        await blank.resume(1, UNDERLAY[1])
+        seen["flushed_for_a_new_process"] = [len(await blank.secure()), ping(1)]
     mended = await nodes[1].do("repair")
     seen["states_flushed"] = [mended.drift, mended.lost, ping(1)]
     try:
@@ -306,6 +320,11 @@ async def main() -> dict:
         closed = esp.parse_wanted({"n": n, "address": UNDERLAY[n], "peers": [], "closed": False})
         await node.do("apply", closed)
     seen["left"] = sh("ip xfrm state; ip xfrm policy", 1) + sh("ip xfrm state; ip xfrm policy", 2)
+    before = watch.plain
+    seen["answered_by_rule_alone"] = ping(1)
+    seen["plain_by_rule_alone"] = watch.plain - before
+    for n in NAMES:
+        sh(f"iptables -D OUTPUT {DROPS}", n)
     seen["forged_without"] = forged_words_that_arrive(listening)
     seen["plain_without"] = ping(1)
     return seen

@@ -65,7 +65,13 @@ cat /proc/net/ip_vs; ipvsadm -l --timeout
 sysctl -a --pattern '^net\.(ipv4\.(vs|ip_forward|conf)|bridge|ipv6\.conf)' 2>/dev/null | sort
 find /etc /run/swarmsh -type f -printf '%p %s\n' 2>/dev/null | sort
 docker network ls --format '{{.Name}} {{.Driver}}' | sort
+ip xfrm state; ip xfrm policy; tc qdisc show | grep clsact; true
 """
+# Names of loaded modules, and what a helper on a node without networks leaves alone.
+UNTOUCHED = f"cut -d' ' -f1 /proc/modules | sort; {SNAPSHOT}"
+EMPTY: dict[str, Any] = {"v": 1, "networks": [], "vips": [], "ports": [], "tasks": [], "names": []}
+# Whether a TCP connection to a port of the node itself is made, by whom ever it is taken.
+OPEN = "timeout 5 bash -c '</dev/tcp/{}/{}' && echo open || echo closed"
 
 
 def state_of(n: int) -> dict[str, Any]:
@@ -126,6 +132,7 @@ class Node:
     n: int
     machine: Machine
     before: str = ""
+    idle: tuple[str, list[str], str] = ("", [], "")  # before, words, after a state without anything
     pid: str = ""  # of the container
 
     @property
@@ -137,11 +144,24 @@ class Node:
 
     def plane(self, verb: str, state: dict[str, Any] | None = None) -> list[str]:
         """What the package's command says that differed. Fails on errors."""
-        given = shlex.quote(json.dumps(state)) if state else "''"
-        command = f"cd {FOLDER} && printf %s {given} | python3 -m remote_helpers.net {verb}"
-        told = json.loads(self.run(f"{command}; true"))
+        told = self.told(verb, state)
         assert told["errors"] == [], f"{self.machine.name} ({self.machine.suite}): {verb}: {told}"
         return list(told["differed"])
+
+    def told(self, verb: str, state: dict[str, Any] | None = None) -> dict[str, list[str]]:
+        """All that the package's command says."""
+        given = shlex.quote(json.dumps(state)) if state else "''"
+        command = f"cd {FOLDER} && printf %s {given} | python3 -m remote_helpers.net {verb}"
+        told: dict[str, list[str]] = json.loads(self.run(f"{command}; true"))
+        return told
+
+    def program(self, text: str, *words: str) -> Any:
+        """The JSON that a Python program with the package prints."""
+        return json.loads(self.run(f"cd {FOLDER} && {shlex.join(['python3', '-c', text, *words])}"))
+
+    def is_open(self, address: str, port: int) -> bool:
+        """Whether the node's container is let in there."""
+        return self.run(f"nsenter -t {self.pid} -n {OPEN.format(address, port)}") == "open"
 
     def apply(self) -> list[str]:
         return self.plane("apply", self.state)
@@ -201,7 +221,9 @@ class Cluster:
         def begin(node: Node) -> None:
             unpack = f"rm -rf {FOLDER} && mkdir -p {FOLDER} && base64 -d | tar xz -C {FOLDER}"
             self.lab.ssh(node.machine.name, unpack, stdin=packed)
+            node.run(f"ip xfrm state flush; ip xfrm policy flush; {UNCOUNT}")  # of a run that failed
             node.clear()
+            node.idle = node.run(UNTOUCHED), node.plane("apply", EMPTY), node.run(UNTOUCHED)
             node.run(f"modprobe -a {MODULES}")
             node.before = node.run(SNAPSHOT)
             assert "link swgwv was missing" in node.apply()
@@ -291,6 +313,65 @@ def test_a_published_port_answers_on_the_nodes_loopback(cluster: Cluster, kind: 
         # By chance: that one of two never comes in 20 times has a chance of 2 in a million.
         answers = node.probe(kind, "127.0.0.1", port, "20")
         assert {line.split()[0] for line in answers} == {"w2", "w3"}, (node.n, answers)
+
+    cluster.each(ask)
+
+
+def test_a_node_without_networks_is_left_alone(cluster: Cluster) -> None:
+    for node in cluster.nodes:
+        before, words, after = node.idle
+        assert (words, after) == ([], before), node.machine.suite
+
+
+def test_what_has_no_service_does_not_lead_to_the_node_itself(cluster: Cluster) -> None:
+    """A scheduler that no kernel has stands for whatever keeps a service from being made."""
+    alone = "10.50.128.9"
+
+    def ask(node: Node) -> None:
+        state = node.state
+        state["vips"].append({**state["vips"][0], "id": 9, "address": alone, "scheduler": "nosuch"})
+        state["ports"].append({**state["ports"][0], "id": 10, "port": 2323, "scheduler": "nosuch"})
+        # The node's firewall lets nobody to this port of its own; its sshd is open to all.
+        node.run(
+            "iptables -A INPUT -p tcp --dport 2323 -j REJECT; "
+            "systemd-run -q --unit dp-own python3 -m http.server 2323"
+        )
+        try:
+            errors = node.told("apply", state)["errors"]
+            assert errors and "this kernel has no scheduler nosuch" in errors[0], (node.machine.suite, errors)
+            assert node.probe("tcp", "127.0.0.1", "2323", "1")  # it listens, or refuses: no hang
+            assert not node.is_open(alone, 22), node.machine.suite
+            assert not node.is_open(node.machine.address, 2323), node.machine.suite
+            assert node.probe_inside("tcp", VIP, "80", "1")[0].startswith("w")  # the others go on
+            # A mark alone is what would open both: the test asks something.
+            for rule in (f"SW-MIN -d {alone}", "SW-PUB -p tcp --dport 2323"):
+                node.run(f"iptables -t mangle -I {rule} -j MARK --set-mark 0x53000009")
+            assert node.is_open(alone, 22) and node.is_open(node.machine.address, 2323), node.machine.suite
+            node.told("apply", state)
+            assert not node.is_open(alone, 22) and not node.is_open(node.machine.address, 2323)
+        finally:
+            node.run("systemctl stop dp-own; iptables -D INPUT -p tcp --dport 2323 -j REJECT")
+        node.apply()
+        assert node.apply() == []
+
+    cluster.each(ask)
+
+
+def test_names_are_let_in_past_a_firewall_and_nothing_else(cluster: Cluster) -> None:
+    def ask(node: Node) -> None:
+        gateway = f"10.255.{node.n}.1"
+        node.run("iptables -A INPUT -i swgw0 -j REJECT")
+        units = [(f"dp-names{port}", port) for port in (53, 54)]
+        for unit, port in units:
+            node.run(f"systemd-run -q --unit {unit} python3 -m http.server --bind {gateway} {port}")
+        try:
+            listening = (
+                f"for _ in $(seq 100); do ss -ltn | grep -c {gateway}:5 | grep -q 2 && break; sleep .1; done"
+            )
+            node.run(listening)
+            assert node.is_open(gateway, 53) and not node.is_open(gateway, 54), node.machine.suite
+        finally:
+            node.run(f"systemctl stop {' '.join(unit for unit, _ in units)}; iptables -D INPUT -i swgw0 -j REJECT")
 
     cluster.each(ask)
 
@@ -391,8 +472,7 @@ asyncio.run(main())
 
 def test_a_change_moves_new_connections_and_leaves_nothing_for_a_whole_pass(cluster: Cluster) -> None:
     node = cluster.nodes[0]
-    argv = shlex.join(["python3", "-c", CHANGE, json.dumps(node.state)])
-    assert json.loads(node.run(f"cd {FOLDER} && {argv}")) == []
+    assert node.program(CHANGE, json.dumps(node.state)) == []
     assert Counter(node.probe_inside("tcp", VIP, "80", "4")) == {"w2 10.50.1.1": 4}
     assert Counter(cluster.from_outside("tcp", node.machine.address, "8080", "4")) == {f"w2 {OUTSIDE}": 4}
     assert {line.split()[0] for line in node.probe("tcp", "127.0.0.1", "8080", "8")} == {"w2"}
@@ -425,13 +505,76 @@ def test_affinity_and_scheduler_are_the_kernels(cluster: Cluster) -> None:
     node.apply()
 
 
+# From ten addresses: by the client's address `sh` chooses a backend.
+TEN = """
+import socket
+for i in range(10):
+    s = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    s.settimeout(8)
+    s.bind(("10.50.1.%d" % (200 + i), 0))
+    try:
+        s.connect(("10.50.128.5", 80))
+        print("answered")
+    except OSError as e:
+        print(type(e).__name__)
+    s.close()
+"""
+
+
+def test_a_backend_that_drains_refuses_no_client_that_is_bound_to_it(cluster: Cluster) -> None:
+    node, state = cluster.nodes[0], cluster.nodes[0].state
+    state["vips"][0].update(scheduler="sh")
+    state["vips"][0]["dests"][0]["weight"] = 0
+    device = f"nsenter -t {node.pid} -n ip -o -4 address | awk '/10.50.1.1\\//{{print $2}}'"
+    for i in range(10):
+        node.run(f"nsenter -t {node.pid} -n ip address add 10.50.1.{200 + i}/16 dev $({device})")
+    node.plane("apply", state)
+    ask = shlex.join(["nsenter", "-t", node.pid, "-n", "python3", "-c", TEN])
+    assert Counter(node.run(ask).split()) == {"answered": 10}
+    # Without the flag, set by hand, some are refused; and that is drift.
+    assert "ConnectionRefusedError" in node.run(f"ipvsadm -E -f {0x53000001} -s sh && {ask}")
+    assert any("service 0x53000001 was sh" in word for word in node.plane("apply", state))
+    for i in range(10):
+        node.run(f"nsenter -t {node.pid} -n ip address del 10.50.1.{200 + i}/16 dev $({device})")
+    node.apply()
+
+
+def test_devices_of_a_user_with_names_like_ours_stay(cluster: Cluster) -> None:
+    def ask(node: Node) -> None:
+        node.run(
+            "ip link add sbcafe type bridge; ip link add svbeef type vxlan id 7 dstport 8472 local 127.0.0.1; "
+            "ip link set sbcafe up; ip link set svbeef up"
+        )
+        assert node.apply() == [], node.machine.suite
+        assert node.run("ls /sys/class/net | grep -cx 'sbcafe\\|svbeef'") == "2", node.machine.suite
+        node.run("ip link del sbcafe; ip link del svbeef")
+
+    cluster.each(ask)
+
+
+def test_a_container_that_was_created_starts_on_a_bridge_that_was_made_again(cluster: Cluster) -> None:
+    def ask(node: Node) -> None:
+        node.run("docker rm -f dp-web")
+        made = "docker create --name dp-late --net net1 --ip 10.50.1.77 web:1 && ip link del sb1000"
+        node.run(made)
+        try:
+            assert "link sb1000 was missing" in node.apply(), node.machine.suite
+            assert node.apply() == [], node.machine.suite
+            node.run("docker start dp-late")
+        finally:
+            node.run("docker rm -f dp-late")
+        node.start_web()
+        node.plane("hairpin")
+
+    cluster.each(ask)
+    works(cluster)
+
+
 def test_without_its_guard_nothing_is_marked(cluster: Cluster) -> None:
     node = cluster.nodes[0]
     node.run("ln -s /bin/false /usr/local/sbin/tc; /sbin/tc qdisc del dev sv1000 clsact")
     try:
-        given = shlex.quote(json.dumps(node.state))
-        command = f"cd {FOLDER} && printf %s {given} | python3 -m remote_helpers.net apply; true"
-        errors = json.loads(node.run(command))["errors"]
+        errors = node.told("apply", node.state)["errors"]
         assert "nothing is marked for IPVS: no mark guard on sv1000" in errors, errors
         assert node.run("iptables-save -t mangle | grep -c 'set-xmark 0x53'; true") == "0"
         assert "0x0/0xffffffff" in node.run("iptables-save -t mangle")
@@ -453,6 +596,141 @@ def test_a_network_that_is_not_wanted_any_more_goes_as_a_whole(cluster: Cluster)
     node.apply()
     node.start_web()
     node.plane("hairpin")
+    works(cluster)
+
+
+# --- an encrypted network -------------------------------------------------------------------------------------
+ENCRYPTED = """
+import asyncio, json, os, sys
+from remote_helpers.engine import Engine
+from remote_helpers.net import esp
+from remote_helpers.net.apply import ApplyFailed, DataPlane
+step, state, message = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+FAKE = "/usr/local/sbin/ip"  # found before the real one
+
+async def main():
+    closed = esp.Esp()
+    plane = DataPlane(Engine(), secure=closed.secure)
+    if step in ("keys", "hiccup"):
+        await closed.apply(esp.parse_wanted(message))
+    elif step == "again":
+        await closed.resume(message["n"], message["address"])
+    elif step == "open":
+        words = await plane.apply(state)
+        await closed.apply(esp.parse_wanted({**message, "peers": [], "closed": False}))
+        return {"words": words, "errors": [], "failed": plane.failed}
+    if step == "hiccup":
+        with open(FAKE, "w") as file:
+            file.write('#!/bin/sh\\ncase "$*" in *xfrm*) echo no memory >&2; exit 2; esac\\nexec /sbin/ip "$@"\\n')
+        os.chmod(FAKE, 0o755)
+    try:
+        words, errors = await plane.apply(state), []
+    except ApplyFailed as e:
+        words, errors = e.differed, e.errors
+    finally:
+        if step == "hiccup":
+            os.unlink(FAKE)
+    return {"words": words, "errors": errors, "failed": plane.failed}
+
+print(json.dumps(asyncio.run(main())))
+"""
+
+
+UNCOUNT = (
+    "iptables -t mangle -D POSTROUTING -j DP-COUNT; "
+    "iptables -t mangle -F DP-COUNT && iptables -t mangle -X DP-COUNT; true"
+)
+
+
+def secret_of(n: int) -> dict[str, Any]:
+    """The state with a second network, which is encrypted, and no VIP there."""
+    state = state_of(n)
+    subnet = {"subnet": "10.51.0.0/16", "gateway": f"10.51.0.{n}", "vips": "10.51.128.0/17", "mtu": 1410}
+    more = {"id": "net2", "name": "net2", "vni": 4097, "encrypted": True}
+    state["networks"].append({**state["networks"][0], **subnet, **more})
+    return state
+
+
+def keys_of(n: int) -> dict[str, Any]:
+    """Keys of one epoch, alike on both ends of each pair."""
+
+    def key(sender: int, receiver: int) -> str:
+        return bytes([sender, receiver, 7]).hex() * 12
+
+    def peer(p: int) -> dict[str, Any]:
+        epochs = [{"epoch": 7, "in": key(p, n), "out": key(n, p)}]
+        return {"n": p, "address": f"10.98.0.{10 + p}", "sends": 7, "epochs": epochs}
+
+    peers = [peer(p) for p in (1, 2, 3) if p != n]
+    return {"n": n, "address": f"10.98.0.{10 + n}", "peers": peers}
+
+
+def test_an_encrypted_network_is_closed_from_its_first_to_its_last_moment(cluster: Cluster) -> None:
+    def step(node: Node, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = node.program(
+            ENCRYPTED, name, json.dumps(secret_of(node.n)), json.dumps(keys_of(node.n))
+        )
+        return found
+
+    def without_keys(node: Node) -> None:
+        told = step(node, "nothing")
+        assert set(told["failed"]) == {"net2"} and "no keys yet" in told["failed"]["net2"], told
+        assert node.run("ls /sys/class/net | grep -c 's[bv]1001'; true") == "0"
+
+    def with_keys(node: Node) -> None:
+        told = step(node, "keys")
+        assert told["errors"] == [] and told["failed"] == {}, (node.machine.suite, told)
+        assert step(node, "again")["words"] == [], node.machine.suite
+        node.run(f"docker network connect --ip 10.51.1.{node.n} net2 dp-web")
+
+    def pings(node: Node, wait: bool = True) -> int:
+        """How many of three are answered, from when the first one may be on."""
+        target = f"nsenter -t {node.pid} -n ping -n -q -W 2 10.51.1.{node.n % 3 + 1}"
+        if wait:
+            node.run(f"for _ in $(seq 15); do {target} -c 1 >/dev/null && exit; done; exit 1")
+        return int(node.run(f"{target} -c 3 -i 0.2; true").partition(" received")[0].split()[-1])
+
+    def in_plaintext(node: Node) -> int:
+        """Packets that left without ESP, by a counter behind all of our rules."""
+        return int(node.run("iptables -t mangle -vxnL DP-COUNT | awk '/4790/{print $1}'"))
+
+    count = (
+        "iptables -t mangle -N DP-COUNT; iptables -t mangle -A DP-COUNT -p udp --dport 4790 -m policy --dir out "
+        "--pol none; iptables -t mangle -A POSTROUTING -j DP-COUNT"
+    )
+    cluster.each(without_keys)
+    cluster.each(lambda node: node.run(count))
+    cluster.each(with_keys)
+    assert cluster.each(pings) == [3, 3, 3]
+    assert cluster.each(in_plaintext) == [0, 0, 0]
+    first = cluster.nodes[0]
+
+    # Somebody flushes the policies: nothing passes, and the next pass closes it and goes on.
+    first.run("ip xfrm policy flush")
+    assert pings(first, wait=False) == 0 and in_plaintext(first) == 0
+    # A new process finds the SAs: it closes again, and sends when the manager has told in which epoch.
+    told = step(first, "again")
+    assert len(told["words"]) == 2 and all(word.endswith("missing") for word in told["words"]), told
+    assert pings(first, wait=False) == 0 and in_plaintext(first) == 0
+    assert step(first, "keys")["errors"] == []
+    assert pings(first) == 3
+
+    # A hiccup of `ip xfrm` is an error and no more: the device, its bridge and its container stay.
+    told = step(first, "hiccup")
+    assert told["words"] == [] and told["failed"] == {}, told
+    assert len(told["errors"]) == 1 and told["errors"][0].endswith("no memory"), told
+    assert pings(first) == 3
+
+    def without(node: Node) -> None:
+        node.run("docker network disconnect net2 dp-web")
+        found = node.program(ENCRYPTED, "open", json.dumps(node.state), json.dumps(keys_of(node.n)))
+        assert "link sv1001 was left over" in found["words"], (node.machine.suite, found)
+        assert node.run("ip xfrm state; ip xfrm policy") == ""
+        assert in_plaintext(node) == 0
+        assert node.apply() == []
+
+    cluster.each(without)
+    cluster.each(lambda node: node.run(UNCOUNT))
     works(cluster)
 
 
