@@ -19,6 +19,8 @@ def endpoint(join: dict, api: tuple) -> dict:
     made: dict = {"IPAMConfig": {"IPv4Address": join["address"]}}
     if api >= TAKES_MACS:
         made["MacAddress"] = mac_of(join["address"])
+    if join.get("driver_opts"):
+        made["DriverOpts"] = join["driver_opts"]
     return made
 
 
@@ -40,6 +42,9 @@ def left_to_join(joins: list, joined: set) -> list:
 def is_join(one) -> bool:
     """Whether an entry of `networks` can be used."""
     if not isinstance(one, dict) or not isinstance(one.get("name"), str) or not one["name"]:
+        return False
+    options = one.get("driver_opts", {})
+    if not isinstance(options, dict) or not all(isinstance(value, str) for value in options.values()):
         return False
     parts = one["address"].split(".") if isinstance(one.get("address"), str) else []
     return len(parts) == 4 and all(part.isdigit() and int(part) < 256 for part in parts)

@@ -93,7 +93,7 @@ async def retarget_node(request: web.Request, deps: Deps) -> web.Response:
 async def check_node(request: web.Request, deps: Deps) -> web.Response:
     lookup.require_cluster(deps.snapshot)
     node = lookup.find_node(deps.snapshot, segment(request))
-    return json_response({"items": list(await deps.nodes.check(node.id))})
+    return json_response({"items": [*await deps.nodes.check(node.id), nodes.check_routes(deps.snapshot, node)]})
 
 
 ROUTES = (

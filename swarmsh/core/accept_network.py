@@ -98,9 +98,8 @@ def _check_config(config: IPAMConfig) -> None:
         _check_address(f"auxiliary address {name}", address, subnet)
         if IPv4Address(address) in gateways:
             # They could not be kept free: which of them a node takes follows from its number alone.
-            raise InvalidSpec(
-                f"invalid network config:\ninvalid auxiliary address {name} {address}: {gateways} is for the nodes' "
-                "own addresses",
+            raise _wrong(
+                f"invalid auxiliary address {name} {address}: {gateways} is for the nodes' own addresses",
                 hint=f"Give one above {gateways.broadcast_address}",
             )
 
@@ -129,8 +128,8 @@ def _check_address(what: str, text: str, subnet: IPv4Network) -> None:
         raise _wrong(f"invalid {what}: parent subnet {subnet} doesn't contain this address")
 
 
-def _wrong(message: str) -> InvalidSpec:
-    return InvalidSpec(f"invalid network config:\n{message}")
+def _wrong(message: str, hint: str = "") -> InvalidSpec:
+    return InvalidSpec(f"invalid network config:\n{message}", hint=hint)
 
 
 # --- the driver's options -----------------------------------------------------------------------------------

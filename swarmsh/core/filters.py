@@ -14,6 +14,7 @@ from ipaddress import IPv4Network
 
 from swarmsh.core.constraints import normal_architecture, parse_constraints, satisfied
 from swarmsh.core.engine_api import newest_field, parse_version
+from swarmsh.core.netstate import underlay
 from swarmsh.core.reach import overlap
 from swarmsh.core.resources import Available, reservations_of
 from swarmsh.core.subnets import gateway_on
@@ -192,6 +193,10 @@ def _explain_engine(demand: Demand, nodes: int) -> str:
     return f"{demand.newest.name} needs Engine API {version}, newer than on {_nodes(nodes)}"
 
 
+def _has_underlay(demand: Demand, load: NodeLoad) -> bool:
+    return bool(underlay(load.node))
+
+
 def _has_gateways(demand: Demand, load: NodeLoad) -> bool:
     number = load.node.number
     return all(gateway_on(IPv4Network(network.gateways), number) is not None for network in demand.overlays)
@@ -251,6 +256,7 @@ FILTERS: tuple[Filter, ...] = (
         lambda d, n: "max replicas per node limit exceed",
     ),
     Filter(lambda d: d.newest is not None, _has_engine, _explain_engine, lasting=True),
+    Filter(lambda d: d.blocks, _has_underlay, lambda d, n: f"{_nodes(n)} without an IPv4 address for networks"),
     Filter(lambda d: d.overlays, _has_gateways, _explain_gateways),
     Filter(lambda d: d.blocks, _overlaps_nothing, _explain_overlap),
 )

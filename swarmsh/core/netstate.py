@@ -73,7 +73,11 @@ def joins_of(snapshot: ClusterSnapshot, task: Task, node: Node) -> Joins:
     Through that one it asks for names; on internal networks alone, through the first of them.
     """
     overlays = [(snapshot.networks[a.network_id], a.address) for a in task.addresses]
-    networks = [NetworkJoin(name=network.spec.name, address=address) for network, address in overlays]
+    options = {network.target: network.driver_opts for network in task.spec.networks}
+    networks = [
+        NetworkJoin(name=network.spec.name, address=address, driver_opts=options.get(network.id, {}))
+        for network, address in overlays
+    ]
     if task.egress_address:
         networks.append(NetworkJoin(name=EGRESS_NETWORK, address=task.egress_address))
         return Joins(tuple(networks), egress_gateway(snapshot, node))

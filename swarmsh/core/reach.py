@@ -9,7 +9,7 @@ from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
 from msgspec.structs import replace
 
 from swarmsh.errors import Exhausted
-from swarmsh.model.objects import Cluster, Node
+from swarmsh.model.objects import Cluster, Network, Node
 from swarmsh.model.pools import LOST_NODES, NODES
 from swarmsh.model.snapshot import ClusterSnapshot
 
@@ -59,6 +59,18 @@ def overlap(node: Node, block: IPv4Network) -> IPv4Network | None:
     return next((there for there in reached_by(node) if there.overlaps(block)), None)
 
 
+def in_the_way(snapshot: ClusterSnapshot, node: Node) -> list[str]:
+    """What the node reaches of addresses of ours, and therefore gets no task of, in words."""
+    ours = [(f"network {n.spec.name}", IPv4Network(n.subnet)) for n in _networks(snapshot) if n.removed_at is None]
+    ours.append(("the way outside", egress_pool(snapshot)))
+    found = ((whose, block, overlap(node, block)) for whose, block in ours)
+    return [f"{there} overlaps {whose} ({block})" for whose, block, there in found if there is not None]
+
+
+def _networks(snapshot: ClusterSnapshot) -> list[Network]:
+    return sorted(snapshot.networks.values(), key=lambda network: network.spec.name)
+
+
 # --- the egress pool ----------------------------------------------------------------------------------------
 def egress_pool(snapshot: ClusterSnapshot) -> IPv4Network:
     """Of which each node has a part, through which tasks reach the outside and are reached by the mesh."""
@@ -87,7 +99,7 @@ def settled_egress(snapshot: ClusterSnapshot) -> Cluster | None:
 
 
 def _taken(snapshot: ClusterSnapshot) -> Iterable[tuple[IPv4Network, str]]:
-    for network in snapshot.networks.values():
+    for network in _networks(snapshot):
         yield IPv4Network(network.subnet), f"network {network.spec.name}"
     for node in sorted(snapshot.nodes.values(), key=lambda n: n.number):
         for block in reached_by(node):

@@ -35,6 +35,7 @@ class NetworkJoin(Message):
 
     name: str
     address: str
+    driver_opts: dict[str, str] = {}  # of the Engine's, such as com.docker.network.endpoint.ifname
 
 
 class EnsureTask(Message, tag_field="do", tag="ensure_task"):

@@ -8,8 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from swarmsh.adapters.store import SqliteStore
+from swarmsh.core.allocate import left_cleanly
 from swarmsh.errors import NameConflict
-from swarmsh.model.objects import Cluster, Event, TaskStatus
+from swarmsh.model.objects import Cluster, Endpoint, Event, PortMark, TaskStatus
 from swarmsh.model.snapshot import Changes
 from swarmsh.model.states import TaskState
 from tests.fakes.objects import a_network, a_node, a_service, a_task, addressed
@@ -211,3 +212,48 @@ async def test_an_archived_store_is_empty_but_for_its_nodes_and_index(store):
     assert [n.target.host_keys for n in store.snapshot.nodes.values()] == [("SHA256:abc",)]
     assert await store.get_secret("a") is None
     assert (await store.commit(put(a_service("again")))).index == 2
+
+
+# --- what services and nodes hold ---------------------------------------------------------------------------
+def publishing(service, *ports):
+    """The service with these ports (published, mark)."""
+    marks = tuple(PortMark(protocol="tcp", target_port=80, published_port=p, mark=m) for p, m in ports)
+    return replace(service, endpoint=Endpoint(ports=marks))
+
+
+def holder(store, pool, key):
+    holding = store.snapshot.pools[pool].holdings.get(key) if pool in store.snapshot.pools else None
+    return None if holding is None else (holding.holder, holding.released_at)
+
+
+async def test_a_port_passes_from_service_to_service_and_its_mark_waits(store, clock):
+    a, b = a_service("a"), a_service("b")
+    await store.commit(put(publishing(a, (80, 1))))
+    assert holder(store, "tcp", 80) == (a.id, None)
+    clock.pass_time(1)
+    await store.commit(lambda _: Changes(delete_services=(a.id,)))
+    assert set(store.snapshot.releases) == {"tcp/80", "marks/1"}
+    assert holder(store, "tcp", 80) == (a.id, clock.now())
+    await store.commit(put(publishing(b, (80, 2))))
+    assert set(store.snapshot.releases) == {"marks/1"}
+    assert (holder(store, "tcp", 80), holder(store, "marks", 1)) == ((b.id, None), (a.id, clock.now()))
+
+
+async def test_who_takes_back_what_it_gave_up_has_it(store):
+    a = a_service("a")
+    for ports in (((80, 1),), (), ((80, 2),)):
+        await store.commit(put(publishing(a, *ports)))
+    assert holder(store, "tcp", 80) == (a.id, None)
+    assert set(store.snapshot.releases) == {"marks/1"}
+
+
+async def test_the_number_of_a_removed_node_is_remembered_until_a_node_has_it(store, clock):
+    node = a_node(7)
+    await store.commit(lambda _: Changes(put_nodes=(node,)))
+    await store.commit(lambda _: Changes(delete_nodes=(node.id,)))
+    (release,) = store.snapshot.releases.values()
+    assert (release.pool, release.key, release.holder) == ("lost-nodes", 7, node.id)
+    await store.commit(lambda s: left_cleanly(s, node.id, clock.now()))
+    assert set(store.snapshot.releases) == {"nodes/7"}
+    await store.commit(lambda _: Changes(put_nodes=(replace(node, id="another"),)))
+    assert not store.snapshot.releases

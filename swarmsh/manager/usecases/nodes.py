@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from swarmsh.core.accept import accept_node_spec
 from swarmsh.core.allocate import choose_node_number, left_cleanly
-from swarmsh.core.reach import blocks_of, egress_pool
+from swarmsh.core.reach import blocks_of, egress_pool, in_the_way
 from swarmsh.errors import InvalidSpec, NameConflict, OutOfSequence
 from swarmsh.manager.ports import Clock, IdSource, Store
 from swarmsh.manager.usecases.happenings import node_event
@@ -97,6 +97,17 @@ def _refuse_in_the_way(snapshot: ClusterSnapshot, target: SshTarget, name: str) 
                     f"{name} could not be reached there over SSH any more",
                     hint="Let its sshd listen on another port, or publish the service on another one",
                 )
+
+
+def check_routes(snapshot: ClusterSnapshot, node: Node) -> dict[str, object]:
+    """As an item of what a node's helper checks: whether networks of ours are in the way of what it reaches."""
+    overlaps = in_the_way(snapshot, node)
+    return {
+        "name": "routes",
+        "ok": not overlaps,
+        "detail": "; ".join(overlaps) + ": no task is placed here that needs it" if overlaps else "",
+        "fix": "Make the network anew with another --subnet, or take the node's route away" if overlaps else "",
+    }
 
 
 async def release_number(store: Store, clock: Clock, node_id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -113,6 +114,26 @@ def test_an_unknown_name_is_told_and_the_others_are_shown(cluster: Recorder, cli
     assert result.code == 1
     assert result.err == "Error: service nope not found\n"
     assert len(result.out.splitlines()) == 4
+
+
+def test_networks_and_ports_of_a_service_are_shown_by_name_and_number(cluster: Recorder, cli: Cli) -> None:
+    service = make_service()
+    service["Spec"]["TaskTemplate"]["Networks"] = [{"Target": "id1"}, {"Target": "host"}]
+    port = {"Protocol": "tcp", "TargetPort": 80, "PublishMode": "ingress"}
+    service["Spec"]["EndpointSpec"] = {"Mode": "vip", "Ports": [port]}
+    service["Endpoint"] = {
+        "Spec": service["Spec"]["EndpointSpec"],
+        "Ports": [port | {"PublishedPort": 30000}],
+        "VirtualIPs": [{"NetworkID": "id1", "Addr": "10.48.8.0/20"}],
+    }
+    cluster.on("GET", "/services/web", service)
+    cluster.on("GET", "/services", [service])
+    cluster.on("GET", "/networks", [{"Id": "id1", "Name": "net1"}])
+    pretty = cli("service", "inspect", "--pretty", "web").out
+    for line in (r"Networks:\s+net1, host", r"VIP:\s+10\.48\.8\.0/20 in net1", r"PublishedPort:\s+30000"):
+        assert re.search(line, pretty), pretty
+    assert cli("service", "inspect", "--format", "table", "web").out == pretty
+    assert "*:30000->80/tcp" in cli("service", "ls").out
 
 
 def test_inspect_prints_json_as_it_came_and_pretty_for_people(cluster: Recorder, cli: Cli) -> None:

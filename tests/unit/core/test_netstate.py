@@ -29,6 +29,7 @@ from swarmsh.model.netstate import (
 )
 from swarmsh.model.objects import Cluster, Endpoint, Network, Node, NodeStatus, PortMark, Service, Task, VirtualIP
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
+from swarmsh.model.specs import NetworkAttachment
 from swarmsh.model.states import NodeState, TaskState
 from tests.fakes.networked import HTTP, MARK, NET1, NET2, networked, placed
 from tests.fakes.objects import a_node, a_service, a_task
@@ -268,6 +269,16 @@ def test_a_container_joins_the_overlays_of_its_spec_and_last_the_way_outside() -
     # On internal networks alone DNS listens at the first one's gateway.
     assert joins_of(snapshot, replace(task, egress_address=""), N3) == Joins(overlays, "10.48.32.3")
     assert joins_of(snapshot, a_task(service, 1, N3.id), N3) == Joins()
+
+
+def test_options_of_an_attachment_go_to_the_engine_with_it() -> None:
+    options = {"com.docker.network.endpoint.ifname": "front0"}
+    task = placed(WEB, 4, N3)
+    attachments = (NetworkAttachment(target=NET1.id, driver_opts=options),)
+    task = replace(task, spec=replace(task.spec, networks=attachments))
+    overlay, outside = joins_of(a_cluster(N3, NET1, WEB, task), task, N3).networks
+    assert overlay == NetworkJoin(name="net1", address="10.48.17.4", driver_opts=options)
+    assert outside.driver_opts == {}
 
 
 def test_where_the_egress_networks_are_is_the_clusters_to_say() -> None:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from swarmsh.core.engine_api import newest_field
 from swarmsh.core.scheduler import Schedule, SchedulingView, eligible, fits, schedule, violated
-from swarmsh.model.objects import Network, Node, Task
+from swarmsh.model.objects import Network, Node, SshTarget, Task
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.specs import (
     BindOptions,
@@ -444,6 +444,18 @@ def test_a_task_that_publishes_a_port_needs_its_nodes_way_outside_and_no_other_t
     assert schedule(pending(1, endpoint=port), view(nodes)).refusals == {
         "web-1": "no suitable node (1 node with other routes into the way outside (10.255.0.0/16))"
     }
+
+
+def test_a_node_that_others_have_no_address_of_gets_no_task_on_networks() -> None:
+    net1 = a_network("net1", 1)
+    named_only = replace(node(1), target=SshTarget(address="n1.example"))
+    assert per_node(schedule(pending(2, on_networks(net1)), with_networks([named_only, node(2)], net1))) == {
+        "node2": 2
+    }
+    assert schedule(pending(1, on_networks(net1)), with_networks([named_only], net1)).refusals == {
+        "web-1": "no suitable node (1 node without an IPv4 address for networks)"
+    }
+    assert schedule(pending(1), with_networks([named_only], net1)).assignments
 
 
 def test_a_node_beyond_the_gateways_of_a_small_network_gets_no_task_of_it() -> None:

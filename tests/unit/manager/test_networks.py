@@ -13,7 +13,7 @@ from swarmsh.core.allocate import LAST_NODE_NUMBER, LOST_NODE_QUARANTINE_S, QUAR
 from swarmsh.errors import Exhausted, InvalidSpec
 from swarmsh.manager.usecases.cluster import init_cluster
 from swarmsh.manager.usecases.networks import create_network, forget_lapsed, remove_network
-from swarmsh.manager.usecases.nodes import add_node, release_number, remove_node, retarget_node
+from swarmsh.manager.usecases.nodes import add_node, check_routes, release_number, remove_node, retarget_node
 from swarmsh.manager.usecases.services import create_service
 from swarmsh.model.objects import Node, NodeDescription, SshTarget
 from swarmsh.model.snapshot import Changes
@@ -223,3 +223,16 @@ async def test_a_node_that_no_number_is_left_for_is_refused(scene: Scene) -> Non
     with pytest.raises(Exhausted, match="255 nodes"):
         await add_node(scene.store, scene.ids, scene.clock, NodeSpec(name="x"), SshTarget(address="x.example"))
     assert len(scene.store.snapshot.nodes) == LAST_NODE_NUMBER
+
+
+async def test_a_node_that_comes_to_reach_what_a_network_has_is_named_by_its_check(scene: Scene) -> None:
+    await scene.network("net1")
+    node = await add(scene, "a")
+    assert check_routes(scene.store.snapshot, node)["ok"]
+    described = replace(node, description=NodeDescription(routes=("10.48.4.0/22", "10.255.0.0/24", "10.1.0.0/16")))
+    found = check_routes(scene.store.snapshot, described)
+    assert not found["ok"]
+    assert found["detail"] == (
+        "10.48.4.0/22 overlaps network net1 (10.48.0.0/20); "
+        "10.255.0.0/24 overlaps the way outside (10.255.0.0/16): no task is placed here that needs it"
+    )
