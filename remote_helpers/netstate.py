@@ -65,9 +65,26 @@ class Held:
         backends of an entry are silent, the one stays that was heard last: it is better than none.
         """
         state = {"v": 1, **self.single, **{section: list(self.tables[section].values()) for section in LISTED}}
-        for section in BALANCED:
-            state[section] = [_standing_entry(entry, standing, silent) for entry in state[section]]
+        if standing or silent:
+            for section in BALANCED:
+                state[section] = [_standing_entry(entry, standing, silent) for entry in state[section]]
         state["names"] = []  # the DNS server has them
+        return state
+
+    def around(self, put: dict, drop: dict) -> dict:
+        """What of this state is to be checked after a change: all, where other entries hang on what changed.
+
+        Raises BadChange for what can be seen only beside the rest.
+        """
+        if {"node", "egress", "peers", "networks"} & {*put, *drop}:
+            return self.effective({}, {})
+        for section, other in (BALANCED, BALANCED[::-1]):
+            for entry in put.get(section) or ():
+                if entry["id"] in self.tables[other]:
+                    raise BadChange(f"id {entry['id']} is in {section} and in {other}")
+        state = {"v": 1, **self.single, **{section: list(put.get(section) or ()) for section in LISTED}}
+        for section in ("peers", "networks"):
+            state[section] = list(self.tables[section].values())
         return state
 
 

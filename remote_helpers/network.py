@@ -110,23 +110,24 @@ class Network:
             admit()
             self._begun = (session, held, fresh)
             return {"drift": []}
-        self._check(held)
-        admit()
         change = (put, drop) if base is self._held else None
+        self._check(held, change)
+        admit()
         self._take(held, change if "egress" not in put else None)
         drift, errors = await self._pass_of(fresh, change)
         if errors:
             raise Refused("network_failed", "; ".join(errors), "The helper tries again by itself")
         return {"drift": drift}
 
-    def _check(self, held: Held) -> None:
+    def _check(self, held: Held, change) -> None:
+        """Refuse what the data plane cannot make. `change`: (put, drop), if the rest was checked before."""
         if held.empty:
             return
         from .net.numbers import BadState, check_state
 
         try:
-            check_state(held.effective({}, {}))
-        except BadState as e:
+            check_state(held.effective({}, {}) if change is None else held.around(*change))
+        except (BadChange, BadState) as e:
             raise Refused("bad_request", str(e)) from e
 
     def _take(self, held: Held, delta) -> None:
@@ -466,7 +467,7 @@ class Network:
 
             held, self._esp_state = load(self._path)
         try:
-            self._check(held)
+            self._check(held, None)
             self._take(held, None)
         except Refused as e:
             log("network_state_unreadable", path=self._path, error=e)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from . import joins, ready
+from . import joins, ready, resolvconf
 from .cgroups import cgroup_of, end_cgroup, find_cgroup, pids_in
 from .container import (
     GOALS,
@@ -42,6 +42,7 @@ class Node:
 
     def __init__(self, engine: Engine, wait_engine, on_report, on_gone, save_soon) -> None:
         self.engine = engine
+        self.root = ""  # the helper's folder
         self.wait_engine = wait_engine  # returns when the Engine answers
         self.on_report = on_report  # (task): its report changed
         self.on_gone = on_gone  # (task): it may be forgotten
@@ -556,7 +557,7 @@ class Task:
         engine = self.node.engine
         wanted = self.action.get("networks") or []
         if wanted:
-            body = joins.with_first(body, wanted, engine.api)
+            body = resolvconf.with_file(joins.with_first(body, wanted, engine.api), self.node.root)
         try:
             made = await engine.call(
                 "POST", "/containers/create", query={"name": name}, body=body, timeout_s=300.0

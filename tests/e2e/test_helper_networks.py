@@ -42,13 +42,13 @@ systemctl stop swarmsh-helper 2>/dev/null
 systemctl reset-failed swarmsh-helper 2>/dev/null
 true
 """
-# Asks for names as the container's own programs do, for so many seconds; prints failures and how many were asked.
+# Asks for names where the programs of a container do, for so long (s); prints failures and how many were asked.
 ASK = """
 import socket, struct, sys, time
 def ask(name):
     s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     s.settimeout(5)
-    s.connect(("127.0.0.11", 53))
+    s.connect((server, 53))
     labels = b"".join(bytes([len(one)]) + one.encode() for one in name.split("."))
     s.send(struct.pack("!HHHHHH", 7, 0x0100, 1, 0, 0, 0) + labels + b"\\0\\0\\1\\0\\1")
     found = s.recv(4096)
@@ -56,7 +56,8 @@ def ask(name):
     rcode, count = found[3] & 15, struct.unpack_from("!H", found, 6)[0]
     ends = [len(found) - 16 * i for i in range(count)]
     return str(rcode) + " " + " ".join(sorted(socket.inet_ntoa(found[end - 4:end]) for end in ends))
-names, until, asked = sys.argv[2:], time.monotonic() + float(sys.argv[1]), 0
+names, until, asked = sys.argv[3:], time.monotonic() + float(sys.argv[2]), 0
+server = open(f"/proc/{sys.argv[1]}/root/etc/resolv.conf").read().split()[1]
 if until - time.monotonic() < 0.1:
     for name in names:
         print(ask(name))
@@ -102,7 +103,8 @@ def put_of(n: int, *, ready: tuple[int, ...] = (), encrypted: bool = False, drai
         "tasks": [{"id": f"t{n}", "addresses": [f"10.50.1.{n}", f"10.255.{n}.11"]}],
         "names": [
             {"network": NET, "service": "service1", "names": ["web"], "vip": VIP,
-             "tasks": [{"id": f"t{b}", "address": f"10.50.1.{b}", "names": [f"web.1.t{b}"]} for b in ready]}
+             "tasks": [{"id": f"t{b}", "address": f"10.50.1.{b}", "names": [f"web.1.t{b}", f"w{b}"]}
+                       for b in ready]}
         ],
     }  # fmt: skip
 
@@ -151,6 +153,12 @@ class Node:
         argv = ["nsenter", "-t", pid, "-n", "python3", "-c", program, *words]
         return (await self.run(shlex.join(argv), timeout=timeout)).splitlines()
 
+    def ask(self, task: str, seconds: str, *names: str) -> str:
+        """The command that asks for names as that task does."""
+        assert self.session is not None
+        pid = str(self.session.tasks[task]["pid"])
+        return shlex.join(["nsenter", "-t", pid, "-n", "python3", "-c", ASK, pid, seconds, *names])
+
     async def until(self, command: str, wanted: Callable[[str], bool], timeout_s: float = 20.0) -> float:
         """Seconds until the output of a command is as wanted."""
         began = time.monotonic()
@@ -183,7 +191,8 @@ class Cluster:
 
         async def ask(node: Node) -> None:
             addresses = " ".join(f"10.50.1.{b}" for b in backends)
-            assert await node.inside(ASK, "0", "web", "tasks.web") == [f"0 {VIP}", f"0 {addresses}"]
+            told = await node.run(node.ask(f"t{node.n}", "0", "web", "tasks.web"))
+            assert told.splitlines() == [f"0 {VIP}", f"0 {addresses}"]
             answers = Counter(line.split()[0] for line in await node.inside(PROBE, "tcp", VIP, "80", "4"))
             assert answers == {f"w{b}": 4 // len(backends) for b in backends}, node.n
 
@@ -297,6 +306,45 @@ async def test_tasks_on_two_nodes_talk_by_name_and_vip_and_drift_is_mended(lab: 
         await cluster.works()
 
 
+async def test_a_task_is_told_no_name_of_a_network_that_it_is_not_on(lab: Lab) -> None:
+    async with three_nodes(lab) as cluster:
+
+        async def ask(node: Node) -> None:
+            assert node.session is not None
+            session, other = node.session, f"x{node.n}"
+            tasks = [*put_of(node.n)["tasks"], {"id": other, "addresses": [f"10.255.{node.n}.12"]}]
+            await node.network({"tasks": tasks})
+            joins = [{"name": "swgw", "address": f"10.255.{node.n}.12"}]
+            config = {"HostConfig": {"Dns": [f"10.255.{node.n}.1"]}}
+            await session.apply(ensure(other, networks=joins, tcp_ports=[80], config=config))
+            await session.task(other, "running", ready=True)
+            # What the Engine itself would tell: both are on `swgw`.
+            mine = [
+                f"web.1.t{node.n}",
+                f"w{node.n}",
+                "web",
+                "tasks.web",
+                session.tasks[f"t{node.n}"]["container_id"][:12],
+            ]
+            told = (await node.run(node.ask(other, "0", *mine))).splitlines()
+            assert all(len(line.split()) == 1 for line in told), told
+            # And as a program of the container asks, by its C library.
+            for name in mine[:2]:
+                assert (
+                    await node.run(
+                        f"docker exec web.1.{other} /bin/busybox wget -qO- -T 5 http://{name}/; echo $?"
+                    )
+                    == "1"
+                )
+            assert "hostname" in await node.run(
+                f"docker exec web.1.t{node.n} /bin/busybox wget -qO- -T 5 http://web/"
+            )
+            await session.apply(remove(other))
+            await session.task(other, "gone")
+
+        await cluster.each(ask)
+
+
 async def test_a_task_that_dies_leaves_its_node_at_once_and_one_that_drains_keeps_its_clients(lab: Lab) -> None:
     async with three_nodes(lab) as cluster:
         first, second, third = cluster.nodes
@@ -356,11 +404,12 @@ async def test_no_name_is_lost_when_a_newer_helper_takes_over_and_a_killed_one_g
             assert node.session is not None
             before = node.session.hello["pid"]
             seconds = "25"
-            asking = asyncio.create_task(node.inside(ASK, seconds, "web", "tasks.web", "web.1.t3", timeout=120))
+            command = node.ask(f"t{node.n}", seconds, "web", "tasks.web", "web.1.t3")
+            asking = asyncio.create_task(node.run(command))
             await asyncio.sleep(3)  # some are answered by the one, some by the other
             await node.attach(cluster.stack, payload=newer)
             assert node.session.hello["pid"] == before and node.session.hello["helper"] == newer.sha256
-            lines = await asking
+            lines = (await asking).splitlines()
             print(node.machine.suite, lines)
             assert len(lines) == 1 and int(lines[0].split()[1]) > 50, lines
             # A new process holds the same: the first message of its session finds nothing amiss.
@@ -382,8 +431,7 @@ async def test_no_name_is_lost_when_a_newer_helper_takes_over_and_a_killed_one_g
             await node.run("kill -9 $(systemctl show -p MainPID --value swarmsh-helper)")
             await session.until(lambda: session.ended)
             # No manager: its names come back by themselves.
-            pid = str(session.tasks[f"t{node.n}"]["pid"])
-            ask = shlex.join(["nsenter", "-t", pid, "-n", "python3", "-c", ASK, "0", "web"])
+            ask = node.ask(f"t{node.n}", "0", "web")
             await node.until(ask, lambda text: text == f"0 {VIP}", 30)
             await node.attach(cluster.stack, payload=newer)
             assert await node.network(put_of(node.n, ready=(2, 3)), fresh=True) == []

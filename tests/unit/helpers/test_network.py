@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from remote_helpers import network
+from remote_helpers import network, resolvconf
 from remote_helpers.net.xfrm import BadKeys
 from remote_helpers.netfile import load
 from tests.unit.helpers.conftest import Manager, World, ensure
@@ -183,6 +183,11 @@ async def test_the_first_parts_of_a_lost_session_are_forgotten(world: World) -> 
         ("bad_request", {"put": {"vips": [{"id": 1}]}}),
         ("bad_request", {"put": {"vips": [vip({"address": "x", "weight": 1})]}}),
         ("bad_request", {"put": {"vips": [vip(dest("t1", "$(reboot)"))]}}),
+        ("bad_request", {"put": {"vips": [vip(id=4)]}}),
+        ("bad_request", {"put": {"ports": [port(id=1)]}}),
+        ("bad_request", {"put": {"vips": [vip(network="other")]}}),
+        ("bad_request", {"put": {"peers": [{"n": 2, "underlay": "10.98.0.99"}]}}),  # its own number
+        ("bad_request", {"drop": {"peers": [3]}}),  # a network has it
         ("bad_request", {"put": {"tasks": [{"id": [], "addresses": []}]}}),
         ("bad_request", {"put": {"node": 7}}),
         ("bad_request", {"put": {"names": [names(("t1", "127.50.1.300"))]}}),
@@ -302,6 +307,43 @@ async def test_a_container_joins_one_network_by_its_create_and_the_others_before
     calls = [call for call in world.engine.calls if "update" not in call]
     assert calls == ["POST /containers/create", "POST /networks/swgw/connect", "POST /containers/c1/start"]
     assert manager.tasks["t1"]["state"] == "running"
+
+
+async def test_a_task_asks_our_name_server_and_not_the_engines(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Path(world.root) / "resolv.conf"
+    own.write_text("nameserver 127.0.0.53\nsearch old\nsearch corp.example home\noptions edns0 trust-ad\n")
+    monkeypatch.setattr(resolvconf, "NODES_OWN", str(own))
+    manager = await world.manager()
+    await give(manager, whole(), fresh=True)
+    host: dict[str, Any] = {"Dns": [EGRESS_GATEWAY]}
+    data = {"Type": "volume", "Source": "v", "Target": "/data"}
+    said = {"DnsSearch": ["."], "DnsOptions": ["ndots:2", "timeout:1"], "Mounts": [data]}
+    other = {"Type": "bind", "Source": "/x", "Target": "/etc/resolv.conf"}
+    for task, config in (
+        ("t1", host), ("t2", host), ("t3", {**host, **said}), ("t4", {}), ("t5", {**host, "Mounts": [other]}),
+        ("t6", {**host, "Binds": ["/x:/etc/resolv.conf:ro"]}),
+    ):  # fmt: skip
+        await manager.apply(ensure(task, networks=JOINS[:1], config={"HostConfig": config}))
+        await manager.task(task, "running")
+    mounts = [body["HostConfig"].get("Mounts") for _, body in world.engine.bodies]
+    assert mounts[0] == mounts[1] and mounts[3:] == [None, [other], None]
+    (mine,) = mounts[0]
+    assert mounts[2][0] == data
+    assert {**mine, "Source": ""} == {"Type": "bind", "Source": "", "Target": "/etc/resolv.conf", "ReadOnly": True}
+    assert kept(mine) == (
+        0o644,
+        "nameserver 127.64.2.1\nsearch corp.example home\noptions edns0 trust-ad ndots:0\n",
+    )
+    assert kept(mounts[2][1]) == (0o644, "nameserver 127.64.2.1\noptions ndots:2 timeout:1\n")
+    assert len(os.listdir(f"{world.root}/resolv")) == 2
+
+
+def kept(mount: dict[str, Any]) -> tuple[int, str]:
+    """Mode and content of a file that is mounted."""
+    path = Path(mount["Source"])
+    return stat.S_IMODE(path.stat().st_mode), path.read_text()
 
 
 async def test_a_task_without_networks_is_created_as_ever(world: World) -> None:
