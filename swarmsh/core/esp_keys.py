@@ -39,6 +39,7 @@ class _Between:
 
     epochs: list[_Epoch] = field(default_factory=list)
     drop_at: float | None = None  # when all but the newest go
+    renew_at: float | None = None  # None: there is none yet
 
 
 @dataclass(slots=True)
@@ -115,7 +116,7 @@ class KeyRing:
         return self._nodes[pair[1] if pair[0] == node_id else pair[0]].n
 
     # --- epochs ---
-    def begin(self, epoch: int, new_key: Callable[[], str]) -> set[str]:
+    def begin(self, epoch: int, new_key: Callable[[], str], now: float) -> set[str]:
         """Begin an epoch, higher than any before, for all pairs that want one. `new_key` gives 72 hex digits."""
         begun, self.wanting = self.wanting, set()
         for pair in sorted(begun):
@@ -124,7 +125,7 @@ class KeyRing:
             # Older ones, and those that never came to be used, are not needed by anybody.
             between.epochs = [e for e in between.epochs if any(sent) and e.number >= min(sent)]
             between.epochs.append(_Epoch(epoch, {low: new_key(), high: new_key()}))
-            between.drop_at = None
+            between.drop_at, between.renew_at = None, now + ROTATE_S
         return {node_id for pair in begun for node_id in pair}
 
     def _peer_as_given(self, node_id: str, peer_id: str) -> EspPeer | None:
@@ -189,9 +190,16 @@ class KeyRing:
         return changed - {node_id}
 
     # --- time ---
-    def drop_at(self) -> float | None:
-        """When the next old epoch is to be dropped."""
-        return min((b.drop_at for b in self._pairs.values() if b.drop_at is not None), default=None)
+    def due_at(self) -> float | None:
+        """When the next old epoch is to be dropped, or to be followed by a new one."""
+        times = (at for b in self._pairs.values() for at in (b.drop_at, b.renew_at) if at is not None)
+        return min(times, default=None)
+
+    def renew_old(self, now: float) -> None:
+        """Let pairs want a new epoch that have had theirs for long enough."""
+        for pair, between in self._pairs.items():
+            if between.renew_at is not None and between.renew_at <= now:
+                self.wanting.add(pair)
 
     def drop(self, now: float) -> set[str]:
         """Drop what both ends have ceased to send in long enough ago."""

@@ -32,19 +32,22 @@ def plan_node(
     mine = {t.id: t for t in tasks}
     stops: list[Action] = []
     starts: list[Action] = []
-    for task in sorted(mine.values(), key=lambda t: (t.created_at, t.id)):
+    goals: list[tuple[Task, str]] = []
+    for task in mine.values():
         found = report.tasks.get(task.id)
         goal = _goal(task, found)
-        if _RANK[goal] > max(_RANK[told.get(task.id, "")], _reached(found)):
-            if goal == "stop":
-                stops.append(_stop(task, services.get(task.service_id)))
-            else:
-                starts.append(ensure(task, goal))
+        if goal and _RANK[goal] > max(_RANK[told.get(task.id, "")], _reached(found)):
+            goals.append((task, goal))
+    for task, goal in sorted(goals, key=lambda g: (g[0].created_at, g[0].id)):
+        if goal == "stop":
+            stops.append(_stop(task, services.get(task.service_id)))
+        else:
+            starts.append(ensure(task, goal))
     # Only what carries our cluster id is reported; one made after our index belongs to a future we do not know.
     removals = [
         RemoveTask(task_id=i)
-        for i, found in sorted(report.tasks.items())
-        if i not in mine and found.state != "gone" and found.index <= index and told.get(i) != "remove"
+        for i in sorted(report.tasks.keys() - mine.keys())
+        if (found := report.tasks[i]).state != "gone" and found.index <= index and told.get(i) != "remove"
     ]
     return (*stops, *starts, *removals)
 

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from swarmsh.core.esp_keys import ROTATE_S, KeyRing
+from swarmsh.core.esp_keys import KeyRing
 from swarmsh.core.netstate import NetStates
 from swarmsh.errors import SwarmshError
 from swarmsh.manager.ports import Clock, Store
@@ -34,7 +34,6 @@ class KeyKeeper:
     touch: Callable[[str], None]
     ring: KeyRing = field(default_factory=KeyRing)
     _due: asyncio.Event = field(default_factory=asyncio.Event)
-    _rotate_at: float | None = None  # monotonic; None while there are no keys
 
     def follow(self) -> None:
         """Networks came to nodes or left them."""
@@ -78,21 +77,19 @@ class KeyKeeper:
         """Do what is due: end epochs, begin one. Raises StoreReadOnly."""
         for node_id in self.ring.drop(now):
             self.touch(node_id)
-        if self._rotate_at is not None and self._rotate_at <= now:
-            self.ring.renew_all()
+        self.ring.renew_old(now)
         if not self.ring.wanting:
             return
         epoch = await self.store.next_epoch()
         pairs = len(self.ring.wanting)
-        nodes = self.ring.begin(epoch, lambda: secrets.token_hex(KEY_BYTES))
+        nodes = self.ring.begin(epoch, lambda: secrets.token_hex(KEY_BYTES), now)
         log.info("epoch_begun epoch=%d pairs=%d", epoch, pairs)
-        self._rotate_at = now + ROTATE_S
         for node_id in nodes:
             self.touch(node_id)
 
     async def _until_due(self) -> None:
-        times = [at for at in (self.ring.drop_at(), self._rotate_at) if at is not None]
-        wait_s = max(0.0, min(times) - self.clock.monotonic()) if times else None
+        due_at = self.ring.due_at()
+        wait_s = None if due_at is None else max(0.0, due_at - self.clock.monotonic())
         try:
             async with asyncio.timeout(wait_s):
                 await self._due.wait()

@@ -176,6 +176,9 @@ class NodeNetworks:
             drift = await self.nodes.network(self.node_id, change)
         except NetworkFailed as e:
             self._failed("state", e.message)  # it holds the state, tries by itself, and says when it has succeeded
+        except NodeRequestFailed as e:
+            self._failed("state", e.message)
+            raise
         else:
             if drift:
                 log.info("network_drift node=%s drift=%s", self.node_id, "; ".join(drift))

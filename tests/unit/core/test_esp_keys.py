@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from swarmsh.core.esp_keys import LINGER_S, KeyRing
+from swarmsh.core.esp_keys import LINGER_S, ROTATE_S, KeyRing
 from swarmsh.model.netstate import EspKeys, PeerNode
 
 NODES = {name: PeerNode(n=n, underlay=f"10.0.0.{n}") for n, name in enumerate("abc", 1)}
@@ -33,7 +33,7 @@ class Kernels:
     def begin(self) -> int:
         epoch = next(self.numbers)
         made = count()
-        self.ring.begin(epoch, lambda: f"{epoch:036d}{next(made):036d}")
+        self.ring.begin(epoch, lambda: f"{epoch:036d}{next(made):036d}", self.now)
         return epoch
 
     def take(self, name: str, *, heard: bool = True) -> None:
@@ -116,7 +116,7 @@ def test_a_rotation_has_three_steps_each_after_the_acknowledgement_of_the_one_be
     kernels.take("a")
     assert kernels.sends("a", "b") == 6
     # What was under way in the old one is waited for.
-    assert kernels.ring.drop_at() == kernels.now + LINGER_S
+    assert kernels.ring.due_at() == kernels.now + LINGER_S
     assert kernels.ring.drop(kernels.now + LINGER_S - 1) == set()
     assert kernels.ring.drop(kernels.now + LINGER_S) == {"a", "b"}
     kernels.settle()
@@ -129,7 +129,8 @@ def test_a_peer_that_is_away_is_sent_to_in_what_it_still_hears() -> None:
         kernels.ring.renew_all()
         kernels.begin()
         kernels.take("a")
-    assert kernels.sends("a", "b") == 5 and kernels.ring.drop_at() is None
+    assert kernels.sends("a", "b") == 5
+    assert kernels.ring.drop(kernels.now + 3600) == set()
     kernels.settle()
     assert kernels.sends("a", "b") == kernels.sends("b", "a") == 8
 
@@ -152,6 +153,23 @@ def test_the_same_boot_goes_on_with_its_keys_and_an_unknown_one_does_not() -> No
     assert kernels.ring.booted("a", "boot0") == set() and not kernels.ring.wanting
     assert kernels.ring.booted("a", "") == {"a", "b"}
     assert kernels.ring.booted("a", "") == {"a", "b"}
+
+
+def test_each_pair_is_renewed_after_twelve_hours_whatever_others_do() -> None:
+    kernels = a_settled_pair()
+    began = kernels.now
+    assert kernels.ring.due_at() == began + ROTATE_S
+    kernels.now += 3600
+    kernels.share({("a", "b"), ("b", "c")})
+    kernels.begin()
+    kernels.settle()
+    kernels.ring.renew_old(began + ROTATE_S - 1)
+    assert kernels.ring.wanting == set()
+    kernels.ring.renew_old(began + ROTATE_S)
+    assert kernels.ring.wanting == {("a", "b")}
+    kernels.begin()
+    kernels.ring.renew_old(began + ROTATE_S)
+    assert kernels.ring.wanting == set()
 
 
 def test_what_is_lost_is_renewed_once() -> None:
