@@ -305,6 +305,7 @@ class DataPlane:
         return True
 
     async def _remove_bridges(self, want: links.Wanted, seen: kernel.Seen, everything: bool = False) -> None:
+        self._others &= set(seen.links) - set(want.bridges)  # the name may become one of ours
         spare = {name: ours for name, ours in links.spare_bridges(want, seen).items() if name not in self._others}
         if not spare and not everything:
             return

@@ -390,6 +390,18 @@ async def test_devices_of_a_user_with_names_like_ours_stay(node: FakeNode, plane
     assert node.everything() == before
 
 
+async def test_a_name_that_was_a_users_may_become_ours_and_is_removed_then(
+    node: FakeNode, plane: DataPlane
+) -> None:
+    node.add_bridge("sb1000", "5a:00:00:00:00:01")
+    without = {**node_state(), "networks": [], "vips": []}
+    await plane.apply(without)
+    node.drop_link("sb1000")
+    await plane.apply(node_state())
+    await plane.apply(without)
+    assert "sb1000" not in node.links and "net1" not in node.engine.networks
+
+
 async def test_a_bridge_that_has_no_mac_of_ours_is_ours_if_the_engine_knows_it(
     node: FakeNode, plane: DataPlane
 ) -> None:
