@@ -11,7 +11,7 @@ address, and the same entry is also what its loopback rules are made of, which m
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from itertools import combinations
 
@@ -294,6 +294,12 @@ class NetStates:
         )
         states.update(snapshot, everything)
         return states
+
+    def restart(self, snapshot: ClusterSnapshot) -> None:
+        """Forget everything and make it from nothing."""
+        anew = NetStates.of(snapshot)
+        for part in fields(self):
+            setattr(self, part.name, getattr(anew, part.name))
 
     # --- reading ---
     def keys(self, node_id: str) -> Iterator[Key]:

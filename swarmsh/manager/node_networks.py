@@ -56,6 +56,7 @@ class NodeNetworks:
         self.work = Retrying(self.node_id, "network_not_told")
 
     def session_started(self) -> None:
+        """Begin with the whole state again."""
         self._told, self._dirty = {}, set()
         self._begun, self._has_index, self._keys = False, 0, None
         self._session += 1
@@ -264,7 +265,16 @@ class ClusterNetworks:
         self.follow(snapshot, everything)
 
     def follow(self, after: ClusterSnapshot, changes: Changes) -> None:
-        dirty = self.states.update(after, changes)
+        """Take over a change of the store. Should a bug prevent that, all is made anew and told anew."""
+        try:
+            dirty = self.states.update(after, changes)
+        except Exception:
+            log.exception("network_states_lost index=%d", after.index)
+            self.states.restart(after)
+            dirty = {}
+            self.keeper.follow()
+            for node in self._nodes.values():
+                node.session_started()
         if any(section in ("networks", "peers", "node") for keys in dirty.values() for section, _ in keys):
             self.keeper.follow()
         for node_id, keys in dirty.items():

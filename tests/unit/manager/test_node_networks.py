@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 from msgspec.structs import replace
 
+from swarmsh.core import netstate
 from swarmsh.errors import NetworkFailed, NodeDeadline, NodeRequestFailed
 from swarmsh.manager.loop import Manager
 from swarmsh.manager.ports import NetworkChecked
@@ -367,6 +368,27 @@ async def test_what_does_not_concern_a_node_is_acknowledged_without_a_message() 
         index = scene.store.snapshot.index
         await scene.nodes.until(lambda: scene.manager._networks.states.snapshot.index == index)
         assert scene.manager._networks.all_have(index) and scene.messages() == before
+
+
+async def test_a_bug_in_following_a_change_costs_a_whole_state_and_not_the_manager(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = placed(WEB, 1, N1), placed(WEB, 2, N2)
+    async with scene_of(WEB, one, two) as scene:
+        real, calls = netstate.service_part, []
+
+        def once_broken(*args: object) -> object:
+            calls.append(args)
+            if len(calls) == 1:
+                raise ZeroDivisionError
+            return real(*args)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(netstate, "service_part", once_broken)
+        scene.nodes.report_task(N2.id, two.id, "failed")
+        await scene.nodes.until(lambda: scene.weights(N1) == {one.id: 1})
+        assert "network_states_lost" in caplog.text
+        last = scene.nodes.said("network", N1.id)[-1]
+        assert isinstance(last, NetworkChange) and last.fresh
 
 
 # --- keys -------------------------------------------------------------------------------------------------------
