@@ -1,0 +1,221 @@
+"""Services on overlay networks and ports of the routing mesh, through a real manager: real packets.
+
+Machines of three suites. The clients are the tasks' own containers, the nodes, and the host outside.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from .labctl import Lab
+from .swarm import Swarm
+
+pytestmark = pytest.mark.e2e
+
+ALL = ("n1", "n2", "n3")
+OUTSIDE = "10.98.0.1"
+# One answer a line: host name and client address of each, or what went wrong.
+PROBE = """
+import socket, sys
+kind, address, port, times = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+for _ in range(times):
+    try:
+        s = socket.socket(socket.AF_INET, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
+        s.settimeout(8)
+        s.connect((address, port))
+        s.sendall(b"GET / HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n" if kind == "tcp" else b"hello")
+        data = b""
+        while b"client=" not in data or b"\\n" not in data.partition(b"client=")[2]:
+            part = s.recv(4096)
+            if not part:
+                break
+            data += part
+        lines = dict(line.split("=", 1) for line in data.decode().splitlines() if "=" in line)
+        print(lines["hostname"], lines["client"].rpartition(":")[0])
+    except OSError as e:
+        print(type(e).__name__, e)
+    finally:
+        s.close()
+"""
+Answers = list[tuple[str, str]]  # host name of the task that answered, client address that it saw
+
+
+@pytest.fixture(autouse=True)
+def _whole_again(swarm: Swarm) -> Iterator[None]:
+    yield
+    swarm.clear()
+    swarm.docker("network", "prune", "-f")
+
+
+def create(swarm: Swarm, name: str, *flags: str) -> None:
+    """A service whose containers have their tasks' ids as host names, by which they answer."""
+    swarm.docker("service", "create", "-d", "--name", name, "--hostname", "{{.Task.ID}}", *flags, "web:1")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A running task's container, asked through its node: works without a manager too."""
+
+    swarm: Swarm
+    task: dict[str, Any]
+    node: str
+    container: str
+    pid: str
+
+    @property
+    def name(self) -> str:
+        """Its host name, by which it answers."""
+        return f"{self.task['ServiceID']}.{self.task['ID']}"
+
+    def run(self, *argv: str, check: bool = True) -> str:
+        """Standard output of a command in the container."""
+        return self.swarm.ssh(self.node, "docker", "exec", self.container, *argv, check=check)
+
+    def resolve(self, name: str) -> set[str]:
+        """IPv4 addresses of a name; empty if there are none. Of that busybox only nslookup can ask."""
+        told = self.run("nslookup", "-type=a", name, check=False)
+        _, _, answer = told.partition("Name:")
+        return {line.split()[-1] for line in answer.splitlines() if line.startswith("Address")}
+
+    def probe(self, kind: str, address: str, port: int, times: int = 3) -> Answers:
+        """From its network namespace."""
+        argv = ["nsenter", "-t", self.pid, "-n", "python3", "-c", PROBE, kind, address, str(port), str(times)]
+        return answers(self.swarm.ssh(self.node, shlex.join(argv)))
+
+
+def places(swarm: Swarm, service: str) -> list[Place]:
+    """Where its running tasks are, in the order of the nodes."""
+    names = {n["ID"]: str(n["Spec"]["Name"]) for n in swarm.nodes()}
+    found = []
+    for task in swarm.running(service):
+        node, container = names[task["NodeID"]], str(task["Status"]["ContainerStatus"]["ContainerID"])
+        pid = swarm.ssh(node, "docker", "inspect", "-f", "{{.State.Pid}}", container).strip()
+        found.append(Place(swarm, task, node, container, pid))
+    return sorted(found, key=lambda place: place.node)
+
+
+def answers(text: str) -> Answers:
+    found = [line.partition(" ") for line in text.splitlines()]
+    return [(host, client) for host, _, client in found]
+
+
+def outside(swarm: Swarm, kind: str, address: str, port: int, times: int = 3) -> Answers:
+    return answers(swarm.lab.run("python3", "-c", PROBE, kind, address, str(port), str(times)))
+
+
+def on_node(swarm: Swarm, node: str, kind: str, address: str, port: int, times: int = 3) -> Answers:
+    return answers(swarm.ssh(node, "python3", "-c", PROBE, kind, address, str(port), str(times)))
+
+
+def wait_answers(swarm: Swarm, tasks: set[str], kind: str, address: str, port: int) -> None:
+    """Until these tasks, and no others, answer at an address."""
+    swarm.wait(
+        lambda: {host for host, _ in outside(swarm, kind, address, port, 2 * len(tasks))} == tasks,
+        f"all tasks answer on {kind} {address}:{port}",
+    )
+
+
+def addresses(lab: Lab) -> dict[str, str]:
+    return {name: node.address for name, node in lab.status().nodes.items()}
+
+
+def test_tasks_find_each_other_by_name_through_a_vip(swarm: Swarm) -> None:
+    swarm.docker("network", "create", "-d", "overlay", "front")
+    swarm.docker("network", "create", "-d", "overlay", "back")
+    one_each = ("--replicas", "3", "--replicas-max-per-node", "1")
+    create(swarm, "web", *one_each, "--network", "name=front,alias=shop")
+    create(swarm, "other", "--network", "back", "--constraint", "node.hostname==n1")
+    create(swarm, "round", "--network", "front", "--endpoint-mode", "dnsrr", "--constraint", "node.hostname==n2")
+    for service, count in (("web", 3), ("other", 1), ("round", 1)):
+        swarm.wait_running(service, count)
+    web, (other,), (single,) = places(swarm, "web"), places(swarm, "other"), places(swarm, "round")
+    everyone = {place.task["ID"] for place in web}
+    inspected = json.loads(swarm.docker("service", "inspect", "web"))[0]
+    vip = inspected["Endpoint"]["VirtualIPs"][0]["Addr"].partition("/")[0]
+    attached = {address_of(place) for place in web}
+
+    def check(when: str) -> None:
+        for place in web:
+            where = (when, place.node)
+            assert place.resolve("web") == {vip}, where
+            assert place.resolve("shop") == {vip}, where
+            assert place.resolve("tasks.web") == attached, where
+            assert place.resolve("round") == {address_of(single)}, where
+            assert place.resolve("tasks.round") == {address_of(single)}, where
+            assert place.resolve("other") == place.resolve("tasks.other") == set(), where
+            for kind, port in (("tcp", 80), ("udp", 53)):
+                seen = place.probe(kind, vip, port, 6)
+                assert {host for host, _ in seen} == everyone, (*where, kind, seen)
+                # Itself it reaches through its node's gateway, all others with its own address.
+                clients = {client for host, client in seen if host != place.task["ID"]}
+                assert clients == {address_of(place)}, (*where, kind, seen)
+        assert other.resolve("web") == other.resolve("shop") == other.resolve("tasks.web") == set(), when
+
+    # Backends enter when they are ready; each node hears of that by itself.
+    swarm.wait(lambda: all(place.resolve("tasks.web") == attached for place in web), "all are known everywhere")
+    swarm.wait(
+        lambda: all({host for host, _ in place.probe("tcp", vip, 80, 6)} == everyone for place in web),
+        "all take connections",
+    )
+    check("with a manager")
+    swarm.stop()
+    try:
+        check("without a manager")
+    finally:
+        swarm.start()
+    check("with the manager again")
+
+
+def address_of(place: Place) -> str:
+    """On the first of its overlays."""
+    return str(place.task["NetworksAttachments"][0]["Addresses"][0]).partition("/")[0]
+
+
+@pytest.mark.parametrize("network", ["", "front"])
+def test_a_published_port_answers_on_every_node_with_the_clients_address(
+    swarm: Swarm, lab: Lab, network: str
+) -> None:
+    on: tuple[str, ...] = ()
+    if network:
+        swarm.docker("network", "create", "-d", "overlay", network)
+        on = ("--network", network)
+    create(
+        swarm,
+        "web",
+        "--replicas",
+        "2",
+        "--constraint",
+        "node.hostname!=n1",
+        *on,
+        "-p",
+        "8080:80",
+        "-p",
+        "5353:53/udp",
+    )
+    create(swarm, "client", "--constraint", "node.hostname==n1")
+    swarm.wait_running("web", 2)
+    swarm.wait_running("client", 1)
+    web, client = places(swarm, "web"), places(swarm, "client")
+    both = {place.task["ID"] for place in web}
+    at = addresses(lab)
+    for kind, port in (("tcp", 8080), ("udp", 5353)):
+        for node in ALL:
+            wait_answers(swarm, both, kind, at[node], port)
+            seen = outside(swarm, kind, at[node], port, 4)
+            assert {host for host, _ in seen} == both, (kind, node, seen)
+            assert {client for _, client in seen} == {OUTSIDE}, (kind, node, seen)
+            for asked in ALL:
+                seen = on_node(swarm, node, kind, at[asked], port, 4)
+                assert {host for host, _ in seen} == both, (kind, node, asked, seen)
+            seen = on_node(swarm, node, kind, "127.0.0.1", port, 4)
+            assert {host for host, _ in seen} <= both, (kind, node, "loopback", seen)
+        for place in (*web, *client):
+            for node in ALL:
+                seen = place.probe(kind, at[node], port, 4)
+                assert {host for host, _ in seen} == both, (kind, place.node, node, seen)
