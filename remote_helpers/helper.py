@@ -61,6 +61,7 @@ class Helper:
         self._seen = asyncio.Event()  # and each of them was looked at, or too slow for it
         self._described = asyncio.Event()
         self._leaving = False
+        self._turn = asyncio.Lock()  # of requests that are carried out in their order
         self._changed: dict = {}  # tasks whose report goes out in this turn of the loop
 
     def start(self, dns_fds: list = ()) -> None:
@@ -421,18 +422,27 @@ class Helper:
         return {"accepted": len(actions)}
 
     async def _op_network(self, session: Session, args: dict) -> dict:
-        self._only_newest(session)
-
         def admit() -> None:
             self.fence.batch(args)
             session.index = max(session.index, self.fence.index)
             self.state.save()
 
-        return await self.network.change(session.number, args, admit)
+        async with self._turn:
+            await self._wait_until_ours(session)
+            outcome = self.network.change(session.number, args, admit)
+        return await outcome
 
     async def _op_secure(self, session: Session, args: dict) -> dict:
+        async with self._turn:
+            await self._wait_until_ours(session)
+            outcome = self.network.secure(args)
+        return await outcome
+
+    async def _wait_until_ours(self, session: Session) -> None:
+        """Until the Engine has told its containers nothing is begun: another cluster may hold this node."""
+        if self.fence.unchecked:
+            await self.watch.synced.wait()
         self._only_newest(session)
-        return await self.network.secure(args)
 
     def _only_newest(self, session: Session) -> None:
         if session is not self.session:

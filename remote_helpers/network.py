@@ -92,10 +92,10 @@ class Network:
         return not self._held.empty or (self._plane is not None and self._plane.closed)
 
     # --- requests ---------------------------------------------------------------------------------------------
-    async def change(self, session: int, args: dict, admit) -> dict:
-        """Op `network`; `admit()` lets it pass the fence. Up to its place in the queue nothing is awaited.
+    def change(self, session: int, args: dict, admit):
+        """Op `network`: put it into the queue, and return what is to be awaited for its result.
 
-        Raises Refused.
+        `admit()` lets it pass the fence. Raises Refused, as the awaiting does.
         """
         begun, self._begun = self._begun, None
         put, drop = _object(args, "put"), _object(args, "drop")
@@ -109,12 +109,17 @@ class Network:
         if args.get("more"):
             admit()
             self._begun = (session, held, fresh)
-            return {"drift": []}
+            return _nothing_yet()
         change = (put, drop) if base is self._held else None
         self._check(held, change)
         admit()
         self._take(held, change if "egress" not in put else None)
-        drift, errors = await self._pass_of(fresh, change)
+        done = asyncio.get_running_loop().create_future()
+        self._want_pass(fresh, told=True, changes=None if change is None else [change]).done.append(done)
+        return self._outcome(done)
+
+    async def _outcome(self, done: asyncio.Future) -> dict:
+        drift, errors = await asyncio.shield(done)  # who waits no longer does not end the pass
         if errors:
             raise Refused("network_failed", "; ".join(errors), "The helper tries again by itself")
         return {"drift": drift}
@@ -186,18 +191,15 @@ class Network:
         if put or drop:
             self._names.change({"put": {"name_tasks": put}, "drop": {"name_tasks": drop}})
 
-    async def secure(self, message: dict) -> dict:
-        """Op `secure`. Raises Refused."""
+    def secure(self, message: dict):
+        """Op `secure`: as `change`."""
         done = asyncio.get_running_loop().create_future()
         self._queue.append(_Keys(message, done))
         self._wake()
-        return {"lost": await asyncio.shield(done)}
+        return self._lost(done)
 
-    async def _pass_of(self, whole: bool, change) -> tuple:
-        """(drift, errors) of the pass that the request made due; who waits no longer does not end it."""
-        done = asyncio.get_running_loop().create_future()
-        self._want_pass(whole, told=True, changes=None if change is None else [change]).done.append(done)
-        return await asyncio.shield(done)
+    async def _lost(self, done: asyncio.Future) -> dict:
+        return {"lost": await asyncio.shield(done)}
 
     def _want_pass(self, whole: bool, told: bool = False, changes=()) -> _Pass:
         last = self._queue[-1] if self._queue else None
@@ -506,6 +508,10 @@ class Network:
             return await self._dns.hand_over()
         self._dns.close()
         return []
+
+
+async def _nothing_yet() -> dict:
+    return {"drift": []}
 
 
 def _object(args: dict, key: str) -> dict:
