@@ -2,6 +2,7 @@
 
 All of it follows from the snapshot and the time. What a write takes from an object is kept for `QUARANTINE_S`
 before it is given again: so long others may still have it in ARP and forwarding tables, in connections, in DNS.
+A task may have an address of its own node sooner, if there is no other.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.specs import NetworkSpec, PortConfig
 
 QUARANTINE_S = 300.0
+# On the node where an address was last, for with it goes the MAC: tables elsewhere that still have it are right.
+# Without this a task that fails again and again would take all addresses of a small network from its neighbours.
+SAME_NODE_QUARANTINE_S = 60.0
 LOST_NODE_QUARANTINE_S = 86400.0  # of a node's number, if it was removed and never said that it left
 FIRST_MARK, LAST_MARK = 1, (1 << 24) - 1
 FIRST_CHOSEN_PORT, LAST_CHOSEN_PORT = 30000, 32767  # swarmkit's, for ports published without a number
@@ -169,9 +173,8 @@ class Allocator:
     now: float
     quarantine_s: float = QUARANTINE_S
     _given: dict[str, int] = field(default_factory=dict)  # pool -> bits
-    # By pool and begin of a range that is full: what may be given again, in this order; and how much of it was.
-    _again: dict[tuple[str, int], tuple[int, ...]] = field(default_factory=dict)
-    _used: dict[tuple[str, int], int] = field(default_factory=dict)
+    # By pool, begin of a range that is full, and node: what may be given again, in this order.
+    _again: dict[tuple[str, int, str], tuple[int, ...]] = field(default_factory=dict)
 
     def endpoint(self, service: Service) -> Endpoint:
         """VIPs, marks and published ports as the service's spec needs them; what it has and still needs stays.
@@ -201,11 +204,11 @@ class Allocator:
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
         """What is given within is not, if it ends for want of something else: the next one may need it."""
-        given, used = dict(self._given), dict(self._used)
+        given = dict(self._given)
         try:
             yield
         except SwarmshError:
-            self._given, self._used = given, used
+            self._given = given
             raise
 
     def _networks(self, of: Service | Task) -> list[Network]:
@@ -274,9 +277,13 @@ class Allocator:
                 hint="Create it with a larger --subnet, or keep the service off that node by a constraint",
             )
         first, last = IPv4Address(network.first_task), IPv4Address(network.last_task)
-        return TaskAddress(network_id=network.id, address=str(self._address(network, first, last, "task address")))
+        return TaskAddress(
+            network_id=network.id, address=str(self._address(network, first, last, "task address", node.id))
+        )
 
-    def _address(self, network: Network, first: IPv4Address, last: IPv4Address, what: str) -> IPv4Address:
+    def _address(
+        self, network: Network, first: IPv4Address, last: IPv4Address, what: str, node_id: str = ""
+    ) -> IPv4Address:
         subnet = IPv4Network(network.subnet)
         key = self._take(
             network.id,
@@ -285,6 +292,7 @@ class Allocator:
             _reserved(network),
             f"{what} in network {network.spec.name} ({first} to {last})",
             "Let fewer tasks and services use it, or make a network with a larger --subnet",
+            node_id,
         )
         return subnet.network_address + (key - key_of(str(subnet.network_address)))
 
@@ -293,53 +301,56 @@ class Allocator:
         last = first + (1 << (32 - EGRESS_PREFIX)) - 1
         # The first is the subnet's, the second the node's own, the last is the broadcast.
         what = f"egress address on node {node.spec.name}"
-        key = self._take(EGRESS, first + 2, last - 1, 0, what, "Let fewer tasks run there")
+        key = self._take(EGRESS, first + 2, last - 1, 0, what, "Let fewer tasks run there", node.id)
         return str(egress_pool(self.snapshot).network_address + key)
 
     # --- numbers ---
-    def _take(self, pool: str, low: int, high: int, reserved: int, what: str, hint: str) -> int:
-        """The lowest number from `low` to `high` that nobody had lately; else the one that is free for longest."""
+    def _take(self, pool: str, low: int, high: int, reserved: int, what: str, hint: str, node_id: str = "") -> int:
+        """The lowest number from `low` to `high` that nobody had lately; else the one that is free for longest.
+
+        `node_id`: where the address will be.
+        """
         known = self.snapshot.pools.get(pool, Pool())
         given = self._given.get(pool, 0)
         # The lowest zero bit from `low` on.
         bits = (known.taken | given | reserved) >> low
         key = low + ((bits + 1) & ~bits).bit_length() - 1
         if key > high:
-            place = pool, low
+            place = pool, low, node_id
             if place not in self._again:
-                self._again[place] = self._lapsed(known, low, high, given | reserved)
-            used = self._used.get(place, 0)
-            if used == len(self._again[place]):
+                self._again[place] = self._lapsed(pool, low, high, reserved, node_id)
+            again = next((k for k in self._again[place] if not given >> k & 1), None)
+            if again is None:
                 minutes = f"{self.quarantine_s / 60:g} minutes"
                 raise Exhausted(
                     f"no {what} is free: each is in use, or was in the last {minutes}",
                     hint=hint,
-                    free_at=self._free_at(known, low, high),
+                    free_at=self._free_at(pool, low, high, node_id),
                 )
-            key = self._again[place][used]
-            self._used[place] = used + 1
+            key = again
         self._given[pool] = given | 1 << key
         return key
 
-    def _lapsed(self, pool: Pool, low: int, high: int, blocked: int) -> tuple[int, ...]:
+    def _lapsed(self, pool: str, low: int, high: int, reserved: int, node_id: str) -> tuple[int, ...]:
         """Numbers whose quarantine is over, the one released first at first. A walk, but only in a full pool."""
-        over = [
-            (holding.released_at, key)
-            for key, holding in pool.holdings.items()
-            if low <= key <= high
-            and not blocked >> key & 1
-            and holding.released_at is not None
-            and holding.released_at + self.quarantine_s <= self.now
-        ]
-        return tuple(key for _, key in sorted(over))
+        ends = self._ends(pool, low, high, node_id)
+        return tuple(key for _, end, key in sorted(ends) if end <= self.now and not reserved >> key & 1)
 
-    def _free_at(self, pool: Pool, low: int, high: int) -> float | None:
-        ends = (
-            holding.released_at + self.quarantine_s
-            for key, holding in pool.holdings.items()
-            if low <= key <= high and holding.released_at is not None
-        )
+    def _free_at(self, pool: str, low: int, high: int, node_id: str) -> float | None:
+        ends = (end for _, end, _ in self._ends(pool, low, high, node_id))
         return min((end for end in ends if end > self.now), default=None)
+
+    def _ends(self, pool: str, low: int, high: int, node_id: str) -> Iterator[tuple[float, float, int]]:
+        """Of all numbers that were released: when, and until when they are kept from that node."""
+        for key, holding in self.snapshot.pools.get(pool, Pool()).holdings.items():
+            if low <= key <= high and holding.released_at is not None:
+                here = node_id and self._last_on(pool, key, holding.holder) == node_id
+                kept_s = min(SAME_NODE_QUARANTINE_S, self.quarantine_s) if here else self.quarantine_s
+                yield holding.released_at, holding.released_at + kept_s, key
+
+    def _last_on(self, pool: str, key: int, holder: str) -> str:
+        task, release = self.snapshot.tasks.get(holder), self.snapshot.releases.get(f"{pool}/{key}")
+        return task.node_id if task is not None else release.node_id if release is not None else ""
 
 
 def _port_mark(port: PortConfig, published: int, mark: int) -> PortMark:
@@ -387,7 +398,8 @@ def with_releases(snapshot: ClusterSnapshot, changes: Changes, now: float) -> Ch
             holding = snapshot.pools[pool].holdings.get(key) if pool in snapshot.pools else None
             if (pool, key) not in kept and holding is not None and holding.holder == holder.id:
                 name = f"{pool}/{key}"
-                put[name] = Release(id=name, pool=pool, key=key, holder=holder.id, released_at=at)
+                node_id = holder.node_id if isinstance(holder, Task) else ""
+                put[name] = Release(id=name, pool=pool, key=key, holder=holder.id, released_at=at, node_id=node_id)
 
     after: tuple[Service | Task, ...] = (*changes.put_services, *changes.put_tasks)
     for holder in after:

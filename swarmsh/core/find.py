@@ -27,6 +27,9 @@ def find_one(kind: str, objects: Mapping[str, T], ref: str, named: Sequence[T]) 
 
 def find_network(snapshot: ClusterSnapshot, ref: str) -> Network:
     """Of the overlays that are not removed. Raises NotFound, Ambiguous."""
+    exact = snapshot.networks.get(ref)
+    if exact is not None and exact.removed_at is None:
+        return exact  # so it is in all that was accepted: without a walk
     there = {n.id: n for n in snapshot.networks.values() if n.removed_at is None}
     named = snapshot.network_ids.get(ref)
     return find_one("network", there, ref, [there[named]] if named is not None else [])

@@ -53,6 +53,7 @@ class Release(Record):
     key: int
     holder: str  # who had it
     released_at: float
+    node_id: str = ""  # where, if it was a task
 
 
 # --- services -----------------------------------------------------------------------------------------------

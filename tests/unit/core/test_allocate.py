@@ -18,6 +18,7 @@ from swarmsh.core.allocate import (
     FIRST_CHOSEN_PORT,
     LAST_CHOSEN_PORT,
     QUARANTINE_S,
+    SAME_NODE_QUARANTINE_S,
     Allocator,
     forget_lapsed,
     new_network,
@@ -260,15 +261,51 @@ def test_a_full_network_says_so_and_when_there_is_room_again() -> None:
     world.now += 60
     world.end(tasks[5])
     with pytest.raises(Exhausted) as refusal:
-        world.task(service, 9)
+        world.task(service, 9, node=2)
     assert refusal.value.message == (
         "no task address in network small (10.9.9.4 to 10.9.9.11) is free: "
         "each is in use, or was in the last 5 minutes"
     )
     assert refusal.value.free_at == NOW + QUARANTINE_S
     world.now = NOW + QUARANTINE_S
-    again = world.task(service, 10)
+    again = world.task(service, 10, node=2)
     assert again.addresses == tasks[3].addresses
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_a_task_that_fails_again_and_again_takes_only_a_part_of_a_small_network(forgotten: bool) -> None:
+    world = World()
+    service = world.service(world.network("small", "10.9.9.0/28"))
+    tasks = [world.end(world.task(service, slot)) for slot in range(1, 9)]
+    if forgotten:
+        world.commit(delete_tasks=tuple(task.id for task in tasks))
+    world.now += SAME_NODE_QUARANTINE_S - 1
+    for node in (1, 2):
+        with pytest.raises(Exhausted) as refusal:
+            world.task(service, 9, node=node)
+        assert refusal.value.free_at == NOW + (SAME_NODE_QUARANTINE_S if node == 1 else QUARANTINE_S)
+    world.now += 1
+    # Where it was, everybody's tables still lead there; elsewhere it has to wait.
+    assert world.task(service, 10, node=1).addresses == tasks[0].addresses
+    with pytest.raises(Exhausted):
+        world.task(service, 11, node=2)
+
+
+def test_a_node_gives_its_own_part_of_the_way_outside_again_after_a_minute() -> None:
+    world = World()
+    service = world.service(world.network("wide", "10.9.0.0/16"))
+    tasks = [world.task(service, slot, node=2) for slot in range(253)]
+    world.commit(
+        put_tasks=tuple(
+            replace(t, status=replace(t.status, state=TaskState.FAILED, since=world.now)) for t in tasks
+        )
+    )
+    with pytest.raises(Exhausted, match="egress address on node n2"):
+        world.task(service, 300, node=2)
+    world.now += SAME_NODE_QUARANTINE_S
+    allocator = world.allocator()
+    again = [allocator.task(a_task(service, slot), a_node(2)).egress_address for slot in range(400, 410)]
+    assert again == [t.egress_address for t in tasks[:10]]
 
 
 def test_of_the_addresses_that_were_used_the_one_free_for_longest_is_given_first() -> None:
@@ -369,7 +406,8 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = World(1, 2, 3)
-        self.released: dict[tuple[str, int], float] = {}  # (pool, number) -> when it was last seen to be given up
+        # (pool, number) -> when it was last seen to be given up, and on which node it was.
+        self.released: dict[tuple[str, int], tuple[float, str]] = {}
         self.count = 0
 
     @initialize()
@@ -391,19 +429,26 @@ class Life(RuleBasedStateMachine):
                     found[claim] = holder.id
         return found
 
+    def node_of(self, holder: str) -> str:
+        task = self.world.snapshot.tasks.get(holder)
+        return "" if task is None else task.node_id
+
     def commit(self, **changes: Any) -> None:
         before = self.living()
+        were_on = {claim: self.node_of(holder) for claim, holder in before.items()}
         self.world.commit(**changes)
         after = self.living()
         specs = [s.spec.endpoint_spec for s in self.world.snapshot.services.values()]
         asked = {(p.protocol, p.published_port) for spec in specs if spec is not None for p in spec.ports}
         for claim in before.keys() - after.keys():
-            self.released[claim] = self.world.now
+            self.released[claim] = self.world.now, were_on[claim]
         for claim in after.keys() - before.keys():
             if claim in asked:
                 continue  # by its number: given at once, as users expect of port 80
-            age = self.world.now - self.released.get(claim, 0.0)
-            assert age >= QUARANTINE_S, f"{claim} is given again after {age} s"
+            released_at, node_id = self.released.get(claim, (0.0, ""))
+            same = node_id and node_id == self.node_of(after[claim])
+            age = self.world.now - released_at
+            assert age >= (SAME_NODE_QUARANTINE_S if same else QUARANTINE_S), f"{claim} is given after {age} s"
 
     def allocated(
         self, take: Any, given: Sequence[Task] = (), ports: Set[int] = frozenset(), own: str = ""
@@ -434,7 +479,7 @@ class Life(RuleBasedStateMachine):
         broadcast = key_of(str(IPv4Network(network.subnet).broadcast_address))
         return all(
             (network.id, key) in living
-            or self.world.now - self.released.get((network.id, key), 0.0) < QUARANTINE_S
+            or self.world.now - self.released.get((network.id, key), (0.0, ""))[0] < QUARANTINE_S
             or key == broadcast
             for key in range(key_of(str(first)), key_of(str(last)) + 1)
         )
@@ -512,7 +557,7 @@ class Life(RuleBasedStateMachine):
         task = data.draw(st.sampled_from(self.tasks(ended=True)))
         self.commit(put_tasks=(replace(task, desired=TaskState.REMOVE),))
 
-    @rule(seconds=st.sampled_from([1.0, 100.0, QUARANTINE_S - 1, QUARANTINE_S]))
+    @rule(seconds=st.sampled_from([1.0, 50.0, 100.0, QUARANTINE_S - 1, QUARANTINE_S]))
     def pass_time(self, seconds: float) -> None:
         self.world.now += seconds
 

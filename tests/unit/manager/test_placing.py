@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from swarmsh.core.allocate import QUARANTINE_S
+from swarmsh.core.allocate import SAME_NODE_QUARANTINE_S
 from swarmsh.errors import NotFound
 from swarmsh.manager.orchestrator import Orchestrator
 from swarmsh.manager.usecases.cluster import init_cluster
@@ -157,7 +157,7 @@ async def test_a_task_without_an_address_says_so_and_is_placed_when_one_is_free(
     scene.fail(placed[0])
     await scene.settle()
     assert sum(t.placed for t in scene.live("web")) == 7  # the one that failed is followed, and waits as well
-    scene.clock.pass_time(QUARANTINE_S - 1)
+    scene.clock.pass_time(SAME_NODE_QUARANTINE_S - 1)
     await scene.orchestrator.one_pass()
     assert sum(t.placed for t in scene.live("web")) == 7
     scene.clock.pass_time(1)
