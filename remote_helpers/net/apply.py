@@ -125,7 +125,7 @@ class DataPlane:
             await self.apply(state)
             return
         check_state(state)
-        wanted = links.wanted(state), ipvs.wanted(state), rules.wanted(state)
+        wanted = links.wanted(state), ipvs.wanted(state), self._rules(state)
         left, self._left = self._left, None
         if left[0] != wanted[0]:
             await self.apply(state)
@@ -361,10 +361,13 @@ class DataPlane:
                 balancer.change(last)
 
     # --- rules ----------------------------------------------------------------------------------------------
+    def _rules(self, state: dict, marks=None) -> dict:
+        return rules.wanted(state, marks, queue=self._modules.has("xt_NFQUEUE"))
+
     async def _mend_rules(self, state: dict, there: set, seen: kernel.Seen) -> dict:
         """The rules that are there then, with marks for the services in `there`. Raises CommandFailed."""
         have = rules.parse_save(await run(["iptables-save"]))
-        want = rules.wanted(state, there)
+        want = self._rules(state, there)
         if links.unguarded(seen):
             want = rules.keep_marks(want, have)
         refused, until = self._no_zones
@@ -375,7 +378,7 @@ class DataPlane:
         if plan.rest:
             await run(_RESTORE, plan.rest)
         # A mark that had to go with its service was right: that the service has gone is said.
-        right = rules.same_chains(rules.wanted(state), have) if plan.words else set()
+        right = rules.same_chains(self._rules(state), have) if plan.words else set()
         self._words += [word for word in plan.words if word not in right and "SW-RAW" not in word]
         if plan.raw and await self._try(self._mend_raw(plan.raw, want, have)):
             self._words += [word for word in plan.words if "SW-RAW" in word]
@@ -407,7 +410,7 @@ class DataPlane:
         naked = links.unguarded(seen)
         if naked:
             self._errors.append(f"nothing is marked for IPVS: no mark guard on {', '.join(naked)}")
-        want = rules.wanted(state, set() if naked else there)
+        want = self._rules(state, set() if naked else there)
         want[rules.RAW] = left[rules.RAW]
         if self._made:
             # The Engine puts its rules for a new network behind ours.

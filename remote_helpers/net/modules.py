@@ -20,7 +20,7 @@ NEEDED = {
 }
 FOR_ENCRYPTED = {"esp4": "encrypted networks", "xfrm_user": "encrypted networks"}
 # Loaded by the kernel itself where it may load any: a scheduler, and matches and targets of rules.
-USEFUL = ("ip_vs_rr", "ip_vs_wrr", "ip_vs_wlc", "ip_vs_sh", "ip_vs_mh", "xt_CT", "xt_policy")
+USEFUL = ("ip_vs_rr", "ip_vs_wrr", "ip_vs_wlc", "ip_vs_sh", "ip_vs_mh", "xt_CT", "xt_policy", "xt_NFQUEUE")
 
 
 class Modules:
@@ -46,6 +46,10 @@ class Modules:
             said = str(e)  # of one that is merely useful as well
         missing = self._missing(missing)
         return [f"kernel module {name} is missing, which {needed[name]} need ({said})" for name in missing]
+
+    def has(self, name: str) -> bool:
+        """Whether a module is loaded or built in."""
+        return not self._missing([name])
 
     def _missing(self, names) -> list:
         """Those that are neither loaded nor built in: of the latter some have no folder in /sys."""

@@ -31,6 +31,7 @@ from .numbers import (
 PREFIX = "SW-"
 RAW = "raw"  # restored in a call of its own: a kernel without conntrack zones refuses it
 TABLES = (RAW, "mangle", "nat", "filter")
+QUEUE = 53000  # read by nobody
 FIRST, ANYWHERE, LAST = "first", "anywhere", "last"
 _OURS = f"{MARK:#x}/{MARK_MASK:#x}"
 _SEEN = "-m conntrack --ctstate RELATED,ESTABLISHED"
@@ -50,6 +51,7 @@ JUMPS = (
     Jump("mangle", "PREROUTING", "SW-PRE", FIRST),
     Jump("mangle", "INPUT", "SW-MIN", FIRST),
     Jump("mangle", "OUTPUT", "SW-MOUT", FIRST),
+    Jump("nat", "INPUT", "SW-NIN", ANYWHERE),
     # Docker puts rules in front of ours in the nat table; none of them matches what ours match.
     Jump("nat", "OUTPUT", "SW-OUT", ANYWHERE),
     Jump("nat", "POSTROUTING", "SW-POST", ANYWHERE),
@@ -61,11 +63,12 @@ JUMPS = (
 
 
 # --- what is wanted -----------------------------------------------------------------------------------------
-def wanted(state: dict, marks=None) -> dict:
+def wanted(state: dict, marks=None, queue: bool = True) -> dict:
     """Table to chain to rules, each without its `-A CHAIN`.
 
     `marks`: those that lead to a service of IPVS, the only ones that are set; None: all of the state. A packet
-    that is marked is let past the node's firewall, and what IPVS does not take is then the node's own.
+    that is marked is let past the node's firewall, and what IPVS does not take is then the node's own. `queue`:
+    the kernel has NFQUEUE, and stops that.
     """
     raw, pre = [], ["-d 127.0.0.0/8 ! -i lo -j DROP"]
     for peer in state["peers"]:
@@ -78,7 +81,11 @@ def wanted(state: dict, marks=None) -> dict:
         "-j CONNMARK --restore-mark --nfmask 0xffff --ctmask 0xffff"
     )
     mangle = {"SW-PRE": pre, **_marking(state, marks)}
-    nat = {"SW-OUT": _loopback_rules(state), "SW-POST": _source_rules(state)}
+    nat = {
+        "SW-NIN": _behind_ipvs() if queue else [],
+        "SW-OUT": _loopback_rules(state),
+        "SW-POST": _source_rules(state),
+    }
     filters = {
         "SW-IN": _input_rules(state),
         "SW-FOUT": _output_rules(),
@@ -104,6 +111,16 @@ def _marking(state: dict, marks) -> dict:
     # The clearing comes first: a packet that IPVS has balanced must not be encapsulated with its mark.
     out = [f"-m mark --mark {_OURS} {_set_mark(0)}", "! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j SW-PUB"]
     return {"SW-MIN": into, "SW-MOUT": out, "SW-PUB": published}
+
+
+def _behind_ipvs() -> list:
+    """Nothing that is marked gets past IPVS to the node itself, though a service was deleted by hand.
+
+    Of all that iptables has only nat INPUT comes behind IPVS, where DROP may not stand. A queue that nobody reads
+    drops as well. First packets only: what was a connection of IPVS is to be answered with a reset.
+    """
+    drop = f"-m mark --mark {_OURS} -j NFQUEUE --queue-num {QUEUE}"
+    return [f"-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN {drop}", f"-p udp {drop}"]
 
 
 def _set_mark(mark: int) -> str:

@@ -34,7 +34,7 @@ DOCKERS = {
         "FORWARD": ["-j DOCKER-USER"],
         "DOCKER-USER": ["-j RETURN"],
     },
-    "nat": {"PREROUTING": [], "OUTPUT": [], "POSTROUTING": []},
+    "nat": {"PREROUTING": [], "INPUT": [], "OUTPUT": [], "POSTROUTING": []},
     "mangle": {"PREROUTING": [], "INPUT": [], "OUTPUT": []},
     "raw": {"PREROUTING": []},
 }
@@ -72,6 +72,7 @@ class FakeNode:
         self.timeouts: tuple[int, ...] = (900, 120, 300)
         self.has_ipvs = True
         self.loaded = True
+        self.lacks: set[str] = set()
         self.fails: dict[str, str] = {}  # the beginning of a command or a line, to the words of its refusal
         self.ran: list[str] = []
         self.step: Callable[[], None] = lambda: None
@@ -110,7 +111,7 @@ class FakeNode:
 
     def exists(self, path: str) -> bool:
         if path.startswith("/sys/module/"):
-            return self.loaded
+            return self.loaded and path.rpartition("/")[2] not in self.lacks
         if path == "/proc/net/ip_vs":
             return self.has_ipvs
         return path.rpartition("/")[2] in self.links

@@ -132,6 +132,17 @@ async def test_a_change_that_the_kernel_refuses_becomes_a_whole_pass(node: FakeN
     assert marks(node) == set(node.services) == {VIP_MARK, PORT_MARK}
 
 
+async def test_a_kernel_without_the_queue_works_without_it(node: FakeNode, plane: DataPlane) -> None:
+    await plane.apply(node_state())
+    assert len(node.tables["nat"]["SW-NIN"]) == 2
+    node.lacks.add("xt_NFQUEUE")
+    plane = DataPlane(node.engine, str(plane._before._root))  # type: ignore[arg-type]
+    await plane.apply(node_state())
+    assert node.tables["nat"]["SW-NIN"] == [] and plane.failed == {}
+    await plane.change(node_state())
+    assert node.tables["nat"]["SW-NIN"] == [] and await plane.apply(node_state()) == []
+
+
 # --- A2: order -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("part", ["iptables-restore", "iptables-save", "filter ", "mangle "])
 async def test_without_rules_nothing_is_opened(node: FakeNode, plane: DataPlane, part: str) -> None:

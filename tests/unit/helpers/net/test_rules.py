@@ -51,12 +51,16 @@ COMMIT
 :OUTPUT ACCEPT [0:0]
 :POSTROUTING ACCEPT [0:0]
 :DOCKER - [0:0]
+:SW-NIN - [0:0]
 :SW-OUT - [0:0]
 :SW-POST - [0:0]
+-A INPUT -j SW-NIN
 -A OUTPUT -j SW-OUT
 -A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER
 -A POSTROUTING -s 10.255.2.0/24 ! -o swgw0 -j MASQUERADE
 -A POSTROUTING -j SW-POST
+-A SW-NIN -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -m mark --mark 0x53000000/0xff000000 -j NFQUEUE --queue-num 53000
+-A SW-NIN -p udp -m mark --mark 0x53000000/0xff000000 -j NFQUEUE --queue-num 53000
 -A SW-OUT -d 127.0.0.0/8 -p tcp -m tcp --dport 8080 -m statistic --mode random --probability 0.50000000000 -j DNAT --to-destination 10.255.2.11:80
 -A SW-OUT -d 127.0.0.0/8 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.255.3.11:80
 -A SW-POST -s 127.0.0.0/8 -o swgwv -j MASQUERADE
@@ -128,6 +132,7 @@ def test_a_bare_node_gets_all_chains_and_each_jump_once() -> None:
         "-I PREROUTING 1 -j SW-PRE",
         "-I INPUT 1 -j SW-MIN",
         "-I OUTPUT 1 -j SW-MOUT",
+        "-I INPUT 1 -j SW-NIN",
         "-I OUTPUT 1 -j SW-OUT",
         "-I POSTROUTING 1 -j SW-POST",
         "-I INPUT 1 -j SW-IN",
@@ -302,7 +307,7 @@ def test_purge_takes_jumps_before_chains_and_leaves_the_rest() -> None:
     for table in text.split("COMMIT\n")[:-1]:
         verbs = [line[:2] for line in table.splitlines()[1:]]
         assert verbs == sorted(verbs, key=["-D", "-F", "-X"].index)
-    assert text.count("-D ") == 10 and "DOCKER-USER -j RETURN" not in text and "docker0" not in text
+    assert text.count("-D ") == 11 and "DOCKER-USER -j RETURN" not in text and "docker0" not in text
     assert rules.plan_unmark(rules.parse_save(SHOWN)) == "*mangle\n-F SW-MIN\n-F SW-PUB\nCOMMIT\n"
     assert rules.plan_unmark({}) == ""
     assert rules.plan_removal(rules.parse_save("*nat\n:DOCKER - [0:0]\n-A DOCKER -i docker0 -j RETURN\n")) == ""
