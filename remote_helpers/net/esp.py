@@ -67,6 +67,7 @@ class Peer:
     address: str
     epochs: tuple = ()  # of EpochKeys, oldest first
     sends: int = 0
+    keeps: bool = False  # older epochs that are there stay
 
     def keys(self, epoch: int) -> EpochKeys | None:
         return next((one for one in self.epochs if one.epoch == epoch), None)
@@ -85,8 +86,8 @@ class Wanted:
 def parse_wanted(message: dict) -> Wanted:
     """Read what the manager sends. Raises BadKeys.
 
-    `{"n", "address", "peers": [{"n", "address", "sends", "epochs": [{"epoch", "in", "out"}]}]}`, with keys in
-    hexadecimal; no peers and `"closed": false` to remove all.
+    `{"n", "address", "peers": [{"n", "address", "sends", "keep", "epochs": [{"epoch", "in", "out"}]}]}`, with keys
+    in hexadecimal; no peers and `"closed": false` to remove all. For `keep` see `with_former`.
     """
     try:
         own, address = int(message["n"]), _address(message["address"])
@@ -112,6 +113,7 @@ def _peer(one: dict) -> Peer:
         address=_address(one["address"]),
         epochs=tuple(sorted(epochs, key=lambda keys: keys.epoch)),
         sends=int(one.get("sends") or 0),
+        keeps=one.get("keep") is True,
     )
     spi(peer.n, 1)
     if peer.sends and peer.keys(peer.sends) is None:
@@ -132,6 +134,27 @@ def _address(text: str) -> str:
     if not isinstance(text, str):
         raise TypeError("an address is no text")
     return str(ipaddress.IPv4Address(text))
+
+
+def with_former(wanted: Wanted, former: Wanted | None) -> Wanted:
+    """`wanted`, and for peers that keep what they have, the older epochs of `former`, sending in them for now.
+
+    A manager that starts anew does not know those keys: so it leads from them to its own without a gap.
+    """
+    if former is None or (former.n, former.address) != (wanted.n, wanted.address):
+        return wanted
+    peers = dict(wanted.peers)
+    for n, peer in wanted.peers.items():
+        before = former.peers.get(n)
+        if not peer.keeps or before is None or before.address != peer.address:
+            continue
+        oldest = min((one.epoch for one in peer.epochs), default=0)
+        spis = {one.epoch % EPOCHS for one in peer.epochs}
+        older = [one for one in before.epochs if not oldest or one.epoch < oldest]
+        old = [one for one in older if one.epoch % EPOCHS not in spis]
+        sends = peer.sends or (before.sends if any(one.epoch == before.sends for one in old) else 0)
+        peers[n] = replace(peer, epochs=(*old, *peer.epochs), sends=sends)
+    return replace(wanted, peers=peers)
 
 
 # The three steps of a rotation. Each of them must be done on all nodes before the next: what everybody understands
@@ -437,7 +460,7 @@ class Esp:
     async def apply(self, wanted: Wanted) -> list:
         """Make it so. Numbers of peers that need a new epoch. Raises EspError."""
         async with self._turn:
-            return (await self._settle(wanted)).lost
+            return (await self._settle(with_former(wanted, self.wanted))).lost
 
     async def repair(self) -> Plan | None:
         """What was amiss (`drift`), and is mended but for `lost` and `warnings`; None if all was right.

@@ -7,6 +7,9 @@ An epoch goes through three steps, each when what it needs was acknowledged, pai
 2. an end whose peer hears the new epoch sends in it;
 3. when both send in it, and what was under way has arrived, the old one is dropped.
 
+A manager that starts anew knows no keys. Its first epoch takes the place of what the ends may still have, in the
+same three steps: until the third they are told to keep that.
+
 A node that is away keeps its pairs at the step they are at. One that was rebooted never gets old keys again, for
 AES-GCM would count from the start with them: its pairs have none until the next epoch.
 """
@@ -40,6 +43,7 @@ class _Between:
     epochs: list[_Epoch] = field(default_factory=list)
     drop_at: float | None = None  # when all but the newest go
     renew_at: float | None = None  # None: there is none yet
+    keeps: bool = False  # the ends may have an epoch of a former manager, which goes with the old ones
 
 
 @dataclass(slots=True)
@@ -66,7 +70,7 @@ class KeyRing:
         for pair in pairs ^ self._pairs.keys():
             changed.update(pair)
             if pair in pairs:
-                self._pairs[pair] = _Between()
+                self._pairs[pair] = _Between(keeps=True)
                 self.wanting.add(pair)
             else:
                 del self._pairs[pair]
@@ -169,6 +173,7 @@ class KeyRing:
             epochs=tuple(
                 EspEpoch(epoch=e.number, inbound=e.keys[peer_id], outbound=e.keys[node_id]) for e in between.epochs
             ),
+            keep=between.keeps,
         )
 
     def acknowledged(self, node_id: str, keys: EspKeys, now: float) -> set[str]:
@@ -185,7 +190,7 @@ class KeyRing:
             low, high = pair
             newest = self._newest(pair)
             both = newest and self._sends_now(low, high) == newest == self._sends_now(high, low)
-            if both and len(between.epochs) > 1 and between.drop_at is None:
+            if both and (len(between.epochs) > 1 or between.keeps) and between.drop_at is None:
                 between.drop_at = now + LINGER_S
         return changed - {node_id}
 
@@ -206,6 +211,6 @@ class KeyRing:
         changed: set[str] = set()
         for pair, between in self._pairs.items():
             if between.drop_at is not None and between.drop_at <= now:
-                between.epochs, between.drop_at = between.epochs[-1:], None
+                between.epochs, between.drop_at, between.keeps = between.epochs[-1:], None, False
                 changed.update(pair)
         return changed

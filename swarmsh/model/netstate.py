@@ -144,6 +144,7 @@ class EspPeer(Entry):
     address: str
     sends: int  # the epoch that goes out; 0: nothing goes to this peer yet
     epochs: tuple[EspEpoch, ...]
+    keep: bool = False  # what it has of a former manager is kept beside, and sent in while `sends` is 0
 
 
 class EspKeys(Entry):

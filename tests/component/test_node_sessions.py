@@ -305,6 +305,7 @@ async def test_network_state_and_keys_are_given_and_answered(serve, make_session
                 "n": 1,
                 "address": "10.0.0.1",
                 "sends": 7,
+                "keep": False,
                 "epochs": [{"epoch": 7, "in": "ab" * 36, "out": "cd" * 36}],
             }
         ],

@@ -88,6 +88,8 @@ def a_settled_pair() -> Kernels:
     kernels.share({("a", "b")})
     kernels.begin()
     kernels.settle()
+    kernels.ring.drop(kernels.now + LINGER_S)
+    kernels.settle()
     return kernels
 
 
@@ -153,6 +155,28 @@ def test_the_same_boot_goes_on_with_its_keys_and_an_unknown_one_does_not() -> No
     assert kernels.ring.booted("a", "boot0") == set() and not kernels.ring.wanting
     assert kernels.ring.booted("a", "") == {"a", "b"}
     assert kernels.ring.booted("a", "") == {"a", "b"}
+
+
+def test_what_the_ends_have_of_a_former_manager_goes_as_an_old_epoch_does() -> None:
+    kernels = Kernels()
+    kernels.ring.booted("b", "boot0")
+    kernels.share({("a", "b")})
+
+    def keeps() -> list[bool]:
+        kernels.settle()
+        return [peer.keep for name in "ab" for peer in kernels.peers(name)]
+
+    assert keeps() == [True, True] and kernels.key("a", "b") == "", "there is no epoch yet"
+    kernels.begin()
+    assert keeps() == [True, True] and kernels.sends("a", "b") == kernels.sends("b", "a") == 5
+    kernels.ring.drop(kernels.now + LINGER_S - 1)
+    assert keeps() == [True, True]
+    kernels.ring.drop(kernels.now + LINGER_S)
+    assert keeps() == [False, False] and set(kernels.hears("a", "b")) == {5}
+    # What a reboot has taken cannot be kept.
+    kernels.share({("a", "b"), ("b", "c")})
+    kernels.reboot("b")
+    assert not any(keeps())
 
 
 def test_each_pair_is_renewed_after_twelve_hours_whatever_others_do() -> None:

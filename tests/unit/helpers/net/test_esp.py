@@ -213,6 +213,57 @@ def test_at_each_line_of_a_rotation_on_any_node_all_others_understand() -> None:
         assert all({sa.reqid for sa in kernel.sas.values()} == {epoch} for kernel in kernels.values())
 
 
+def test_a_manager_that_knows_no_keys_leads_to_its_own_without_a_gap() -> None:
+    """At each line on any node all others understand, though nobody tells the old keys again."""
+    wants = {n: wanted(n, 1, 2, sends=2) for n in ADDRESS}
+    kernels = {n: Kernel() for n in ADDRESS}
+    for n, want in wants.items():
+        apply(kernels[n], want)
+
+    def told(n: int, *epochs: int, sends: int = 0, keep: bool = True) -> Wanted:
+        said = message(n, *epochs, sends=sends)
+        for peer in said["peers"]:
+            peer["keep"] = keep
+        return esp.with_former(esp.parse_wanted(said), wants[n])
+
+    steps: tuple[dict[str, Any], ...] = ({}, {"epochs": (7,)}, {"epochs": (7,), "sends": 7})
+    for step in (*steps, {"epochs": (7,), "sends": 7, "keep": False}):
+        given = {**step}
+        epochs = given.pop("epochs", ())
+        for n, kernel in kernels.items():
+            # A new process of the helper knows them from the kernel alone.
+            wants[n] = esp.resume(n, ADDRESS[n], kernel.seen()) or wants[n]
+            wants[n] = told(n, *epochs, **given)
+            assert told(n, *epochs, **given) == wants[n]  # again changes nothing
+            made = plan(wants[n], kernel.seen(), kernel.spent)
+            kernel.spent.update(made.spends)
+            assert made.lost == []
+            for line in made.batch:
+                kernel.run(line)
+                for a in ADDRESS:
+                    for b in ADDRESS:
+                        assert a == b or understood(kernels[a], kernels[b], a, b), (step, n, line[:60])
+    assert all({sa.reqid for sa in kernel.sas.values()} == {7} for kernel in kernels.values())
+
+
+def test_what_is_kept_is_the_same_peers_and_older() -> None:
+    before = wanted(2, 1, 2, sends=2)
+    said = message(2, 7)
+    for peer in said["peers"]:
+        peer["keep"] = True
+    want = esp.parse_wanted(said)
+    assert esp.with_former(want, None) == want
+    assert esp.with_former(want, replace(before, address="10.98.0.99")) == want
+    moved = {n: replace(peer, address="10.98.0.99") for n, peer in before.peers.items()}
+    assert esp.with_former(want, replace(before, peers=moved)) == want
+    # One that the new manager has given already is not older.
+    assert esp.with_former(want, wanted(2, 7, 8, sends=8)) == want
+    # Of two with one SPI the new one counts.
+    numbered = EpochKeys(1 + esp.EPOCHS, Key(key(1, 2, 7)), Key(key(2, 1, 7)))
+    late = replace(want, peers={1: replace(want.peers[1], epochs=(numbered,))})
+    assert [one.epoch for one in esp.with_former(late, before).peers[1].epochs] == [2, 1 + esp.EPOCHS]
+
+
 def test_steps_that_would_cut_a_peer_off_are_refused() -> None:
     want = wanted(2, 5, sends=5)
     with pytest.raises(BadKeys, match="no key of epoch 6"):
