@@ -1,0 +1,94 @@
+"""The sample messages that the helper's tests read are what the manager says and understands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from swarmsh.adapters.nodes.messages import Drift, Line, LostPeers, NetworkState
+from swarmsh.model.actions import Batch
+from swarmsh.model.netstate import (
+    Egress,
+    EspKeys,
+    NetworkChange,
+    NodeNetwork,
+    NodeTask,
+    OwnNode,
+    PeerNode,
+    Port,
+    ServiceNames,
+    Vip,
+)
+
+SAMPLES = Path(__file__).parents[2] / "messages"
+SECTIONS: dict[str, Any] = {
+    "node": OwnNode,
+    "egress": Egress,
+    "peers": list[PeerNode],
+    "networks": list[NodeNetwork],
+    "vips": list[Vip],
+    "ports": list[Port],
+    "tasks": list[NodeTask],
+    "names": list[ServiceNames],
+}
+
+
+def sample(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((SAMPLES / f"{name}.json").read_text())
+    return found
+
+
+def as_json(message: object) -> Any:
+    return msgspec.json.decode(msgspec.json.encode(message))
+
+
+@pytest.mark.parametrize("name", ["network", "network_change", "network_more"])
+def test_network_state_is_written_as_in_the_sample(name: str) -> None:
+    args = sample(name)["args"]
+    change = msgspec.convert(args, NetworkChange)
+    put = {section: msgspec.convert(found, SECTIONS[section]) for section, found in change.put.items()}
+    written = as_json(msgspec.structs.replace(change, put=put))
+    assert written == {"fresh": False, "more": False, "put": {}, "drop": {}} | args
+
+
+@pytest.mark.parametrize("name", ["secure", "secure_off"])
+def test_keys_are_written_as_in_the_sample(name: str) -> None:
+    args = sample(name)["args"]
+    assert as_json(msgspec.convert(args, EspKeys)) == {"peers": []} | args
+
+
+@pytest.mark.parametrize("name", ["apply_ensure_task", "apply_ensure_task_minimal", "apply_stop_task"])
+def test_actions_are_written_as_in_the_sample(name: str) -> None:
+    args = sample(name)["args"]
+    batch = msgspec.convert(args, Batch)
+    assert msgspec.convert(as_json(batch), Batch) == batch
+    for given, action in zip(args["actions"], batch.actions, strict=True):
+        # What the helper's tests speak of is known here; defaults may be left out.
+        assert given.keys() - {"do"} <= set(action.__struct_fields__)
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("network_event", NetworkState(ok=True, drift=("link sv1000 was missing",))),
+        ("network_event_lost", None),
+        ("network_event_failed", None),
+    ],
+)
+def test_what_the_helper_says_of_networks_is_read(name: str, read: NetworkState | None) -> None:
+    line = msgspec.convert(sample(name), dict[str, Any])
+    assert line["event"] == "network"
+    found = msgspec.convert(line["data"], NetworkState)
+    assert as_json(found) == {"message": "", "drift": [], "lost": []} | line["data"]
+    assert read is None or found == read
+
+
+def test_answers_are_read() -> None:
+    assert msgspec.convert(sample("network_reply")["result"], Drift).drift
+    assert msgspec.convert(sample("secure_reply")["result"], LostPeers).lost
+    failed = msgspec.json.decode(msgspec.json.encode(sample("error_network_failed")), type=Line)
+    assert failed.error.code == "network_failed" and failed.error.message
