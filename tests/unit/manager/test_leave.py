@@ -30,12 +30,13 @@ class OneNode:
         self.tasks: dict[str, TaskReport] = {}
         self.given: list[Action] = []
         self.removes = True  # what it is told to remove, saying so
+        self.away = False  # it answers no more
         self.released = asyncio.Event()
         self._said: asyncio.Queue[NodeEvent] = asyncio.Queue()
         self._given_more = asyncio.Event()
 
     def connect(self) -> None:
-        self._said.put_nowait(Connected(node_id="node1", report=self.report("node1")))
+        self._said.put_nowait(Connected(node_id="node1", report=NodeReport(tasks=dict(self.tasks))))
 
     async def until_given(self, kind: type[Action], task_id: str) -> None:
         while not any(isinstance(a, kind) and a.task_id == task_id for a in self.given):
@@ -60,8 +61,8 @@ class OneNode:
     def last_heard(self, node_id: str) -> float | None:
         return 0.0
 
-    def report(self, node_id: str) -> NodeReport:
-        return NodeReport(tasks=dict(self.tasks))
+    def report(self, node_id: str) -> NodeReport | None:
+        return None if self.away else NodeReport(tasks=dict(self.tasks))
 
     async def network(self, node_id: str, change: NetworkChange) -> tuple[str, ...]:
         return ()
@@ -108,6 +109,25 @@ async def test_what_the_node_holds_is_removed_first(scene: Scene, caplog: pytest
     assert scene.node.given == [RemoveTask(task_id="held")]
     assert scene.node.tasks == {}
     assert "node_left_with_containers" not in caplog.text
+
+
+async def test_a_node_that_left_gives_its_number_back(scene: Scene) -> None:
+    scene.node.tasks["held"] = TaskReport(task_id="held", index=99, state="running")
+    scene.node.connect()
+    await scene.remove_node()
+    assert set(scene.store.snapshot.releases) == {"nodes/1"}
+
+
+@pytest.mark.parametrize("why", ["does not answer", "keeps its containers"])
+async def test_a_node_that_may_still_run_keeps_its_number(scene: Scene, why: str) -> None:
+    scene.node.connect()
+    if why == "does not answer":
+        scene.node.away = True
+    else:
+        scene.node.removes = False
+        scene.node.tasks["stuck"] = TaskReport(task_id="stuck", index=99, state="running")
+    await scene.remove_node()
+    assert set(scene.store.snapshot.releases) == {"lost-nodes/1"}
 
 
 async def test_what_was_removed_before_is_not_waited_for(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
