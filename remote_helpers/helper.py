@@ -77,6 +77,7 @@ class Helper:
         self.tasks.node.may_start = self.isolation.may_start
         self.isolation.restore(saved.get("isolation") or {})
         self.tasks.node.root, self.tasks.node.joinable = self.root, self.network.joinable
+        self.tasks.node.name_server = self.network.name_server
         self.tasks.restore(saved.get("tasks") or {})
         self.network.restore(dns_fds)
         self.network.set_alone(self.lease.alone)

@@ -11,10 +11,11 @@ import os
 import time
 from collections import deque
 
+from . import resolvconf
 from .engine import EngineGone
 from .fence import Refused
 from .log import log
-from .netstate import DRAINS, OUT, BadChange, Held, named, probed, with_standing
+from .netstate import DRAINS, EGRESS, OUT, SINGLE, BadChange, Held, named, probed, with_standing
 from .timing import wait_event
 
 FILE, BEFORE = "network.json", "net-before.json"
@@ -57,7 +58,7 @@ class Network:
     `make_plane(path, root, engine_path, esp_state)` and `make_dns(names)` are replaced by tests.
     """
 
-    dns_port = 53
+    dns_port = resolver_port = 53
 
     def __init__(self, root: str, engine_path: str, by_id: dict, tell, spawn, engine_ok) -> None:
         self._root, self._engine_path, self._path = root, engine_path, f"{root}/{FILE}"
@@ -73,6 +74,7 @@ class Network:
         self._esp_state: dict = {}
         self._dns = None
         self._names = None
+        self._given: dict = {}  # servers of a task's own -> Resolvers
         self._applied = 0  # number of the state of the last pass
         self._passed = asyncio.Event()  # set, and replaced, after each pass
         self._kick = asyncio.Event()
@@ -413,12 +415,40 @@ class Network:
         """Listen where tasks ask, and nowhere else; what failed."""
         from .net.numbers import egress_gateway
 
-        if self._dns is None:
-            self._dns = self.make_dns(self._names)
+        self._serve_names()
         state = held.single
         gateways = [network["gateway"] for network in held.tables["networks"].values()]
         places = [(address, self.dns_port) for address in (egress_gateway(state["node"]["n"], state), *gateways)]
         return list(self._dns.listen(places).values())
+
+    def _serve_names(self) -> None:
+        if self._dns is None:
+            self._dns = self.make_dns(self._names)
+            self._dns.resolvers_of = self._resolvers_of
+
+    def name_server(self, names: list) -> str:
+        """Where a task on these networks asks; "" if they are not known here."""
+        from .net.numbers import egress_gateway
+
+        single = self._held.single
+        if EGRESS in names and len(single) == len(SINGLE):
+            return egress_gateway(single["node"]["n"], single)
+        gateways = {one["name"]: one["gateway"] for one in self._held.tables["networks"].values()}
+        return next((gateways[name] for name in names if name in gateways), "")
+
+    def _resolvers_of(self, source: str):
+        """For names that are none of ours: the servers that a task's spec names, if it does."""
+        task = self._by_id.get(self._names.task_of(source) or "") if self._names is not None else None
+        servers = resolvconf.servers_of(task.action.get("config") or {}) if task is not None else ()
+        own = {address for address, _ in self._dns.places}
+        servers = tuple(server for server in servers if server not in own)
+        if not servers:
+            return None
+        if servers not in self._given:
+            from .net.upstream import Given
+
+            self._given[servers] = Given(servers, self.resolver_port)
+        return self._given[servers]
 
     # --- leaving ------------------------------------------------------------------------------------------------
     def _anything_here(self) -> bool:
@@ -478,7 +508,7 @@ class Network:
             for fd in fds:
                 os.close(fd)
         else:
-            self._dns = self.make_dns(self._names)
+            self._serve_names()
             self._dns.adopt(fds)
             self._listen(held)  # first of all: somebody waits
             self._want_pass(whole=True, changes=None)

@@ -17,8 +17,13 @@ _SELINUX = "/sys/fs/selinux/enforce"
 _LABEL = b"system_u:object_r:container_file_t:s0\0"  # what containers may read
 
 
-def content(host: dict, nodes_own: str) -> str:
-    """The file for a HostConfig with servers in `Dns`; search list and options as the Engine makes them.
+def servers_of(config: dict) -> tuple:
+    """The name servers that the config of a container names."""
+    return tuple((config.get("HostConfig") or {}).get("Dns") or ())
+
+
+def content(server: str, host: dict, nodes_own: str) -> str:
+    """The file that names our server, with search list and options of a HostConfig as the Engine makes them.
 
     Where none are given they are those of the node's file, and names without a dot are asked for as they are.
     """
@@ -26,9 +31,8 @@ def content(host: dict, nodes_own: str) -> str:
     options = list(host.get("DnsOptions") or _words(nodes_own, "options"))
     if not any(option.startswith("ndots:") for option in options):
         options.append("ndots:0")
-    lines = [f"nameserver {server}" for server in host["Dns"]]
-    lines += [f"search {' '.join(search)}"] if search else []
-    return "\n".join([*lines, f"options {' '.join(options)}", ""])
+    lines = [f"search {' '.join(search)}"] if search else []
+    return "\n".join([f"nameserver {server}", *lines, f"options {' '.join(options)}", ""])
 
 
 def _words(text: str, key: str) -> list:
@@ -47,19 +51,19 @@ def has_own(host: dict) -> bool:
     return [PLACE] in binds or any(one.get("Target") == PLACE for one in host.get("Mounts") or ())
 
 
-def with_file(body: dict, root: str) -> dict:
+def with_file(body: dict, root: str, server: str) -> dict:
     """The body of a create with the mount of its file, which is made if it is not there. Raises OSError.
 
-    A body without servers, or with a mount of its own there, is left as it is.
+    Servers in `Dns` are asked by ours for what it does not know. A body that has a mount there is left as it is.
     """
     host = body.get("HostConfig") or {}
-    if not host.get("Dns") or has_own(host):
+    if not server or has_own(host):
         return body
     try:
         with open(NODES_OWN, encoding="utf-8", errors="replace") as file:
-            text = content(host, file.read(65536))
+            text = content(server, host, file.read(65536))
     except OSError:
-        text = content(host, "")
+        text = content(server, host, "")
     mount = {"Type": "bind", "Source": _keep(root, text), "Target": PLACE, "ReadOnly": True}
     return {**body, "HostConfig": {**host, "Mounts": [*(host.get("Mounts") or ()), mount]}}
 

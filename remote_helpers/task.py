@@ -51,6 +51,7 @@ class Node:
         self.harmless_runtimes: frozenset = frozenset()  # none, until the Engine told which it has
         self.manager_missing = lambda: False  # the lease still holds, but nobody may be there to act
         self.may_start = lambda first: True  # a fenced task: somebody is in reach
+        self.name_server = lambda names: ""  # where a task on these networks asks
         self.joinable = _nothing_to_join  # (names): waits until the Engine has these networks; why not, or ""
         self.cluster_id = ""
         self.slots = asyncio.Semaphore(8)  # creates and starts at once; more only slow each other down
@@ -557,7 +558,8 @@ class Task:
         engine = self.node.engine
         wanted = self.action.get("networks") or []
         if wanted:
-            body = resolvconf.with_file(joins.with_first(body, wanted, engine.api), self.node.root)
+            server = self.node.name_server([join["name"] for join in wanted])
+            body = resolvconf.with_file(joins.with_first(body, wanted, engine.api), self.node.root, server)
         try:
             made = await engine.call(
                 "POST", "/containers/create", query={"name": name}, body=body, timeout_s=300.0

@@ -67,10 +67,14 @@ def judge(names: Names, data: bytes, source: str, over_tcp: bool, shuffle=random
 
 
 class DnsServer:
-    """`names` may be replaced at any time. Made inside a running loop; listens on nothing at first."""
+    """`names` may be replaced at any time. Made inside a running loop; listens on nothing at first.
+
+    `resolvers_of(source)` gives the Resolvers of an asker that has its own, or None.
+    """
 
     def __init__(self, names: Names | None = None, resolvers: Resolvers | None = None) -> None:
         self.names = names or Names()
+        self.resolvers_of = lambda source: None
         self._upstream = Upstream(resolvers or Resolvers(), self._is_self)
         self._loop = asyncio.get_running_loop()
         self._places: dict = {}  # (address, port) -> (UDP socket, TCP socket)
@@ -227,13 +231,13 @@ class DnsServer:
                 _send(sock, found, client)
 
     async def _answer_later(self, sock: socket.socket, client: tuple, data: bytes, query: Query) -> None:
-        found = await self._forward(data, query, over_tcp=False)
+        found = await self._forward(data, query, client[0], over_tcp=False)
         if len(found) > query.udp_size:
             found = dnswire.truncated(found, query)
         _send(sock, found, client)
 
-    async def _forward(self, data: bytes, query: Query, over_tcp: bool) -> bytes:
-        found = await self._upstream.ask(data, query, over_tcp)
+    async def _forward(self, data: bytes, query: Query, source: str, over_tcp: bool) -> bytes:
+        found = await self._upstream.ask(data, query, over_tcp, self.resolvers_of(source))
         return found or dnswire.answer(query, dnswire.SERVFAIL, own=False)
 
     def _begin(self, source: str) -> bool:
@@ -295,7 +299,7 @@ class DnsServer:
                 try:
                     found = self._judge(data, source, over_tcp=True)
                     if isinstance(found, Query):
-                        found = await self._forward(data, found, over_tcp=True)
+                        found = await self._forward(data, found, source, over_tcp=True)
                     if found is None:
                         return
                     writer.write(len(found).to_bytes(2, "big") + found)

@@ -203,6 +203,10 @@ class Names:
             found = self._askers[source] = self._member(self._tasks[task_id])
         return found
 
+    def task_of(self, source: str) -> str | None:
+        """The id of the task that has this address."""
+        return self._sources.get(source)
+
     def _member(self, addresses: list) -> Asker:
         networks: list = []
         for address in addresses:

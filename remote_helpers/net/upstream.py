@@ -64,6 +64,9 @@ class Resolvers:
             if seen != self._seen:
                 self._seen = seen
                 self._read()
+        return self._in_order(now)
+
+    def _in_order(self, now: float) -> list:
         self._shunned = {one: until for one, until in self._shunned.items() if until > now}
         return sorted(self._found, key=lambda one: self._shunned.get(one, 0.0))  # which keeps the order otherwise
 
@@ -80,6 +83,17 @@ class Resolvers:
     def shun(self, one: tuple) -> None:
         """It gave no answer: for a while the others are asked first."""
         self._shunned[one] = time.monotonic() + SHUNNED_S
+
+
+class Given(Resolvers):
+    """Resolvers that somebody gave for a task, whatever the node's own are."""
+
+    def __init__(self, addresses, port: int = 53) -> None:
+        super().__init__(port=port)
+        self._found = [(address, port) for address in addresses]
+
+    def current(self) -> list:
+        return self._in_order(time.monotonic())
 
 
 def _stamp(path: str) -> tuple:
@@ -107,17 +121,23 @@ class Upstream:
 
     def __init__(self, resolvers: Resolvers, is_self) -> None:
         self._resolvers, self._is_self = resolvers, is_self
-        self._outstanding: dict = {}  # (bytes but the id, over TCP) -> task
+        self._outstanding: dict = {}  # (bytes but the id, over TCP, resolvers) -> task
         self._told = False  # that there is nobody to ask
 
-    async def ask(self, data: bytes, query: dnswire.Query, over_tcp: bool) -> bytes | None:
-        """The answer to the message `data` (with its id), None if nobody gave one. Raises nothing."""
-        key = (data[2:], over_tcp)
+    async def ask(
+        self, data: bytes, query: dnswire.Query, over_tcp: bool, given: Resolvers | None
+    ) -> bytes | None:
+        """The answer to the message `data` (with its id), None if nobody gave one. Raises nothing.
+
+        `given` are asked in the place of the node's own.
+        """
+        resolvers = given or self._resolvers
+        key = (data[2:], over_tcp, resolvers)
         job = self._outstanding.get(key)
         if job is None:
             if len(self._outstanding) >= MOST_OUTSTANDING:
                 return None
-            job = self._outstanding[key] = asyncio.ensure_future(self._ask_all(data, query, over_tcp))
+            job = self._outstanding[key] = asyncio.ensure_future(self._ask_all(data, query, over_tcp, resolvers))
             job.add_done_callback(lambda _: self._outstanding.pop(key, None))
         found = await asyncio.shield(job)
         return None if found is None else dnswire.with_id(found, query.id)
@@ -130,8 +150,8 @@ class Upstream:
         for job in list(self._outstanding.values()):
             job.cancel()
 
-    async def _ask_all(self, data: bytes, query: dnswire.Query, over_tcp: bool) -> bytes | None:
-        resolvers = [one for one in self._resolvers.current() if not self._is_self(*one)]
+    async def _ask_all(self, data: bytes, query: dnswire.Query, over_tcp: bool, asked: Resolvers) -> bytes | None:
+        resolvers = [one for one in asked.current() if not self._is_self(*one)]
         if not resolvers:
             if not self._told:
                 log("no_resolver", hint=f"{RESOLV_CONF} names none but this server itself")
@@ -147,7 +167,7 @@ class Upstream:
         finally:
             attempts.cancel()
             for one in attempts.silent:
-                self._resolvers.shun(one)
+                asked.shun(one)
 
 
 class _Attempts:

@@ -317,27 +317,47 @@ async def test_a_task_asks_our_name_server_and_not_the_engines(
     monkeypatch.setattr(resolvconf, "NODES_OWN", str(own))
     manager = await world.manager()
     await give(manager, whole(), fresh=True)
-    host: dict[str, Any] = {"Dns": [EGRESS_GATEWAY]}
     data = {"Type": "volume", "Source": "v", "Target": "/data"}
-    said = {"DnsSearch": ["."], "DnsOptions": ["ndots:2", "timeout:1"], "Mounts": [data]}
+    said = {"DnsSearch": ["."], "DnsOptions": ["ndots:2", "timeout:1"], "Mounts": [data], "Dns": ["192.0.2.1"]}
     other = {"Type": "bind", "Source": "/x", "Target": "/etc/resolv.conf"}
     for task, config in (
-        ("t1", host), ("t2", host), ("t3", {**host, **said}), ("t4", {}), ("t5", {**host, "Mounts": [other]}),
-        ("t6", {**host, "Binds": ["/x:/etc/resolv.conf:ro"]}),
+        ("t1", {}), ("t2", {"Dns": [EGRESS_GATEWAY]}), ("t3", said), ("t4", {"Mounts": [other]}),
+        ("t5", {"Binds": ["/x:/etc/resolv.conf:ro"]}),
     ):  # fmt: skip
-        await manager.apply(ensure(task, networks=JOINS[:1], config={"HostConfig": config}))
+        await manager.apply(ensure(task, networks=JOINS[1:], config={"HostConfig": config}))
         await manager.task(task, "running")
+    await manager.apply(ensure("inner", networks=JOINS[:1]))
+    await manager.task("inner", "running")
     mounts = [body["HostConfig"].get("Mounts") for _, body in world.engine.bodies]
-    assert mounts[0] == mounts[1] and mounts[3:] == [None, [other], None]
+    assert mounts[0] == mounts[1] and mounts[3:5] == [[other], None]
     (mine,) = mounts[0]
     assert mounts[2][0] == data
     assert {**mine, "Source": ""} == {"Type": "bind", "Source": "", "Target": "/etc/resolv.conf", "ReadOnly": True}
-    assert kept(mine) == (
-        0o644,
-        "nameserver 127.64.2.1\nsearch corp.example home\noptions edns0 trust-ad ndots:0\n",
-    )
-    assert kept(mounts[2][1]) == (0o644, "nameserver 127.64.2.1\noptions ndots:2 timeout:1\n")
-    assert len(os.listdir(f"{world.root}/resolv")) == 2
+    usual = "search corp.example home\noptions edns0 trust-ad ndots:0\n"
+    assert kept(mine) == (0o644, f"nameserver {EGRESS_GATEWAY}\n{usual}")
+    assert kept(mounts[2][1]) == (0o644, f"nameserver {EGRESS_GATEWAY}\noptions ndots:2 timeout:1\n")
+    assert kept(mounts[5][0]) == (0o644, f"nameserver {GATEWAY}\n{usual}"), "without a way outside"
+    assert len(os.listdir(f"{world.root}/resolv")) == 3
+
+
+async def test_servers_that_a_task_names_are_asked_for_what_is_not_ours(world: World) -> None:
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as resolver:
+        resolver.bind(("127.0.53.9", 0))
+        manager = await world.manager()
+        assert world.helper is not None
+        world.helper.network.resolver_port = resolver.getsockname()[1]
+        await give(manager, whole(), fresh=True)
+        config = {"HostConfig": {"Dns": ["127.0.53.9"]}}
+        await manager.apply(ensure("t1", networks=JOINS, config=config))
+        await manager.task("t1", "running")
+        assert await ask(world, "tasks.web") == [HERE, ELSEWHERE], "names of ours all the same"
+        asking = asyncio.create_task(ask(world, "www.corp.example"))
+        async with asyncio.timeout(8):
+            asked, client = await loop.sock_recvfrom(resolver, 4096)
+        record = b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4" + socket.inet_aton("192.0.2.77")
+        resolver.sendto(asked[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + asked[12:] + record, client)
+        assert await asking == ["192.0.2.77"]
 
 
 def kept(mount: dict[str, Any]) -> tuple[int, str]:
