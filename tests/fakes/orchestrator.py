@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from swarmsh.core.allocate import Allocator
 from swarmsh.core.difference import outdated
 from swarmsh.core.tasks import new_task
+from swarmsh.errors import Exhausted
 from swarmsh.model.objects import Service, TaskStatus, UpdateStatus
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.states import TaskState
@@ -86,7 +87,10 @@ class TinyOrchestrator:
                     container_id=f"c{task.id}",
                     pid=42,
                 )
-                placed = allocator.task(task, snapshot.nodes[node_id])
+                try:
+                    placed = allocator.task(task, snapshot.nodes[node_id])
+                except Exhausted:
+                    continue  # it waits, as it would for a real one
                 put.append(replace(placed, node_id=node_id, status=running))
             elif task.desired is TaskState.SHUTDOWN and not status.state.terminal:
                 ended = replace(status, state=TaskState.SHUTDOWN, message="shutdown", exit_code=0)
