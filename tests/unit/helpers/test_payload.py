@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
 import os
+import resource
 import select
 import shlex
 import shutil
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from remote_helpers import handover
 from swarmsh.adapters.nodes.payload import load_helper, pack_helper, stub_command
 
 SOURCES = Path(__file__).resolve().parents[3] / "remote_helpers"
@@ -186,3 +189,39 @@ def test_without_systemd_the_helper_outlives_its_session_and_ends_when_released(
     while os.path.exists(root):
         assert time.monotonic() < until, (tmp_path / "swarmsh/helper.log").read_text()
         time.sleep(0.02)
+
+
+async def test_without_free_descriptors_a_session_waits_and_the_loop_is_not_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "ACCEPT_AGAIN_S", 0.2)
+    listening = handover.listening_socket(str(tmp_path))
+    tries: list[str] = []
+    accept = handover.Doorway._accept
+
+    def counted(self: handover.Doorway) -> None:
+        tries.append("")
+        accept(self)
+
+    monkeypatch.setattr(handover.Doorway, "_accept", counted)
+    handover.Doorway(listening, "own", lambda *_: None, lambda: None)
+    loop, taken = asyncio.get_running_loop(), []
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as stub:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (stub.fileno() + 1, hard))
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(os.dup(stub.fileno()))
+            await loop.sock_connect(stub, f"{tmp_path}/{handover.SOCKET_NAME}")
+            await asyncio.sleep(0.5)
+            assert 2 <= len(tries) <= 4
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for fd in taken:
+                os.close(fd)
+        await loop.sock_sendall(stub, b'{"verb":"session","helper":"other"}\n')
+        async with asyncio.timeout(8):
+            assert json.loads(await loop.sock_recv(stub, 4096))["helper"] == "own"
+    loop.remove_reader(listening.fileno())
+    listening.close()
