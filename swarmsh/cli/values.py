@@ -304,7 +304,7 @@ def _short_ports(text: str) -> list[Json]:
     address, _, rest = ports.rpartition(":")
     if ":" in address:
         raise ValueError(
-            "hostip is not supported: --label swarmsh.publish.bind=ADDRESS has a service's ports answer on one address"
+            "hostip is not supported: with --label swarmsh.publish.bind=ADDRESS all ports answer on one address"
         )
     targets = _port_range(rest, "target")
     if not address:
