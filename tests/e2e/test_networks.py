@@ -219,3 +219,71 @@ def test_a_published_port_answers_on_every_node_with_the_clients_address(
             for node in ALL:
                 seen = place.probe(kind, at[node], port, 4)
                 assert {host for host, _ in seen} == both, (kind, place.node, node, seen)
+
+
+COUNT = """
+import collections, http.client, json, sys
+seen = collections.Counter()
+for _ in range(int(sys.argv[3])):
+    link = http.client.HTTPConnection(sys.argv[1], int(sys.argv[2]), timeout=30)
+    link.request("GET", "/", headers={"Connection": "close"})
+    text = link.getresponse().read().decode()
+    seen[text.partition("hostname=")[2].partition("\\n")[0]] += 1
+    link.close()
+print(json.dumps(seen))
+"""
+
+
+def backends(swarm: Swarm, node: str) -> set[str]:
+    """Addresses with ports that a node's load balancer gives new connections to."""
+    told = swarm.ssh(node, "cat", "/proc/net/ip_vs")
+    rows = [line.split() for line in told.splitlines() if line.lstrip().startswith("->")][1:]
+    return {row[1] for row in rows if row[3] != "0"}
+
+
+def test_connections_are_spread_evenly(swarm: Swarm, lab: Lab) -> None:
+    create(swarm, "web", "--replicas", "6", "-p", "8080:80")
+    swarm.wait_running("web", 6)
+    tasks = {t["ID"] for t in swarm.running("web")}
+    node = addresses(lab)["n1"]
+    wait_answers(swarm, tasks, "tcp", node, 8080)
+    seen = json.loads(lab.run("python3", "-c", COUNT, node, "8080", "6000", timeout_s=400))
+    assert set(seen) == tasks, seen
+    assert all(900 <= count <= 1100 for count in seen.values()), seen
+    told = swarm.docker("service", "ls", "--format", "{{.Ports}}")
+    assert told.strip() == "*:8080->80/tcp"
+
+
+@pytest.mark.parametrize("managed", [True, False], ids=["with a manager", "without a manager"])
+def test_dead_backends_get_no_connections(swarm: Swarm, lab: Lab, managed: bool) -> None:
+    """One container ends, then one node's power is cut; nothing comes in their place, the one left answers all."""
+    create(swarm, "web", "--mode", "global", "--restart-condition", "none", "-p", "8080:80")
+    swarm.wait_running("web", 3)
+    web, at = places(swarm, "web"), addresses(lab)
+    first, second, third = web
+    for node in ALL:
+        wait_answers(swarm, {place.task["ID"] for place in web}, "tcp", at[node], 8080)
+    if not managed:
+        swarm.stop()
+    try:
+        assert all(len(backends(swarm, node)) == 3 for node in ALL)
+        swarm.ssh(second.node, "docker", "kill", second.container)
+        swarm.wait(
+            lambda: all(len(backends(swarm, node)) == 2 for node in ALL), "the killed one is out everywhere"
+        )
+        for node in ALL:
+            seen = outside(swarm, "tcp", at[node], 8080, 8)
+            assert {host for host, _ in seen} == {first.task["ID"], third.task["ID"]}, (node, seen)
+        lab.fault(third.node, "power-off")
+        left = [node for node in ALL if node != third.node]
+        swarm.wait(lambda: all(len(backends(swarm, node)) == 1 for node in left), "those of the lost node are out")
+        for node in left:
+            seen = outside(swarm, "tcp", at[node], 8080, 8)
+            assert {host for host, _ in seen} == {first.task["ID"]}, (node, seen)
+    finally:
+        lab.fault(third.node, "power-on", "--wait")
+        if not managed:
+            swarm.start()
+    swarm.wait(lambda: all(n["Status"]["State"] == "ready" for n in swarm.nodes()), "all nodes ready")
+    for node in ALL:
+        wait_answers(swarm, {first.task["ID"]}, "tcp", at[node], 8080)
