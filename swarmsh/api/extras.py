@@ -11,7 +11,7 @@ from swarmsh.api import execs
 from swarmsh.api.context import Deps, body_of, json_response, segment
 from swarmsh.api.render import rfc3339
 from swarmsh.errors import InvalidSpec
-from swarmsh.manager.usecases import lookup, nodes
+from swarmsh.manager.usecases import lookup, nodes, paths
 from swarmsh.model.objects import SshTarget
 from swarmsh.model.specs import NodeSpec
 from swarmsh.model.states import Availability, NodeState, Role
@@ -96,11 +96,41 @@ async def check_node(request: web.Request, deps: Deps) -> web.Response:
     return json_response({"items": [*await deps.nodes.check(node.id), nodes.check_routes(deps.snapshot, node)]})
 
 
+class PathsRequest(Record):
+    """`nodes`: ids or names; the ways between them and all nodes are tried. None: of all."""
+
+    nodes: list[str] | None = None
+
+
+async def check_paths(request: web.Request, deps: Deps) -> web.Response:
+    asked = (await body_of(request, PathsRequest)).nodes
+    lookup.require_cluster(deps.snapshot)
+    named = deps.snapshot.nodes if asked is None else {lookup.find_node(deps.snapshot, ref).id for ref in asked}
+    items = await paths.check_paths(deps.snapshot, deps.nodes, named)
+    known = deps.snapshot.nodes
+    return json_response(
+        {
+            "items": [
+                {
+                    "node": item.node_id,
+                    "node_name": known[item.node_id].spec.name if item.node_id in known else "",
+                    "name": item.name,
+                    "ok": item.ok,
+                    "detail": item.detail,
+                    "fix": item.fix,
+                }
+                for item in items
+            ]
+        }
+    )
+
+
 ROUTES = (
     ("GET", "/swarmsh/status", status),
     ("GET", "/swarmsh/nodes", targets),
     ("POST", "/swarmsh/nodes", add_node),
     ("POST", "/swarmsh/nodes/{id}/target", retarget_node),
     ("GET", "/swarmsh/nodes/{id}/check", check_node),
+    ("POST", "/swarmsh/nodes/check-paths", check_paths),
     ("GET", "/swarmsh/tasks/{id}/exec", execs.run),
 )

@@ -11,6 +11,7 @@ import msgspec
 from swarmsh.model.actions import Batch, NodeReport, TaskReport
 from swarmsh.model.netstate import EspKeys, NetworkChange
 from swarmsh.model.objects import Event, SshTarget
+from swarmsh.model.paths import Heard, Listen, Send, Sent
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 
 
@@ -182,6 +183,19 @@ class NodeClient(Protocol):
 
     async def check(self, node_id: str) -> Sequence[dict[str, object]]:
         """What the node offers: items with name, ok, detail, fix. Raises as `apply`."""
+
+    async def listen_on_paths(self, node_id: str, listen: Listen) -> bool:
+        """Let the node listen for a check of the ways between nodes, from when this returns.
+
+        Whether it has networks or ports, so that no plaintext passes its UDP 4790. This and the next two raise as
+        `check`.
+        """
+
+    async def send_on_paths(self, node_id: str, send: Send) -> Sequence[Sent]:
+        """Let the node send what the check needs; returns when it has, after some seconds."""
+
+    async def heard_on_paths(self, node_id: str, token: str, wait_s: float) -> Sequence[Heard]:
+        """What the node heard; it waits that long for what may be under way, and listens no more."""
 
     async def engine_socket(self, node_id: str) -> str:
         """Path of a private unix socket that leads to this node's Engine over the standing session."""

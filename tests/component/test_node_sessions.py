@@ -12,6 +12,7 @@ from swarmsh.errors import HelperRefused, NetworkFailed, NodeDeadline, NodeReque
 from swarmsh.manager.ports import Connected, Described, Disconnected, NetworkChecked, Refused, TasksReported
 from swarmsh.model.actions import Batch, EnsureTask, RemoveTask, StopTask
 from swarmsh.model.netstate import EspEpoch, EspKeys, EspPeer, NetworkChange, OwnNode
+from swarmsh.model.paths import Listen, Send
 from tests.component.conftest import TinyHelper, eventually
 from tests.component.scripted_helper import HELLO
 
@@ -365,6 +366,17 @@ async def test_the_other_questions(serve, make_sessions, helper, key_file: Path)
     helper.answers["end_processes"] = {"ended": ["t1"]}
     assert await sessions.end_processes("node1", ["t1", "t2"]) == {"t1"}
     assert helper.requests[-1]["args"] == {"task_ids": ["t1", "t2"]}
+    helper.answers |= {
+        "check_listen": {"guarded": True},
+        "check_send": {"sent": [{"n": 2, "refused": {"esp": "Operation not permitted"}}]},
+        "check_heard": {"heard": [{"n": 2, "source": "10.0.0.2", "arrived": ["esp"], "let_in": [], "size": 0}]},
+    }
+    assert await sessions.listen_on_paths("node1", Listen(token="00" * 8, seconds=1, enough=0, senders=(2,)))
+    assert helper.requests[-1]["args"]["from"] == [2]
+    send = Send(token="00" * 8, n=1, address="10.0.0.1", to=(), sizes=(1500,))
+    assert (await sessions.send_on_paths("node1", send))[0].refused == {"esp": "Operation not permitted"}
+    assert (await sessions.heard_on_paths("node1", "00" * 8, 0.1))[0].arrived == ("esp",)
+    assert helper.requests[-1]["args"] == {"token": "00" * 8, "wait_s": 0.1}
     helper.answers["resolve_image"] = {"error": {"code": "failed", "message": "manifest unknown"}}
     with pytest.raises(NodeRequestFailed, match="manifest unknown"):
         await sessions.resolve_image("node1", "web:2", "")

@@ -26,6 +26,9 @@ from swarmsh.adapters.nodes.messages import (
     LostPeers,
     MalformedLine,
     NetworkState,
+    PathsHeard,
+    PathsListened,
+    PathsSent,
     ReachedPeers,
     ResolvedImage,
     encode_line,
@@ -54,6 +57,7 @@ from swarmsh.manager.ports import (
 from swarmsh.model.actions import Action, Batch, NodeReport, TaskReport
 from swarmsh.model.netstate import EspKeys, NetworkChange
 from swarmsh.model.objects import SshTarget
+from swarmsh.model.paths import Heard, Listen, Send, Sent
 
 T = TypeVar("T")
 log = logging.getLogger("swarmsh.nodes")
@@ -302,6 +306,17 @@ class NodeSessions:
     async def check(self, node_id: str) -> Sequence[dict[str, object]]:
         args = {"now": self._clock.now()}
         return (await self._call(node_id, "check", args, CheckItems, 30.0)).items
+
+    async def listen_on_paths(self, node_id: str, listen: Listen) -> bool:
+        answer = await self._call(node_id, "check_listen", listen, PathsListened, self._limits.request_s)
+        return answer.guarded
+
+    async def send_on_paths(self, node_id: str, send: Send) -> Sequence[Sent]:
+        return (await self._call(node_id, "check_send", send, PathsSent, 30.0)).sent
+
+    async def heard_on_paths(self, node_id: str, token: str, wait_s: float) -> Sequence[Heard]:
+        args = {"token": token, "wait_s": wait_s}
+        return (await self._call(node_id, "check_heard", args, PathsHeard, wait_s + self._limits.request_s)).heard
 
     # --- the Engine through the session ---
     async def engine_socket(self, node_id: str) -> str:
