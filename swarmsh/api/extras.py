@@ -17,6 +17,8 @@ from swarmsh.model.specs import NodeSpec
 from swarmsh.model.states import Availability, NodeState, Role
 from swarmsh.model.wire import Record, to_wire
 
+MOST_ROTATION_S = 3600.0
+
 
 class NodeRequest(Record):
     """A host to take into the cluster."""
@@ -125,6 +127,27 @@ async def check_paths(request: web.Request, deps: Deps) -> web.Response:
     )
 
 
+class RotationRequest(Record):
+    """`timeout_s`: how long to wait for nodes to acknowledge."""
+
+    timeout_s: float = 60.0
+
+
+async def rotate_keys(request: web.Request, deps: Deps) -> web.Response:
+    asked = await body_of(request, RotationRequest)
+    if not 0 < asked.timeout_s <= MOST_ROTATION_S:
+        raise InvalidSpec(f"invalid TimeoutS {asked.timeout_s:g}: above 0, at most {MOST_ROTATION_S:g} seconds")
+    lookup.require_cluster(deps.snapshot)
+    done = await deps.rotate_keys(asked.timeout_s)
+    missing = [node for node in deps.snapshot.nodes.values() if node.id in done.missing]
+    answer: list[dict[str, str]] = []
+    for node in sorted(missing, key=lambda n: n.number):
+        away = not deps.nodes.connected(node.id)
+        why = "there is no session with it" if away else f"it has not acknowledged within {asked.timeout_s:g} s"
+        answer.append({"ID": node.id, "Name": node.spec.name, "Message": why})
+    return json_response({"Pairs": done.pairs, "Missing": answer})
+
+
 ROUTES = (
     ("GET", "/swarmsh/status", status),
     ("GET", "/swarmsh/nodes", targets),
@@ -132,5 +155,6 @@ ROUTES = (
     ("POST", "/swarmsh/nodes/{id}/target", retarget_node),
     ("GET", "/swarmsh/nodes/{id}/check", check_node),
     ("POST", "/swarmsh/nodes/check-paths", check_paths),
+    ("POST", "/swarmsh/networks/rotate-keys", rotate_keys),
     ("GET", "/swarmsh/tasks/{id}/exec", execs.run),
 )

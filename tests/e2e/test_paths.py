@@ -40,6 +40,12 @@ def ways(swarm: Swarm, *names: str) -> list[dict[str, Any]]:
     return found
 
 
+def device_of(swarm: Swarm, node: str) -> str:
+    """The device by which a node reaches the others."""
+    words = swarm.ssh(node, "ip -4 route get 10.98.0.1").split()
+    return words[words.index("dev") + 1]
+
+
 def faults(swarm: Swarm, *names: str) -> list[tuple[str, str, str, str]]:
     return [(i["Node"], i["Name"], i["Detail"], i["Fix"]) for i in ways(swarm, *names) if not i["OK"]]
 
@@ -63,12 +69,13 @@ def test_a_nodes_own_firewall_is_told_from_one_between(swarm: Swarm, undo: Any, 
     rule = f"-s {ADDRESS['n1']} {PORTS[kind]} -j DROP"
     undo("n2", f"iptables -I INPUT {rule}", f"iptables -D INPUT {rule}")
     # Before any hook of INPUT: as one in the way would, but for the machine's own network card.
-    drop = "tc filter add dev eth0 ingress protocol ip prio 9 u32 match ip src {}/32 {} action drop"
+    device = device_of(swarm, "n3")
+    drop = f"tc filter add dev {device} ingress protocol ip prio 9 u32 match ip src {ADDRESS['n1']}/32"
     match = "match ip protocol 50 0xff" if "ESP" in kind else f"match ip dport {kind.split()[1]} 0xffff"
     undo(
         "n3",
-        f"tc qdisc add dev eth0 clsact; {drop.format(ADDRESS['n1'], match)}",
-        "tc qdisc del dev eth0 clsact",
+        f"tc qdisc add dev {device} clsact; {drop} {match} action drop",
+        f"tc qdisc del dev {device} clsact",
     )
     found = {name: (node, detail, fix) for node, name, detail, fix in faults(swarm, "n1")}
     assert set(found) == {"to n2", "to n3"}, found
@@ -91,8 +98,9 @@ def test_the_sender_s_own_firewall(swarm: Swarm, undo: Any) -> None:
 
 def test_the_mtu_of_a_link(swarm: Swarm, undo: Any) -> None:
     swarm.clear()
-    before = swarm.ssh("n2", "cat /sys/class/net/eth0/mtu").strip()
-    undo("n2", "ip link set eth0 mtu 1420", f"ip link set eth0 mtu {before}")
+    device = device_of(swarm, "n2")
+    before = swarm.ssh("n2", f"cat /sys/class/net/{device}/mtu").strip()
+    undo("n2", f"ip link set {device} mtu 1420", f"ip link set {device} mtu {before}")
     found = {(node, name): detail for node, name, detail, _ in faults(swarm, "n2")}
     assert found[("n2", "to n1")].startswith("at most 1420 bytes pass from n2 to n1 in one packet"), found
 

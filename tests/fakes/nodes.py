@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from swarmsh.errors import NodeRequestFailed, NodeUnreachable
+from swarmsh.manager.key_keeper import Rotation
 from swarmsh.manager.ports import ExecRequest
 from swarmsh.model.objects import SshTarget
 from swarmsh.model.paths import KINDS, Heard, Listen, Send, Sent
@@ -26,6 +27,8 @@ class FakeNodes:
         self.asked: list[tuple[str, str, str]] = []
         self.ways: list[str] = []  # what was asked of ways between nodes, in this order
         self.blocked: set[tuple[int, str]] = set()  # number of a node -> id of one that does not hear ESP of it
+        self.rotation = Rotation(3)
+        self.waited_s: list[float] = []  # by those who rotated keys
         self._listening: dict[tuple[str, str], Listen] = {}  # token, node
         self._sent: dict[tuple[str, str], list[Send]] = {}  # token, address
 
@@ -52,6 +55,11 @@ class FakeNodes:
         if node_id in self.away:
             raise NodeUnreachable(f"node {node_id} cannot be reached: no route to host")
         return [{"name": "ip_vs", "ok": False, "detail": "module missing", "fix": "modprobe ip_vs"}]
+
+    async def rotate_keys(self, deadline_s: float) -> Rotation:
+        """In the manager's place."""
+        self.waited_s.append(deadline_s)
+        return self.rotation
 
     async def listen_on_paths(self, node_id, listen: Listen) -> bool:
         self._see(node_id, "listen")
