@@ -512,7 +512,10 @@ class Helper:
         self.lease.drop()
         self.state.save()
         log("released")
-        return {}
+        if not args.get("clear"):
+            return {}
+        tasks = [task.id for task in self.tasks.by_id.values()]
+        return {"tasks": tasks, "left": [] if tasks else await self.network.release()}
 
 
 def _peers(args: dict):

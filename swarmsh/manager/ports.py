@@ -138,6 +138,13 @@ class NodeClient(Protocol):
     async def drop(self, node_id: str, *, release: bool = False) -> None:
         """End the session for good; with `release` the helper forgets the cluster first."""
 
+    async def leave(self, node_id: str) -> tuple[str, ...]:
+        """End the session for good, and leave nothing of ours on the node; words about what is left all the same.
+
+        The node's tasks are to have been removed before. Waits until the helper has ended and its files are gone.
+        Raises NodeUnreachable without a session, and what requests raise; then the session has ended as well.
+        """
+
     def events(self) -> AsyncIterator[NodeEvent]:
         """What happens on the nodes, in the order it was read; one consumer."""
 

@@ -21,6 +21,8 @@ class FakeNodes:
     def __init__(self) -> None:
         self.kept: dict[str, SshTarget] = {}
         self.dropped: list[tuple[str, bool]] = []
+        self.purged: list[str] = []
+        self.left: dict[str, tuple[str, ...]] = {}  # after a purge
         self.away: set[str] = set()
         self.silent: set[tuple[str, str]] = set()  # node, question
         self.registry: dict[str, str] = {}  # complete reference -> digest
@@ -38,6 +40,13 @@ class FakeNodes:
     async def drop(self, node_id, *, release=False):
         self.kept.pop(node_id, None)
         self.dropped.append((node_id, release))
+
+    async def leave(self, node_id) -> tuple[str, ...]:
+        self.kept.pop(node_id, None)
+        if node_id in self.away:
+            raise NodeUnreachable(f"there is no session with node {node_id}: no route to host")
+        self.purged.append(node_id)
+        return self.left.get(node_id, ())
 
     def connected(self, node_id):
         return node_id not in self.away

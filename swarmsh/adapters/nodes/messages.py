@@ -142,6 +142,13 @@ class PathsHeard(msgspec.Struct):
     heard: tuple[Heard, ...] = ()
 
 
+class Released(msgspec.Struct):
+    """The result of `release` with `clear`."""
+
+    tasks: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+
+
 class EndedProcesses(msgspec.Struct):
     ended: list[str] = []
 

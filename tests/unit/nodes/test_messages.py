@@ -17,6 +17,7 @@ from swarmsh.adapters.nodes.messages import (
     PathsHeard,
     PathsListened,
     PathsSent,
+    Released,
 )
 from swarmsh.model.actions import Batch
 from swarmsh.model.netstate import (
@@ -106,6 +107,11 @@ def test_a_check_of_ways_is_said_and_read_as_in_the_samples() -> None:
     heard = msgspec.convert(sample("check_heard_reply")["result"], PathsHeard).heard
     assert heard[0].let_in == ("udp4789", "esp")
     assert heard[1] == Heard(n=3)
+
+
+def test_what_a_node_that_is_left_still_has_is_read() -> None:
+    left = msgspec.convert(sample("release_clear_reply")["result"], Released)
+    assert (left.tasks, left.left) == ((), ("network swgw: containers still use it",))
 
 
 def test_answers_are_read() -> None:
