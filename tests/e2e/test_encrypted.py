@@ -25,7 +25,7 @@ pytestmark = pytest.mark.e2e
 CAPTURE = """
 import collections, json, socket, struct, sys, threading
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, 1 << 26)
+s.setsockopt(socket.SOL_SOCKET, 33, 1 << 26)  # SO_RCVBUFFORCE
 over = []
 def wait():
     sys.stdin.read()
