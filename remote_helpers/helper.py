@@ -62,7 +62,7 @@ class Helper:
         self._described = asyncio.Event()
         self._leaving = False
         self._turn = asyncio.Lock()  # of requests that are carried out in their order
-        self._paths = None  # made by the first check of ways between nodes
+        self._paths = self._tracing = None  # made by the first check of ways between nodes, the first trace
         self._changed: dict = {}  # tasks whose report goes out in this turn of the loop
 
     def start(self, dns_fds: list = ()) -> None:
@@ -486,6 +486,27 @@ class Helper:
         if self._paths is None:
             raise Refused("bad_request", "this node does not listen for any check")
         return {"heard": await self._paths.heard(args)}
+
+    async def _op_trace_watch(self, session: Session, args: dict) -> dict:
+        self._get_tracing().watch(args)
+        return {}
+
+    async def _op_trace_send(self, session: Session, args: dict) -> dict:
+        return await self._get_tracing().send(args)
+
+    async def _op_trace_seen(self, session: Session, args: dict) -> dict:
+        return {"seen": self._get_tracing().seen(args)}
+
+    def _get_tracing(self):
+        if self._tracing is None:
+            from .tracing import Tracing
+
+            def pid_of(task_id: str) -> int:
+                task = self.tasks.by_id.get(task_id)
+                return task.pid if task is not None and task.cluster_id == self.fence.cluster_id else 0
+
+            self._tracing = Tracing(pid_of)
+        return self._tracing
 
     async def _op_end_processes(self, session: Session, args: dict) -> dict:
         self._only_newest(session)

@@ -103,10 +103,10 @@ def filter_code() -> bytes:
     return b"".join(struct.pack("=HBBI", *step) for step in program)
 
 
-def attach_filter(sock: socket.socket) -> None:
-    """Let the kernel drop all that is not marked. Raises OSError."""
-    code = array.array("B", filter_code())
-    address, length = code.buffer_info()
+def attach_filter(sock: socket.socket, code: bytes) -> None:
+    """Let the kernel drop what the filter does not keep. Raises OSError."""
+    kept = array.array("B", code)
+    address, length = kept.buffer_info()
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", length // 8, address))
 
 
@@ -213,7 +213,7 @@ class _Listener:
     def _open(self, family: int, kind: int, protocol: int, let_in: bool) -> None:
         sock = socket.socket(family, kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, protocol)
         self._sockets.append(sock)
-        attach_filter(sock)  # what came before that is read once, and is no probe
+        attach_filter(sock, filter_code())  # what came before that is read once, and is no probe
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
         self._loop.add_reader(sock, self._read, sock, let_in)
 

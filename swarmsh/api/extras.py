@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from aiohttp import web
 from msgspec import field
@@ -11,13 +11,13 @@ from swarmsh.api import execs
 from swarmsh.api.context import Deps, body_of, json_response, segment
 from swarmsh.api.render import rfc3339
 from swarmsh.errors import InvalidSpec
-from swarmsh.manager.usecases import lookup, nodes, paths
+from swarmsh.manager.usecases import lookup, nodes, paths, trace
 from swarmsh.model.objects import SshTarget
 from swarmsh.model.specs import NodeSpec
 from swarmsh.model.states import Availability, NodeState, Role
 from swarmsh.model.wire import Record, to_wire
 
-MOST_ROTATION_S = 3600.0
+MOST_ROTATION_S, MOST_TRACE_S = 3600.0, 60.0
 
 
 class NodeRequest(Record):
@@ -148,6 +148,40 @@ async def rotate_keys(request: web.Request, deps: Deps) -> web.Response:
     return json_response({"Pairs": done.pairs, "Missing": answer})
 
 
+class TraceRequest(Record):
+    """`from_` and `to`: a task, service or node; `port` 0: the first of the service."""
+
+    from_: str = field(default="", name="From")
+    to: str = ""
+    port: int = 0
+    protocol: Literal["tcp", "udp"] = "tcp"
+    timeout_s: float = 3.0
+
+
+async def trace_network(request: web.Request, deps: Deps) -> web.Response:
+    asked = await body_of(request, TraceRequest)
+    if not 0 <= asked.port < 65536:
+        raise InvalidSpec(f"invalid Port {asked.port}")
+    if not 0 < asked.timeout_s <= MOST_TRACE_S:
+        raise InvalidSpec(f"invalid TimeoutS {asked.timeout_s:g}: above 0, at most {MOST_TRACE_S:g} seconds")
+    found = await trace.trace(
+        *(deps.snapshot, deps.nodes, asked.from_, asked.to),
+        port=asked.port,
+        protocol=asked.protocol,
+        timeout_s=asked.timeout_s,
+    )
+    hops = [
+        {
+            **{"node": hop.node, "task": hop.task, "device": hop.seen.device, "way": hop.seen.way},
+            **{"src": hop.seen.src, "dst": hop.seen.dst, "tunnel": hop.seen.tunnel, "flags": hop.seen.flags},
+            "answer": not hop.seen.forth,
+        }
+        for hop in found.hops
+    ]
+    verdict = {"ok": found.verdict.ok, "words": found.verdict.words, "fix": found.verdict.fix}
+    return json_response({"to": found.to, "hops": hops, **verdict})
+
+
 ROUTES = (
     ("GET", "/swarmsh/status", status),
     ("GET", "/swarmsh/nodes", targets),
@@ -156,5 +190,6 @@ ROUTES = (
     ("GET", "/swarmsh/nodes/{id}/check", check_node),
     ("POST", "/swarmsh/nodes/check-paths", check_paths),
     ("POST", "/swarmsh/networks/rotate-keys", rotate_keys),
+    ("POST", "/swarmsh/networks/trace", trace_network),
     ("GET", "/swarmsh/tasks/{id}/exec", execs.run),
 )

@@ -14,5 +14,6 @@ GROUP = LazyGroup(
         "prune": ("swarmsh.cli.network_remove:prune", "Remove all networks that no service uses."),
         "rotate-keys": ("swarmsh.cli.network_keys:rotate_keys", "Give encrypted networks new keys."),
         "rm": ("swarmsh.cli.network_remove:rm", "Remove networks."),
+        "trace": ("swarmsh.cli.network_trace:trace", "Follow a connection from hop to hop."),
     },
 )

@@ -13,6 +13,7 @@ from swarmsh.model.netstate import EspKeys, NetworkChange
 from swarmsh.model.objects import Event, SshTarget
 from swarmsh.model.paths import Heard, Listen, Send, Sent
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
+from swarmsh.model.trace import Sighting, Traced, TraceSend, TraceWatch
 
 
 class Clock(Protocol):
@@ -203,6 +204,15 @@ class NodeClient(Protocol):
 
     async def heard_on_paths(self, node_id: str, token: str, wait_s: float) -> Sequence[Heard]:
         """What the node heard; it waits that long for what may be under way, and listens no more."""
+
+    async def trace_watch(self, node_id: str, watch: TraceWatch) -> None:
+        """Let the node look for packets of a connection, from when this returns. All three raise as `check`."""
+
+    async def trace_send(self, node_id: str, send: TraceSend) -> Traced:
+        """Let the node try the connection."""
+
+    async def trace_seen(self, node_id: str, token: str) -> Sequence[Sighting]:
+        """What the node saw of it, oldest first; it looks no more."""
 
     async def engine_socket(self, node_id: str) -> str:
         """Path of a private unix socket that leads to this node's Engine over the standing session."""

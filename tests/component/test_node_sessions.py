@@ -15,6 +15,7 @@ from swarmsh.manager.ports import Connected, Described, Disconnected, NetworkChe
 from swarmsh.model.actions import Batch, EnsureTask, RemoveTask, StopTask
 from swarmsh.model.netstate import EspEpoch, EspKeys, EspPeer, NetworkChange, OwnNode
 from swarmsh.model.paths import Listen, Send
+from swarmsh.model.trace import TraceSend, TraceWatch
 from tests.component.conftest import TinyHelper, eventually
 from tests.component.scripted_helper import HELLO
 
@@ -375,6 +376,17 @@ async def test_the_other_questions(serve, make_sessions, helper, key_file: Path)
     }
     assert await sessions.listen_on_paths("node1", Listen(token="00" * 8, seconds=1, enough=0, senders=(2,)))
     assert helper.requests[-1]["args"]["from"] == [2]
+    helper.answers |= {
+        "trace_watch": {},
+        "trace_send": {"outcome": "refused", "words": "Connection refused", "source": "10.48.1.2"},
+        "trace_seen": {"seen": [{"device": "eth0", "way": "out", "src": "a:1", "dst": "b:2", "forth": True}]},
+    }
+    watch = TraceWatch(token="t", seconds=9, tasks=("t1",), protocol="udp", port=61000)
+    await sessions.trace_watch("node1", watch)
+    assert helper.requests[-1]["args"]["tasks"] == ["t1"]
+    trial = TraceSend(task="t1", to="10.48.8.1", to_port=53, protocol="udp", port=61000, timeout_s=1)
+    assert (await sessions.trace_send("node1", trial)).outcome == "refused"
+    assert (await sessions.trace_seen("node1", "t"))[0].device == "eth0"
     send = Send(token="00" * 8, n=1, address="10.0.0.1", to=(), sizes=(1500,))
     assert (await sessions.send_on_paths("node1", send))[0].refused == {"esp": "Operation not permitted"}
     assert (await sessions.heard_on_paths("node1", "00" * 8, 0.1))[0].arrived == ("esp",)

@@ -11,6 +11,7 @@ from swarmsh.manager.key_keeper import Rotation
 from swarmsh.manager.ports import ExecRequest
 from swarmsh.model.objects import SshTarget
 from swarmsh.model.paths import KINDS, Heard, Listen, Send, Sent
+from swarmsh.model.trace import Sighting, Traced, TraceSend, TraceWatch
 
 DIGEST = "sha256:" + "ab" * 32
 
@@ -29,6 +30,10 @@ class FakeNodes:
         self.asked: list[tuple[str, str, str]] = []
         self.ways: list[str] = []  # what was asked of ways between nodes, in this order
         self.blocked: set[tuple[int, str]] = set()  # number of a node -> id of one that does not hear ESP of it
+        self.watches: dict[str, TraceWatch] = {}
+        self.tried: tuple[str, TraceSend] | None = None
+        self.traced = Traced(outcome="answered")
+        self.sightings: dict[str, tuple[Sighting, ...]] = {}
         self.rotation = Rotation(3)
         self.waited_s: list[float] = []  # by those who rotated keys
         self._listening: dict[tuple[str, str], Listen] = {}  # token, node
@@ -91,6 +96,21 @@ class FakeNodes:
     def _heard(self, send: Send, node_id: str) -> Heard:
         kinds = tuple(kind for kind in KINDS if kind != "esp" or (send.n, node_id) not in self.blocked)
         return Heard(n=send.n, source=send.address, arrived=kinds, let_in=kinds, size=max(send.sizes))
+
+    async def trace_watch(self, node_id, watch: TraceWatch) -> None:
+        self._see(node_id, "watch")
+        self.watches[node_id] = watch
+
+    async def trace_send(self, node_id, send: TraceSend) -> Traced:
+        self._see(node_id, "try")
+        assert all(watch.port == send.port for watch in self.watches.values())
+        self.tried = (node_id, send)
+        return self.traced
+
+    async def trace_seen(self, node_id, token: str) -> Sequence[Sighting]:
+        self._see(node_id, "seen")
+        assert self.watches[node_id].token == token
+        return self.sightings.get(node_id, ())
 
     def _see(self, node_id: str, what: str) -> None:
         self.ways.append(what)

@@ -10,6 +10,7 @@ from swarmsh.model.actions import TaskReport
 from swarmsh.model.objects import NodeDescription
 from swarmsh.model.paths import Heard, Sent
 from swarmsh.model.specs import DiscreteGenericResource, GenericResource, NamedGenericResource, Platform
+from swarmsh.model.trace import Sighting
 
 PROTOCOL = 1
 
@@ -140,6 +141,12 @@ class PathsHeard(msgspec.Struct):
     """The result of `check_heard`."""
 
     heard: tuple[Heard, ...] = ()
+
+
+class TraceSeen(msgspec.Struct):
+    """The result of `trace_seen`."""
+
+    seen: tuple[Sighting, ...] = ()
 
 
 class Released(msgspec.Struct):

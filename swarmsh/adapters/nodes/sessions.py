@@ -33,6 +33,7 @@ from swarmsh.adapters.nodes.messages import (
     ReachedPeers,
     Released,
     ResolvedImage,
+    TraceSeen,
     encode_line,
     parse,
 )
@@ -60,6 +61,7 @@ from swarmsh.model.actions import Action, Batch, NodeReport, TaskReport
 from swarmsh.model.netstate import EspKeys, NetworkChange
 from swarmsh.model.objects import SshTarget
 from swarmsh.model.paths import Heard, Listen, Send, Sent
+from swarmsh.model.trace import Sighting, Traced, TraceSend, TraceWatch
 
 T = TypeVar("T")
 log = logging.getLogger("swarmsh.nodes")
@@ -346,6 +348,16 @@ class NodeSessions:
     async def heard_on_paths(self, node_id: str, token: str, wait_s: float) -> Sequence[Heard]:
         args = {"token": token, "wait_s": wait_s}
         return (await self._call(node_id, "check_heard", args, PathsHeard, wait_s + self._limits.request_s)).heard
+
+    async def trace_watch(self, node_id: str, watch: TraceWatch) -> None:
+        await self._call(node_id, "trace_watch", watch, dict, self._limits.request_s)
+
+    async def trace_send(self, node_id: str, send: TraceSend) -> Traced:
+        return await self._call(node_id, "trace_send", send, Traced, send.timeout_s + self._limits.request_s)
+
+    async def trace_seen(self, node_id: str, token: str) -> Sequence[Sighting]:
+        args = {"token": token}
+        return (await self._call(node_id, "trace_seen", args, TraceSeen, self._limits.request_s)).seen
 
     # --- the Engine through the session ---
     async def engine_socket(self, node_id: str) -> str:

@@ -147,3 +147,40 @@ def test_nodes_that_did_not_take_new_keys_are_named(manager: Recorder, cli: Cli)
     result = cli("network", "rotate-keys")
     assert (result.code, result.out) == (1, "")
     assert result.err == "Error: n3: there is no session with it; it gets the new keys when it answers\n"
+
+
+def test_a_trace_shows_each_hop_and_where_it_stops(manager: Recorder, cli: Cli) -> None:
+    hop = {
+        "node": "n1",
+        "task": "a.1",
+        "device": "eth0",
+        "way": "out",
+        "src": "10.48.1.2:61001",
+        "dst": "10.48.8.1:80",
+    }
+    hops = [
+        {**hop, "tunnel": "", "flags": "SYN", "answer": False},
+        {**hop, "tunnel": "x > y:4789", "answer": True},
+    ]
+    found = {"to": "10.48.8.1:80", "hops": hops, "ok": False, "words": "no answer: it stops", "fix": "look at n1"}
+    manager.on("POST", "/swarmsh/networks/trace", found)
+    result = cli("network", "trace", "--port", "80", "--protocol", "udp", "--timeout", "5s", "a.1", "web")
+    assert result.code == 1
+    assert manager.sent("POST", "/swarmsh/networks/trace")[0].body == {
+        "From": "a.1",
+        "To": "web",
+        "Port": 80,
+        "Protocol": "udp",
+        "TimeoutS": 5.0,
+    }
+    lines = [line.split() for line in result.out.splitlines()]
+    assert lines[1] == ["n1", "a.1", "eth0", "out", "10.48.1.2:61001", "10.48.8.1:80", "-", "SYN"]
+    assert lines[2][6:] == ["x", ">", "y:4789", "answer"]
+    assert result.out.endswith("no answer: it stops\n    look here: look at n1\n")
+    assert result.err == "udp to 10.48.8.1:80\n"
+    assert json.loads(cli("network", "trace", "--format", "json", "a.1", "web").out) == found
+    manager.on(
+        "POST", "/swarmsh/networks/trace", {**found, "ok": True, "words": "answered by web.1 on n2", "fix": ""}
+    )
+    result = cli("network", "trace", "a.1", "web")
+    assert (result.code, result.out.splitlines()[-1]) == (0, "answered by web.1 on n2")

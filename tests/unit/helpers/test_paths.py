@@ -68,7 +68,7 @@ def kept(packet: bytes) -> bytes | None:
     """What a socket with the filter reads of a packet; a unix socket hands it the same bytes."""
     reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with reader, writer:
-        paths.attach_filter(reader)
+        paths.attach_filter(reader, paths.filter_code())
         reader.setblocking(False)
         try:
             writer.send(packet)

@@ -18,6 +18,7 @@ from swarmsh.adapters.nodes.messages import (
     PathsListened,
     PathsSent,
     Released,
+    TraceSeen,
 )
 from swarmsh.model.actions import Batch
 from swarmsh.model.netstate import (
@@ -33,6 +34,7 @@ from swarmsh.model.netstate import (
     Vip,
 )
 from swarmsh.model.paths import Heard, Listen, Send
+from swarmsh.model.trace import Traced, TraceSend, TraceWatch
 
 SAMPLES = Path(__file__).parents[2] / "messages"
 SECTIONS: dict[str, Any] = {
@@ -107,6 +109,15 @@ def test_a_check_of_ways_is_said_and_read_as_in_the_samples() -> None:
     heard = msgspec.convert(sample("check_heard_reply")["result"], PathsHeard).heard
     assert heard[0].let_in == ("udp4789", "esp")
     assert heard[1] == Heard(n=3)
+
+
+def test_a_trace_is_said_and_read_as_in_the_samples() -> None:
+    for name, kind in (("trace_watch", TraceWatch), ("trace_send", TraceSend)):
+        args = sample(name)["args"]
+        assert as_json(msgspec.convert(args, kind)) == args
+    assert msgspec.convert(sample("trace_send_reply")["result"], Traced).outcome == "silent"
+    seen = msgspec.convert(sample("trace_seen_reply")["result"], TraceSeen).seen
+    assert [(one.place == "", one.tunnel) for one in seen][-1] == (True, "10.98.0.12 > 10.98.0.13:4789")
 
 
 def test_what_a_node_that_is_left_still_has_is_read() -> None:
