@@ -119,19 +119,28 @@ class KeyRing:
         """The number of each pair's newest epoch; 0 where it has none yet."""
         return {pair: self._newest(pair) for pair in self._pairs}
 
+    def renewed(self, pair: Pair, before: int) -> bool:
+        """Whether both ends are known to send in a newer epoch than this; so for a pair that is none any more."""
+        if pair not in self._pairs:
+            return True
+        (low, high), newest = pair, self._newest(pair)
+        return before < newest == self._sends_now(low, high) == self._sends_now(high, low)
+
     def behind(self, before: Mapping[Pair, int]) -> set[str]:
         """Of pairs that had these as their newest epochs: nodes that keep their pair from sending in a newer one.
 
         A node that has not acknowledged that it hears it keeps its peer from sending, and is named alone.
         """
+        given = {i: {p.n: (p.sends, {e.epoch for e in p.epochs}) for p in k.peers} for i, k in self._given.items()}
         found: set[str] = set()
         for pair in before.keys() & self._pairs.keys():
-            ends, newest = ((pair[0], pair[1]), (pair[1], pair[0])), self._newest(pair)
+            newest = self._newest(pair)
             if newest <= before[pair]:
                 found.update(pair)  # no number yet: the store's trouble
                 continue
-            deaf = {end for end, peer in ends if newest not in self._hears(end, peer)}
-            found |= deaf or {end for end, peer in ends if self._sends_now(end, peer) != newest}
+            ends = {end: given.get(end, {}).get(self._number(pair, end), (0, set())) for end in pair}
+            deaf = {end for end, (_, hears) in ends.items() if newest not in hears}
+            found |= deaf or {end for end, (sends, _) in ends.items() if sends != newest}
         return found
 
     def _number(self, pair: Pair, node_id: str) -> int:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from swarmsh.core.esp_keys import KeyRing
+from swarmsh.core.esp_keys import KeyRing, Pair
 from swarmsh.core.netstate import NetStates
 from swarmsh.errors import SwarmshError
 from swarmsh.manager.ports import Clock, Store
@@ -21,6 +21,7 @@ from swarmsh.model.netstate import EspKeys
 log = logging.getLogger(__name__)
 
 KEY_BYTES = 36  # AES-256 and the salt of RFC 4106
+LOOKS = 100  # at pairs in one turn of the loop
 RETRY_S = 5.0  # after the store refused a number
 
 
@@ -71,11 +72,25 @@ class KeyKeeper:
         self.rotate()
         try:
             async with asyncio.timeout(deadline_s):
-                while self.ring.behind(before):
-                    await self._stepped.wait()
+                await self._until_renewed(before)
         except TimeoutError:
             pass
         return Rotation(len(before), frozenset(self.ring.behind(before)))
+
+    async def _until_renewed(self, before: Mapping[Pair, int]) -> None:
+        """Each pair is looked at until it is: with many nodes all of them at each step would take too long."""
+        left = list(before)
+        while left:
+            for _ in range(LOOKS):
+                if left and self.ring.renewed(left[-1], before[left[-1]]):
+                    left.pop()
+                else:
+                    break
+            else:
+                await asyncio.sleep(0)
+                continue
+            if left:
+                await self._stepped.wait()
 
     def _changed(self, nodes: Iterable[str]) -> None:
         for node_id in nodes:

@@ -231,9 +231,12 @@ def test_who_keeps_a_rotation_from_its_end_is_known_at_each_step() -> None:
     kernels.take("a")
     kernels.take("b", heard=False)  # its answer is lost
     assert ring.behind(before) == {"b", "c"}, "a is done; b may send in it to a, but that is not known"
+    assert not any(ring.renewed(pair, number) for pair, number in before.items())
     kernels.settle()
     kernels.take("b")
     assert ring.behind(before) == set()
+    assert all(ring.renewed(pair, number) for pair, number in before.items())
+    assert ring.renewed(("a", "c"), 1)
     assert ring.behind({("a", "c"): 1}) == set(), "a pair that shares nothing any more keeps nobody waiting"
 
 
