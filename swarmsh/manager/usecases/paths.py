@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Collection, Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from swarmsh.core.netstate import underlay
@@ -32,19 +32,17 @@ async def check_paths(snapshot: ClusterSnapshot, nodes: NodeClient, concerned: C
     known = sorted(snapshot.nodes.values(), key=lambda node: node.number)
     lacking = [node for node in known if not underlay(node) and node.id in concerned and nodes.connected(node.id)]
     places = [_place(node) for node in known if underlay(node) and nodes.connected(node.id)]
-    pairs = [
-        (one, other) for one in places for other in places if one != other and _ids(one, other) & set(concerned)
-    ]
+    asked = {place.node_id for place in places} & set(concerned)
+    to = {
+        one: [two for two in places if two is not one and (one.node_id in asked or two.node_id in asked)]
+        for one in places
+    }
     needed = sizes_needed(snapshot)
-    seen = await _ask_all(
-        nodes, [place for place in places if any(place in pair for pair in pairs)], pairs, needed
-    )
-    items = judge([place for place in places if place.node_id in concerned], pairs, seen, needed)
+    seen = await _ask_all(nodes, {place: others for place, others in to.items() if others}, needed)
+    pairs = ((sender, receiver) for sender, others in to.items() for receiver in others)
+    # With 255 nodes there are 65,000 pairs, for which the loop must not stand still.
+    items = await asyncio.to_thread(judge, [p for p in places if p.node_id in asked], pairs, seen, needed)
     return [_without_address(node) for node in lacking] + items
-
-
-def _ids(one: Place, other: Place) -> set[str]:
-    return {one.node_id, other.node_id}
 
 
 def _place(node: Node) -> Place:
@@ -56,21 +54,20 @@ def _without_address(node: Node) -> PathItem:
     return PathItem(node_id=node.id, name="ways", ok=False, detail=detail, fix=NO_ADDRESS_FIX)
 
 
-async def _ask_all(
-    nodes: NodeClient, places: Sequence[Place], pairs: Sequence[tuple[Place, Place]], needed: Collection[int]
-) -> Seen:
+async def _ask_all(nodes: NodeClient, to: Mapping[Place, Sequence[Place]], needed: Collection[int]) -> Seen:
+    """`to`: the others of each node. Who sends to it are the same."""
     token, sizes, seen = secrets.token_hex(8), sizes_to_try(needed), Seen()
     asking = _Asking(seen)
 
     async def listen(place: Place) -> None:
-        senders = tuple(sender.n for sender, receiver in pairs if receiver == place)
+        senders = tuple(other.n for other in to[place])
         message = Listen(token=token, seconds=LISTEN_S, enough=max(needed), senders=senders)
         if await nodes.listen_on_paths(place.node_id, message):
             seen.guarded.add(place.node_id)
 
     async def send(place: Place) -> None:
-        to = tuple(Peer(n=r.n, address=r.address) for s, r in pairs if s == place and r.node_id not in seen.failed)
-        message = Send(token=token, n=place.n, address=place.address, to=to, sizes=sizes)
+        peers = tuple(Peer(n=o.n, address=o.address) for o in to[place] if o.node_id not in seen.failed)
+        message = Send(token=token, n=place.n, address=place.address, to=peers, sizes=sizes)
         sent: Sequence[Sent] = await nodes.send_on_paths(place.node_id, message)
         seen.refused[place.node_id] = {one.n: one.refused for one in sent}
 
@@ -80,7 +77,7 @@ async def _ask_all(
 
     for ask in (listen, send, hear):
         # All have begun to listen before the first one sends.
-        await asking.each({p: ask(p) for p in places if p.node_id not in seen.failed})
+        await asking.each({p: ask(p) for p in to if p.node_id not in seen.failed})
     return seen
 
 
