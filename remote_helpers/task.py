@@ -7,6 +7,7 @@ off (by the death of this process, or of the Engine) is simply taken again.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 
 from . import joins, ready, resolvconf
@@ -105,6 +106,8 @@ class Task:
         self._dirty = True
         self._search = False  # a container may exist whose id is not known
         self._watch = None
+        self.exited = False  # its process has ended, by the kernel's word: the Engine's comes seconds later
+        self._followed = (0, -1)  # process whose end the kernel will tell, and by which descriptor
         self._ended_seen = 0.0
         self._kick = asyncio.Event()
         self._goal_changed = asyncio.Event()
@@ -426,6 +429,7 @@ class Task:
         """Take over what an inspection says."""
         self._absent = view is None
         if view is None:
+            self._follow(0)
             self._set(pid=0, ready=False)
             self._stop_watch()
             return
@@ -440,6 +444,7 @@ class Task:
         self._starts_seen = 0
         if view.running and view.pid != self.pid:
             self._cgroup = cgroup_of(view.pid, view.id)
+        self._follow(view.pid if view.running else 0)
         if view.running:
             self._ended_seen = 0.0
             self._set(pid=view.pid, ports=view.ports, container_id=view.id)
@@ -463,7 +468,34 @@ class Task:
             log("task_" + self.state, task=self.id, container=self.container_id[:12], err=self.err)
         self.node.on_report(self)
 
+    def _follow(self, pid: int) -> None:
+        """Hear of the end of a process that takes connections on networks; 0: of none any more.
+
+        Engines tell of an end (from 23.0 on) only after they have taken the container's networks apart.
+        """
+        known, fd = self._followed
+        if pid == known:
+            return
+        if fd >= 0:
+            asyncio.get_running_loop().remove_reader(fd)
+            os.close(fd)
+        self._followed, self.exited = (0, -1), False
+        if pid and self.action.get("networks") and hasattr(os, "pidfd_open"):
+            try:
+                fd = os.pidfd_open(pid)
+            except OSError:
+                return  # Linux before 5.3, no descriptor free, or it has ended: then the Engine tells
+            self._followed = (pid, fd)
+            asyncio.get_running_loop().add_reader(fd, self._saw_exit)
+
+    def _saw_exit(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._followed[1])
+        self.exited = True
+        self._set(ready=False)
+        self.node.on_report(self)  # also one that was not ready holds connections
+
     def _end(self, state: str, message: str, err: str, exit_code=None) -> None:
+        self._follow(0)
         self._stop_watch()
         self._set(state=state, message=message, err=err, exit_code=exit_code, ready=False, pid=0)
 
@@ -629,6 +661,8 @@ class Task:
 
     async def _judge(self, view: View):
         """It runs: which state that is, and whether it is ready."""
+        if self.exited:
+            return LOOK_AGAIN_S  # the Engine is about to tell
         if RANK[self.state] < RANK["starting"]:
             self._set(state="starting", message="starting")
         if self._unhealthy:
