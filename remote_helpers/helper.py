@@ -27,6 +27,7 @@ VERSION = 1
 HELLO_WAITS_S = 3.0
 ATTACH_WITHIN_S = 60.0
 REPORT_ROOM = LINE_LIMIT - 256 * 1024  # of a line, for reports: the rest is for the description
+CLEAR_S = 40.0  # for containers to be removed before a node is left; the manager waits for 60 s
 EXIT_RELEASED = 64  # the unit does not start it again
 
 
@@ -528,6 +529,9 @@ class Helper:
 
     async def _op_release(self, session: Session, args: dict) -> dict:
         self._only_newest(session)
+        if args.get("clear"):
+            await self.tasks.remove_all(self.fence.cluster_id, CLEAR_S)
+            self._only_newest(session)
         self.fence.release()
         self.tasks.let_go()
         self.lease.drop()

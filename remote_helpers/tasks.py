@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 from .container import RANK
 from .engine import LABEL_CLUSTER, LABEL_TASK, Engine
 from .joins import is_join
 from .log import log
 from .task import Node, Task
+from .timing import wait_event
 
 NEEDED = {
     "task_id": str,
@@ -51,6 +55,7 @@ class Tasks:
         self._on_report = on_report
         self._save_soon = save_soon
         self.by_id: dict = {}
+        self._went = asyncio.Event()  # a task has gone
         self.node = Node(engine, wait_engine, self._reported, self._gone, save_soon)
 
     # --- orders -----------------------------------------------------------------------------------------------
@@ -73,6 +78,16 @@ class Tasks:
                 task.remove()
             if begin:
                 task.run()
+
+    async def remove_all(self, cluster_id: str, seconds: float) -> None:
+        """Remove all of a cluster, and wait until they are gone, at most so long."""
+        named = [{"do": "remove_task", "task_id": task.id} for task in self.of(cluster_id)]
+        self.apply(named, cluster_id)
+        until = time.monotonic() + seconds
+        while self.of(cluster_id):
+            self._went.clear()
+            if not await wait_event(self._went, until - time.monotonic()):
+                return
 
     def let_go(self, but: str = "") -> None:
         """Nothing more is done for any cluster (`but` this one): what runs here runs on as it is."""
@@ -145,6 +160,7 @@ class Tasks:
 
     def _gone(self, task: Task) -> None:
         self.by_id.pop(task.id, None)
+        self._went.set()
         self._save_soon()
 
     def of(self, cluster_id: str) -> list:

@@ -29,6 +29,7 @@ class FakeEngine:
         self.create_breaks_off = False
         self.start_error = ""
         self.connect_error = ""
+        self.delete_error = ""
         self.bodies: list[tuple[str, Any]] = []  # (path, body) of creates and connects
         self.refuses_updates = False
         self.runtime = "runc"
@@ -277,6 +278,8 @@ class FakeEngine:
         return 200, {}
 
     def _do_delete(self, one: dict[str, Any], query: Any, body: Any) -> tuple[int, Any]:
+        if self.delete_error:
+            return 500, {"message": self.delete_error}
         del self.containers[one["Id"]]
         self.event("destroy", one)
         return 204, None

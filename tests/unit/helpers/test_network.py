@@ -763,8 +763,20 @@ async def test_a_release_that_clears_says_what_is_left(world: World, monkeypatch
     assert reply["result"] == {"tasks": [], "left": ["containers still use swgw0"]}
 
 
-async def test_a_release_takes_no_network_from_a_task_that_is_left(world: World) -> None:
+async def test_a_release_that_clears_removes_what_is_still_there(world: World) -> None:
     manager = await running(world)
+    reply = await manager.request("release", {"clear": True})
+    assert reply["result"] == {"tasks": [], "left": []}
+    assert not world.engine.containers
+    assert world.passes[-1] == ("purge", {"keys_too": True})
+
+
+async def test_a_release_takes_no_network_from_a_task_that_is_left(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("remote_helpers.helper.CLEAR_S", 0.1)
+    manager = await running(world)
+    world.engine.delete_error = "device or resource busy"
     reply = await manager.request("release", {"clear": True})
     assert reply["result"]["left"] == []
     assert len(reply["result"]["tasks"]) == 1
