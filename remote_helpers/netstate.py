@@ -107,8 +107,12 @@ def _standing_entry(entry: dict, standing: dict, silent: dict) -> dict:
 
 
 def _silent_since(dest: dict, entry: dict, silent: dict) -> float:
-    """0 if it answers at all of its ports."""
-    return max((silent.get((dest["address"], port), 0) for port in entry.get("tcp_ports") or ()), default=0)
+    """Since when none of its ports answers; 0 if one does.
+
+    A declared port that nobody serves, as 443 of many images, is silent at each backend: it says nothing of any.
+    """
+    since = [silent.get((dest["address"], port), 0) for port in entry.get("tcp_ports") or ()]
+    return max(since, default=0) if all(since) else 0
 
 
 def probed(held: Held, own_tasks) -> list:

@@ -23,6 +23,7 @@ from .commands import CommandFailed, run
 from .numbers import NotClosed
 from .xfrm import (
     ANYWHERE,
+    EPOCHS,
     SPI_OURS,
     BadKeys,
     Key,
@@ -33,7 +34,7 @@ from .xfrm import (
     without_keys,
 )
 
-MOST_NODES, EPOCHS = 4096, 4096
+MOST_NODES = 4096
 CLOSED_PRIORITY, PEER_PRIORITY = 2000, 1000  # the lower number decides
 TRIES = 3
 

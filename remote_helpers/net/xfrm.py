@@ -1,7 +1,7 @@
 """SAs and policies as `ip xfrm` writes and shows them (iproute2 5.9 to 7.2). No I/O; keys never show.
 
 All here is about one sort: ESP in transport mode with AES-GCM (RFC 4106), for UDP to one port. An SA is ours by
-its SPI, a policy by its selector.
+its SPI together with its reqid, a policy by its selector.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 PORT = 4790
 SPI_OURS, SPI_MASK = 0x53000000, 0xFF000000
+EPOCHS = 4096  # the low bits of an SPI are those of its epoch, which is the reqid
 ALGORITHM, ICV_BITS = "rfc4106(gcm(aes))", 128
 KEY_BYTES = 36  # AES-256 and 4 bytes of salt
 REPLAY_WINDOW = 128
@@ -127,6 +128,14 @@ def _plain(address: str) -> str:
     return address.partition("/")[0]
 
 
+def is_ours(spi: int, reqid: int) -> bool:
+    """Whether an SA of ESP is one of ours.
+
+    The SPI alone does not tell: of those that others draw by chance each 256th begins as ours do.
+    """
+    return spi & SPI_MASK == SPI_OURS and reqid > 0 and reqid % EPOCHS == spi % EPOCHS
+
+
 def parse_states(text: str) -> tuple:
     """Our SAs in the output of `ip -d xfrm state`."""
     found = (_state(block) for block in _blocks(text) if block[1:] and block[1][0] == "proto")
@@ -155,8 +164,8 @@ def _state(lines: list) -> Sa | None:
     """None for what is not ours. Of ours, what is not as `Sa.add` makes it has no key: it equals none wanted."""
     ends, key = _pairs(lines[0]), None
     about = next((_pairs(line) for line in lines if line[0] == "proto"), {})
-    number = _number(about.get("spi", ""))
-    if about.get("proto") != "esp" or number & SPI_MASK != SPI_OURS:
+    number, reqid = _number(about.get("spi", "")), _number(about.get("reqid", ""))
+    if about.get("proto") != "esp" or not is_ours(number, reqid):
         return None
     for line in lines:
         if line[0] == "aead" and line[1:2] == [ALGORITHM] and line[-1] == str(ICV_BITS):
@@ -164,7 +173,6 @@ def _state(lines: list) -> Sa | None:
     flags = next((line[line.index("flag") :] for line in lines if "flag" in line), [])
     window = next((line[1].rstrip(",") for line in lines if line[0] == "replay_window"), "")
     good = about.get("mode") == "transport" and "esn" in flags and window == str(REPLAY_WINDOW)
-    reqid = _number(about.get("reqid", ""))
     return Sa(ends.get("src", ""), ends.get("dst", ""), number, reqid, key if good else None)
 
 

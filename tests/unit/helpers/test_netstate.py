@@ -116,10 +116,22 @@ def test_what_the_kernel_is_given_is_what_stands(
     assert given == entry(backend(1), backend(2), backend(3, 0)), "the state itself stays"
 
 
-def test_one_silent_port_of_several_is_enough() -> None:
-    held = Held.of({"ports": [entry(backend(1), backend(2), ports=(80, 443))]})
-    (found,) = held.effective({}, {("10.0.0.1", 443): 3.0})["ports"]
-    assert [one["task"] for one in found["dests"]] == ["t2"]
+@pytest.mark.parametrize(
+    ("silent", "left"),
+    [
+        ({(1, 443): 3.0}, ["t1", "t2", "t3"]),
+        ({(1, 443): 3.0, (2, 443): 3.1, (3, 443): 3.2}, ["t1", "t2", "t3"]),  # nobody serves it
+        ({(1, 443): 3.0, (2, 443): 3.1, (3, 443): 3.2, (3, 80): 9.0}, ["t1", "t2"]),
+        ({(1, 443): 3.0, (1, 80): 9.0, (2, 443): 3.1, (2, 80): 7.0, (3, 443): 3.2, (3, 80): 8.0}, ["t1"]),
+    ],
+)
+def test_a_backend_is_silent_when_all_of_its_ports_are(
+    silent: dict[tuple[int, int], float], left: list[str]
+) -> None:
+    held = Held.of({"ports": [entry(backend(1), backend(2), backend(3), ports=(80, 443))]})
+    quiet = {(f"10.0.0.{number}", port): since for (number, port), since in silent.items()}
+    (found,) = held.effective({}, quiet)["ports"]
+    assert [one["task"] for one in found["dests"]] == left
 
 
 def test_backends_elsewhere_that_take_connections_are_tried_once_each() -> None:

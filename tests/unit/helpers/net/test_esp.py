@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -608,6 +609,18 @@ def test_what_a_kernel_shows_of_ours_reads_back(suite: str) -> None:
     ):
         assert damaged != states
         assert plan(want, Seen(parse_states(damaged), seen.policies), {}).batch
+
+
+@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize(("spi", "reqid"), [("53a1b2c3", 16389), ("53a1b2c3", 13681891), ("53001000", 0)])
+def test_what_others_keep_under_an_spi_that_begins_as_ours_is_left_alone(suite: str, spi: str, reqid: int) -> None:
+    """Of SPIs drawn by chance each 256th is one: libreswan's, those of Swarm's encrypted networks."""
+    text = (RECORDED / f"xfrm_state_{suite}.txt").read_text()
+    others = re.sub(r"reqid \d+(\(0x[0-9a-f]+\))?", f"reqid {reqid}", text)
+    others = re.sub(r"0x5300([0-9a-f]{4})", f"0x{spi}", others)
+    assert others.count(f"0x{spi}") == 2 and others.count(f"reqid {reqid}") == 2
+    assert parse_states(others) == ()
+    assert len(parse_states(others + text)) == 2
 
 
 @given(st.text(alphabet="srcdtpoe0x5345 \n\t./()-:", max_size=300))
