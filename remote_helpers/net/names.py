@@ -3,7 +3,7 @@
 A table is made of the whole network state, or changed by `{"put": {…}, "drop": {…}}`, whose `put` has the shape of
 the state: what it holds takes the place of what had the same key. What is dropped is dropped first.
 
-* `networks` (key `id`): here `name` and `subnet` count.
+* `networks` (key `id`): here `dns_name` (`name` if there is none) and `subnet` count.
 * `tasks` (key `id`): `addresses`, all that the task's container has. Each of them names the asker; those in the
   subnet of a network make the container a member of it, in their order. A task with an address of the egress pool
   may ask for names of the outside world, one on internal networks alone may not.
@@ -287,7 +287,7 @@ def _text(value: str) -> str:
 
 
 def _network(one: dict) -> tuple:
-    return canonical(_text(one["name"])), ipaddress.IPv4Network(one["subnet"])
+    return canonical(_text(one.get("dns_name", one["name"]))), ipaddress.IPv4Network(one["subnet"])
 
 
 def _service(one: dict) -> _Service:

@@ -59,7 +59,9 @@ def _body(name: str, subnet: str, gateway: str, options: dict, labels: dict, *, 
 async def make_bridge(engine: Engine, body: dict) -> None:
     """Make a network whose bridge is missing. Raises EngineError, EngineGone, Taken, CommandFailed."""
     found = await _find(engine, body)
-    if found is not None:
+    if found is not None and not _is_wanted(found, body):
+        await _remove(engine, found["Id"])  # refused while a container is on it: tried again in the next pass
+    elif found is not None:
         # Also one that does not run keeps the network by its id: it could not be started any more.
         query = {"all": "1", "filters": json.dumps({"network": [body["Name"]]})}
         if found.get("Containers") or await engine.call("GET", "/containers/json", query=query, timeout_s=60.0):
@@ -71,16 +73,22 @@ async def make_bridge(engine: Engine, body: dict) -> None:
 
 async def check_bridge(engine: Engine, body: dict) -> None:
     """Whether a bridge that is there is that of our network. Raises EngineError, EngineGone, Taken."""
-    if await _find(engine, body) is None:
+    found = await _find(engine, body)
+    if found is None or not _is_wanted(found, body):
         bridge = body["Options"][f"{_BRIDGE}.name"]
         raise Taken(f"the node has a bridge {bridge} that is not swarmsh's: rename or remove it")
 
 
 async def _find(engine: Engine, body: dict) -> dict | None:
+    """Also one of ours that has another id: in a state no two have one name, so nobody wants that one any more."""
     found = await _inspect(engine, body["Name"])
-    if found is not None and (found.get("Labels") or {}).get(LABEL) != body["Labels"][LABEL]:
+    if found is not None and LABEL not in (found.get("Labels") or {}):
         raise Taken(f"the Engine has a network {body['Name']} that is not swarmsh's: rename or remove it")
     return found
+
+
+def _is_wanted(found: dict, body: dict) -> bool:
+    return found["Labels"][LABEL] == body["Labels"][LABEL]
 
 
 async def remove_networks(engine: Engine, wanted: set) -> set:

@@ -71,13 +71,14 @@ def new_network(
                     f"{subnet} overlaps {taken}, {whose}"
                 )
     division = divide(subnet, IPv4Network(config.ip_range) if config is not None and config.ip_range else None)
+    vni = _choose_vni(snapshot, spec)
     return Network(
         id=network_id,
         version=0,
         created_at=now,
         updated_at=now,
         spec=spec,
-        vni=_choose_vni(snapshot, spec),
+        vni=vni,
         subnet=str(subnet),
         gateways=str(division.gateways),
         vips=str(division.vips),
@@ -85,7 +86,20 @@ def new_network(
         last_task=str(division.last_task),
         mtu=mtu(spec),
         encrypted=encrypted(spec),
+        engine_name=_choose_engine_name(snapshot, spec.name, vni),
     )
+
+
+def _choose_engine_name(snapshot: ClusterSnapshot, name: str, vni: int) -> str:
+    """ "" if no other network has the name on nodes. A removed one has it there until its last task has ended.
+
+    An Engine would make two networks of one name, and a container could join either.
+    """
+    taken = {network.docker_name for network in snapshot.networks.values()}
+    free = name
+    while free in taken:
+        free = f"{free}-{vni}"
+    return free if free != name else ""
 
 
 def _choose_subnet(snapshot: ClusterSnapshot, cluster: Cluster) -> IPv4Network:

@@ -75,7 +75,7 @@ def joins_of(snapshot: ClusterSnapshot, task: Task, node: Node) -> Joins:
     overlays = [(snapshot.networks[a.network_id], a.address) for a in task.addresses]
     options = {network.target: network.driver_opts for network in task.spec.networks}
     networks = [
-        NetworkJoin(name=network.spec.name, address=address, driver_opts=options.get(network.id, {}))
+        NetworkJoin(name=network.docker_name, address=address, driver_opts=options.get(network.id, {}))
         for network, address in overlays
     ]
     if task.egress_address:
@@ -358,7 +358,8 @@ class NetStates:
         others = (self._numbers[other] for other in self._on[network_id] if other != node_id)
         return NodeNetwork(
             id=network.id,
-            name=network.spec.name,
+            name=network.docker_name,
+            dns_name=network.spec.name,
             vni=network.vni,
             subnet=network.subnet,
             gateway=str(gateway),

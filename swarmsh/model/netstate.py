@@ -47,7 +47,8 @@ class NodeNetwork(Entry):
     """An overlay as one node has it; `peers` are the numbers of the other nodes with a task there, sorted."""
 
     id: str
-    name: str
+    name: str  # of the Docker network
+    dns_name: str  # what tasks call it: NAME.NETWORK
     vni: int
     subnet: str
     gateway: str  # the node's own address there

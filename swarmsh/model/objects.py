@@ -43,6 +43,12 @@ class Network(Record, kw_only=True):
     mtu: int
     encrypted: bool = False
     removed_at: float | None = None
+    engine_name: str = ""  # decided at its creation, and kept: containers join it by that name; "" is the spec's
+
+    @property
+    def docker_name(self) -> str:
+        """Of the Docker network that it is on nodes. That of a removed one may still be there under its name."""
+        return self.engine_name or self.spec.name
 
 
 class Release(Record):

@@ -78,6 +78,7 @@ def test_a_node_is_told_all_that_its_tasks_and_the_clusters_ports_need() -> None
         ("networks", NET1.id): NodeNetwork(
             id=NET1.id,
             name="net1",
+            dns_name="net1",
             vni=4096,
             subnet="10.48.16.0/20",
             gateway="10.48.16.1",
@@ -127,6 +128,21 @@ def test_a_node_is_told_all_that_its_tasks_and_the_clusters_ports_need() -> None
             ),
         ),
     }
+
+
+def test_of_two_networks_of_one_name_each_has_its_own_on_the_node_and_tasks_ask_for_both_alike() -> None:
+    left = replace(NET1, removed_at=1.0)
+    anew = replace(NET2, spec=NET1.spec, engine_name=f"net1-{NET2.vni}")
+    again = networked(a_service("again"), NET2, first_mark=50)
+    old, new = placed(LONE, 1, N1), placed(again, 2, N1)
+    snapshot = a_cluster(N1, left, anew, LONE, again, old, new)
+    states = NetStates.of(snapshot)
+    found = [states.want(N1.id, ("networks", network.id)) for network in (NET1, NET2)]
+    assert [(n.name, n.dns_name) for n in found if isinstance(n, NodeNetwork)] == [
+        ("net1", "net1"),
+        ("net1-4097", "net1"),
+    ]
+    assert [joins_of(snapshot, task, N1).networks[0].name for task in (old, new)] == ["net1", "net1-4097"]
 
 
 def test_a_node_without_a_task_answers_on_ports_and_knows_no_network() -> None:

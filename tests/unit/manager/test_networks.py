@@ -53,6 +53,25 @@ async def scene() -> Scene:
     return await Scene().begin()
 
 
+async def test_a_network_made_anew_has_another_name_on_nodes_while_the_removed_one_may_be_there(
+    scene: Scene,
+) -> None:
+    async def names(name: str) -> tuple[str, str]:
+        made = await create_network(scene.store, scene.ids, scene.clock, NetworkSpec(name=name))
+        return made.spec.name, made.docker_name
+
+    assert await names("net1") == ("net1", "net1")
+    assert await names("net1-4098") == ("net1-4098", "net1-4098")
+    await remove_network(scene.store, scene.clock, "net1")
+    assert await names("net1") == ("net1", "net1-4098-4098"), "nor that of a third one"
+    scene.clock.pass_time(QUARANTINE_S)
+    await forget_lapsed(scene.store, scene.clock)
+    kept = scene.store.snapshot.networks[scene.store.snapshot.network_ids["net1"]]
+    assert kept.docker_name == "net1-4098-4098", "containers are on it by that name"
+    await remove_network(scene.store, scene.clock, "net1")
+    assert await names("net1") == ("net1", "net1")
+
+
 async def test_the_numbers_of_a_removed_network_come_back_after_the_quarantine(scene: Scene) -> None:
     first = await scene.network("first")
     await remove_network(scene.store, scene.clock, "first")

@@ -386,6 +386,27 @@ async def test_a_bridge_is_mended_by_hand_while_any_container_is_on_its_network(
     assert "POST /networks/create" in node.engine.calls
 
 
+async def test_a_network_of_ours_that_nobody_wants_gives_its_name_to_the_one_that_is_wanted(
+    node: FakeNode, plane: DataPlane
+) -> None:
+    await plane.apply(node_state())
+    anew = node_state()
+    anew["networks"][0].update(id="another", vni=4097)
+    for section in ("vips", "tasks", "names"):
+        anew[section] = []
+    node.engine.containers["late"] = ("net1", True)
+    node.step = lambda: None
+    with pytest.raises(ApplyFailed, match="active endpoints"):
+        await plane.apply(anew)
+    assert "active endpoints" in plane.failed["net1"]
+    assert node.engine.networks["net1"]["Labels"]["swarmsh.network"] != "another"
+    node.engine.containers.clear()
+    await plane.apply(anew)
+    assert plane.failed == {}
+    assert node.engine.networks["net1"]["Labels"]["swarmsh.network"] == "another"
+    assert "sb1001" in node.links and "sb1000" not in node.links
+
+
 async def test_devices_of_a_user_with_names_like_ours_stay(node: FakeNode, plane: DataPlane) -> None:
     node.add_bridge("sbcafe", "5a:00:00:00:00:01")
     node.add_link("svbeef", "vxlan", "5a:00:00:00:00:02", vxlan=(7, "10.0.0.1", 8472, True))

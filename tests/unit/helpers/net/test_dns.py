@@ -37,7 +37,7 @@ def state() -> dict[str, Any]:
         "v": 1,
         "egress": {"pool": "10.255.0.0/16", "prefix": 24, "mtu": 1450},
         "networks": [
-            {"id": NET1, "name": "front", "subnet": "10.50.0.0/16"},
+            {"id": NET1, "name": "front-4097", "dns_name": "front", "subnet": "10.50.0.0/16"},
             {"id": NET2, "name": "back", "subnet": "10.51.0.0/16"},
             {"id": NET3, "name": "inner.net", "subnet": "10.60.0.0/16", "internal": True},
         ],
@@ -296,7 +296,7 @@ def test_an_address_that_went_to_another_task_stays_with_that_one() -> None:
         {"put": {"names": [service(NET1, "x") | {"names": [7]}]}},
         {"put": {"names": [service(NET1, "x") | {"tasks": [{"id": "", "address": "10.50.1.1"}]}]}},
         {"put": {"tasks": [{"id": "a"}]}},
-        {"put": {"networks": [{"id": NET1, "name": "front", "subnet": "10.50"}]}},
+        {"put": {"networks": [{"id": NET1, "name": "front-4097", "dns_name": "front", "subnet": "10.50"}]}},
         {"put": {"name_tasks": [{"network": NET1, "service": "no", "task": {"id": "t", "address": "10.50.1.1"}}]}},
         {"drop": {"names": [NET1]}},
         {"drop": {"tasks": [["a"]]}},
