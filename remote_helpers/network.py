@@ -86,13 +86,14 @@ class Network:
         self._trouble = ""
         self._told: tuple = ()  # (drift, when) last told
         self._alone = False
+        self._unclear = False  # the last clear did not take all away: it is tried again
         self._ending = False
         self.make_plane, self.make_dns = _make_plane, _make_dns
 
     @property
     def active(self) -> bool:
         """Whether there is anything to keep."""
-        return not self._held.empty or (self._plane is not None and self._plane.closed)
+        return not self._held.empty or self._unclear or (self._plane is not None and self._plane.closed)
 
     # --- requests ---------------------------------------------------------------------------------------------
     def change(self, session: int, args: dict, admit):
@@ -225,14 +226,20 @@ class Network:
         wanted = self._number
         while self._applied < wanted:
             await self._passed.wait()
+        if self._failed_of(names):
+            # That may have been for a moment, and be mended but for the next try: this task is to have its own.
+            done = asyncio.get_running_loop().create_future()
+            self._want_pass(whole=True).done.append(done)
+            await asyncio.shield(done)
+        words = self._failed_of(names)
+        if words and not self._engine_ok():
+            raise EngineGone(words)
+        return words
+
+    def _failed_of(self, names: list) -> str:
+        """Why the last pass could not make one of these networks; "" if it made all."""
         failed = self._plane.failed if self._plane is not None else {}
-        for name in names:
-            words = failed.get(name)
-            if words and not self._engine_ok():
-                raise EngineGone(words)
-            if words:
-                return words
-        return ""
+        return next((failed[name] for name in names if failed.get(name)), "")
 
     def task_changed(self, task) -> None:
         """A report of an own task: what has ended or is not ready leaves at once, without a word from anybody."""
@@ -343,7 +350,8 @@ class Network:
         for done in job.done:
             if not done.done():
                 done.set_result((drift, errors))
-        self._report([] if job.told else drift, errors)
+        # What a clear took away was no drift, if it comes a second time either.
+        self._report([] if job.told or job.held.empty else drift, errors)
 
     async def _apply(self, job: _Pass) -> tuple:
         listening = self._listen(job.held)
@@ -353,7 +361,7 @@ class Network:
 
     async def _look(self) -> None:
         """A check by the helper itself, of what it holds now."""
-        if not self._held.empty:
+        if not self._held.empty or self._unclear:
             await self._bring(_Pass(self._held, self._number, whole=True, told=False, changes=()))
             return
         began = time.monotonic()
@@ -394,6 +402,12 @@ class Network:
             self._want_pass(whole=True)
 
     async def _give_keys(self, job: _Keys) -> None:
+        opens = job.message.get("closed") is False and not job.message.get("peers")
+        if opens and not (self._plane.closed if self._plane is not None else self._esp_state.get("closed")):
+            # Said to each node without encrypted networks, once a session: nothing is to be loaded for it.
+            if not job.done.done():
+                job.done.set_result([])
+            return
         try:
             result = await self._get_plane().secure(job.message)
         except Exception as e:
@@ -465,8 +479,11 @@ class Network:
             self._dns.close()
             self._dns = None
         if not self._anything_here():
+            self._unclear = False
             return [], []
+        self._unclear = True
         words, errors = await self._get_plane().purge(keys_too)
+        self._unclear = bool(errors)
         return words, errors
 
     async def release(self) -> list:
@@ -489,6 +506,7 @@ class Network:
             if not errors:
                 break
             log("network_not_cleared", cause="; ".join(errors))
+        self._unclear = False  # what is left now is the manager's to tell of
         if not job.done.done():
             job.done.set_result(errors)
 

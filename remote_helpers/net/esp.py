@@ -421,7 +421,7 @@ class Esp:
         self.spent: dict = {}  # n -> highest epoch that was sent in
         self._heard: dict = {}  # n -> highest epoch of which an inbound SA was there
         self._again: dict = {}  # n -> highest epoch of which one was added again
-        self._closed = False  # what a former process saved
+        self._closed = False  # whether anything of ours is, or may be, in the kernel
         self._told: set = set()  # drift that could not be mended, which was said already
         self._save = save
         self._turn = asyncio.Lock()
@@ -429,7 +429,7 @@ class Esp:
     def to_state(self) -> dict:
         """What must outlive this process, as JSON: no keys."""
         return {
-            "closed": self.wanted.closed if self.wanted is not None else self._closed,
+            "closed": self._closed or (self.wanted is not None and self.wanted.closed),
             "spent": _to_json(self.spent),
             "heard": _to_json(self._heard),
             "again": _to_json(self._again),
@@ -506,12 +506,14 @@ class Esp:
     async def _settle(self, wanted: Wanted) -> Plan:
         """Until the kernel shows what is wanted: others change it as well. The first plan says what was amiss."""
         self.wanted = wanted
+        self._closed = self._closed or wanted.closed
         first, seen = None, await change([])
         for _ in range(TRIES):
             self._note(wanted, seen)
             made = plan(wanted, seen, self.spent, self._heard)
             first = first or made
             if not made.batch:
+                self._closed = wanted.closed
                 first.lost = self.lost = sorted({*made.lost, *self._deaf(wanted)})
                 first.news = [word for word in first.drift if word not in self._told]
                 self._told = set(made.drift)

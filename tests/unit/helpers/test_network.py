@@ -414,6 +414,24 @@ async def test_a_task_is_rejected_in_the_data_planes_words_if_its_network_cannot
     await manager.task("t2", "running")  # what fails elsewhere is no matter to it
 
 
+async def test_a_failure_that_lasted_a_moment_rejects_no_task(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "RETRY_S", (60.0,))  # as long before the next try
+    manager = await world.manager()
+    world.cannot_be_made = dict.fromkeys(("net1", "swgw"), "vxlan: device or resource busy")
+    world.kernel_errors = ["vxlan: device or resource busy"]
+    assert (await give(manager, whole(), fresh=True))["error"]["code"] == "network_failed"
+    world.cannot_be_made, world.kernel_errors = {}, []
+    world.kernel_answers.clear()
+    await manager.apply(ensure(networks=JOINS))
+    await manager.task("t1", "preparing")
+    await manager.request("lease")
+    assert manager.tasks["t1"]["state"] == "preparing"
+    world.kernel_answers.set()
+    await manager.task("t1", "running")
+
+
 async def test_a_task_on_a_network_of_which_nothing_was_told_is_rejected(world: World) -> None:
     manager = await world.manager()
     await manager.apply(ensure(networks=JOINS))
@@ -682,6 +700,27 @@ async def test_keys_are_given_in_the_order_of_requests(world: World) -> None:
     assert [kind for kind, _ in world.passes] == ["secure", "whole", "purge", "secure"]
 
 
+async def test_a_node_that_is_not_closed_opens_without_loading_anything(world: World) -> None:
+    manager = await world.manager()
+    off = {"n": 2, "address": "10.98.0.12", "closed": False, "peers": []}
+    assert (await manager.request("secure", off))["result"] == {"lost": []}
+    assert world.helper is not None
+    own = world.helper.network
+    assert own._plane is None and not world.passes
+    await give(manager, whole(), fresh=True)
+    assert (await manager.request("secure", off))["result"] == {"lost": []}
+    assert [kind for kind, _ in world.passes] == ["whole"]
+
+
+async def test_another_process_opens_what_its_former_one_had_closed(world: World) -> None:
+    await world.crash()
+    (Path(world.root) / "network.json").write_text('{"v":1,"state":{},"esp":{"closed":true}}\n')
+    world.resume()
+    manager = await world.manager()
+    await manager.request("secure", {"n": 2, "address": "10.98.0.12", "closed": False, "peers": []})
+    assert "secure" in [kind for kind, _ in world.passes]
+
+
 async def test_keys_that_cannot_be_read_are_refused_without_a_word_of_theirs(world: World) -> None:
     manager = await world.manager()
     for error, code, words in (
@@ -714,6 +753,41 @@ async def test_an_empty_state_takes_all_away_and_nothing_is_kept(world: World) -
     await poll(lambda: own._plane is None and own._dns is None)
     assert not own.active
     await poll(lambda: own._worker.done())
+
+
+async def test_what_could_not_be_taken_away_is_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "RETRY_S", (0.02,))
+    manager = await world.manager()
+    await give(manager, whole(), fresh=True)
+    world.kernel_errors = ["containers still use swgw0"]
+    reply = await give(manager, fresh=True)
+    assert reply["error"]["message"] == "containers still use swgw0"
+    assert not (await manager.event("network"))["ok"]
+    assert world.helper is not None
+    own = world.helper.network
+    await poll(lambda: [kind for kind, _ in world.passes].count("purge") > 1)
+    assert own.active
+    world.kernel_errors = []
+    assert await manager.event("network", ok=True) == {"ok": True, "message": "", "drift": []}
+    await poll(lambda: own._plane is None and own._worker.done())
+    assert not own.active
+
+
+async def test_a_network_that_comes_while_the_node_is_not_cleared_is_made(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "RETRY_S", (60.0,))
+    manager = await world.manager()
+    await give(manager, whole(), fresh=True)
+    world.kernel_errors = ["containers still use swgw0"]
+    await give(manager, fresh=True)
+    world.kernel_errors = []
+    assert (await give(manager, whole(), fresh=True))["ok"]
+    assert [kind for kind, _ in world.passes] == ["whole", "purge", "whole"]
+    assert (await give(manager, fresh=True))["ok"]
+    assert world.helper is not None
+    own = world.helper.network
+    await poll(lambda: own._plane is None)
 
 
 async def test_a_node_that_has_nothing_is_told_so_without_loading_anything(world: World) -> None:

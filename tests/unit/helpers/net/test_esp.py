@@ -531,6 +531,18 @@ async def test_a_new_process_closes_again_what_was_flushed_with_the_old_one(node
     assert esp.Esp().to_state()["closed"] is False
 
 
+async def test_what_may_be_left_in_the_kernel_is_said_to_be_closed(node: Node) -> None:
+    process, off = node.esp(), esp.parse_wanted({"n": 2, "address": ADDRESS[2], "peers": [], "closed": False})
+    await process.apply(wanted(2, 1, sends=1))
+    node.refuses_at = 1
+    with pytest.raises(esp.EspError):
+        await process.apply(off)
+    assert node.kernel.sas and process.to_state()["closed"]
+    node.refuses_at = None
+    assert await process.apply(off) == []
+    assert node.kernel.seen() == Seen() and not process.to_state()["closed"]
+
+
 async def test_only_what_is_closed_is_said_to_be(node: Node) -> None:
     process = node.esp()
     with pytest.raises(esp.EspError, match="no keys yet"):
