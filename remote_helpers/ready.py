@@ -157,12 +157,13 @@ class Watch:
 
     `passing` is the newest answer; `failed` says that the probe failed `retries` times in a row; `why` is the
     reason for not passing. As with Docker's HEALTHCHECK, failures in the first `start_s` (`LATE_S` if 0) do not
-    count unless it had passed.
+    count unless it had passed, as it had (`passed`) if a former process of the helper found this start ready.
     """
 
-    def __init__(self, pid: int, address: str, action: dict, on_change, start_s: float = 0.0) -> None:
-        self.passing = False
-        self.passed_once = False
+    def __init__(
+        self, pid: int, address: str, action: dict, on_change, start_s: float = 0.0, passed: bool = False
+    ) -> None:
+        self.passing = self.passed_once = passed
         self.failed = False
         self.why = ""
         self._pid, self._address = pid, address
@@ -170,7 +171,7 @@ class Watch:
         self._ports = sorted(action.get("tcp_ports") or ())
         self._on_change = on_change
         self._start_s = start_s or LATE_S
-        if not self._probe and not self._missing():
+        if not self._probe and (passed or not self._missing()):
             self.passing = self.passed_once = True
             self._task = None
             return

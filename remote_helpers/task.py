@@ -106,6 +106,7 @@ class Task:
         self._dirty = True
         self._search = False  # a container may exist whose id is not known
         self._watch = None
+        self._was_ready = False  # a former process found this start of the container ready
         self.exited = False  # its process has ended, by the kernel's word: the Engine's comes seconds later
         self._followed = (0, -1)  # process whose end the kernel will tell, and by which descriptor
         self._ended_seen = 0.0
@@ -299,6 +300,7 @@ class Task:
         task._unhealthy = state.get("unhealthy", "")
         task._cgroup = state.get("cgroup", "")
         task._policy = state.get("policy", "")
+        task._was_ready = task.ready
         task._search = not task.container_id
         task._auth_lost = bool(state.get("auth")) and RANK[task.state] < RANK["ready"]
         return task
@@ -440,6 +442,7 @@ class Task:
                 log("container_restarted", task=self.id, restarts=self.restarts)
             self._started_at = view.started_at
             self._running_since = time.monotonic()
+            self._was_ready = False
             self._stop_watch()
         self._starts_seen = 0
         if view.running and view.pid != self.pid:
@@ -670,8 +673,10 @@ class Task:
             return await self._wind_down(view, grace)
         by_ports = bool(self.action.get("tcp_ports")) and not view.health
         if self._watch is None and (self.action.get("probe") or by_ports):
+            # Else it would be out of balancers and names until the first probe has passed.
+            passed, self._was_ready = self._was_ready, False
             self._watch = ready.Watch(
-                view.pid, view.address, self.action, self._on_watch, start_s=view.start_period_s
+                view.pid, view.address, self.action, self._on_watch, start_s=view.start_period_s, passed=passed
             )
         watch = self._watch
         if view.health == "unhealthy" or (watch is not None and watch.failed):

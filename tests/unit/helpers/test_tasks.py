@@ -399,6 +399,61 @@ async def test_a_probe_that_never_passes_fails_the_task_with_its_cause(
     assert failed["err"] == "task: non-zero exit (143): probe tcp:1: connection refused"
 
 
+class Probes:
+    """`answer` is what each probe finds, once there is one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.answer = ""
+        self.answers = asyncio.Event()
+        self.answers.set()
+        monkeypatch.setattr(ready, "probe_once", self._probe)
+
+    async def _probe(self, *args: object) -> str:
+        await self.answers.wait()
+        await asyncio.sleep(0)
+        return self.answer
+
+    async def another_process(self, world: World) -> None:
+        """One that has no answer yet, after t1 was ready."""
+        manager = await world.manager()
+        await manager.apply(ensure(probe=PROBE))
+        await manager.task("t1", "running", ready=True)
+        await asyncio.sleep(0.06)  # the state is written within 50 ms
+        self.answers.clear()
+        await world.crash()
+
+
+async def test_another_process_takes_what_was_ready_for_ready_until_its_probe_says_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probes = Probes(monkeypatch)
+    await probes.another_process(world)
+    world.resume()
+    manager = await world.manager(epoch=2)
+    await manager.request("report")
+    assert manager.tasks["t1"]["ready"]
+    assert all(one["data"].get("ready") for one in manager.events if one["event"] == "task")
+    probes.answer = "probe tcp:1: connection refused"
+    probes.answers.set()
+    failed = await manager.task("t1", "failed")
+    assert failed["err"] == "task: non-zero exit (143): probe tcp:1: connection refused"
+
+
+async def test_a_container_that_was_started_again_meanwhile_is_not_taken_for_ready(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probes = Probes(monkeypatch)
+    await probes.another_process(world)
+    world.engine.die("t1", 1)
+    world.engine.run("t1")
+    world.resume()
+    manager = await world.manager(epoch=2)
+    await manager.request("report")
+    assert not manager.tasks["t1"].get("ready")
+    probes.answers.set()
+    await manager.task("t1", "running", ready=True)
+
+
 # --- crashes of the helper and of the Engine ---
 async def test_a_container_made_before_a_crash_is_adopted(world: World) -> None:
     world.engine.create_breaks_off = True
