@@ -51,20 +51,20 @@ class Found:
     def see(self, command: str) -> str:
         return self.swarm.ssh(self.node, command)
 
-    def difference(self) -> str:
-        """Lines that came or went; "" if there are none."""
-        seen = self.see(WHOLE), self.see(PROCESSES)
+    def difference(self, processes: bool = True) -> str:
+        """Lines that came or went; "" if there are none. Without processes also what only they explain is left out."""
+        pairs = [(self.whole, self.see(WHOLE)), (self.processes, self.see(PROCESSES))]
         lines: list[str] = []
-        for before, after in zip((self.whole, self.processes), seen, strict=True):
+        for before, after in pairs if processes else [(self.plain, self.see(SNAPSHOT))]:
             lines += difflib.unified_diff(before.splitlines(), after.splitlines(), "before", "after", n=0)
         return "\n".join(lines)
 
-    def await_again(self, timeout: float) -> None:
+    def await_again(self, timeout: float, *, processes: bool = True) -> None:
         """Wait until the node is like that."""
         try:
-            self.swarm.wait(lambda: not self.difference(), f"{self.node} as it was found", timeout)
+            self.swarm.wait(lambda: not self.difference(processes), f"{self.node} as it was found", timeout)
         except AssertionError as e:
-            raise AssertionError(f"{e}\n--- {self.node}\n{self.difference()}") from None
+            raise AssertionError(f"{e}\n--- {self.node}\n{self.difference(processes)}") from None
 
     def check_in_use(self) -> None:
         """A comparison that found nothing while all is there would say nothing afterwards either."""
@@ -179,4 +179,4 @@ def test_a_node_that_is_away_is_told_of_and_the_way_by_hand_is_right(own: Swarm,
     own.ssh("n2", by_hand.removesuffix("; reboot"))
     own.lab.fault("n2", "reboot", "--wait")
     own.ssh("n2", f"modprobe -a {MODULES} esp4 xfrm_user; true")
-    own.wait(lambda: own.ssh("n2", SNAPSHOT) == found["n2"].plain, "n2 as it was found")
+    found["n2"].await_again(120, processes=False)
