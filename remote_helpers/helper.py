@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from contextlib import suppress
 
 from .check import run_checks
 from .container import index_of
@@ -46,7 +47,13 @@ class Helper:
             self.tasks, self.lease, lambda: self.fence.node_id, self._spawn, self.state.save_soon
         )
         self.network = Network(
-            root, engine_path, self.tasks.by_id, self._tell_network, self._spawn, self.watch.synced.is_set
+            root,
+            engine_path,
+            self.tasks.by_id,
+            self._tell_network,
+            self._spawn,
+            self.watch.synced.is_set,
+            lambda: self.state.trouble,
         )
         self.sessions: dict = {}
         self.session = None  # the attached one
@@ -428,7 +435,9 @@ class Helper:
         def admit() -> None:
             self.fence.batch(args)
             session.index = max(session.index, self.fence.index)
-            self.state.save()
+            # On a full file system dead backends are to leave all the same; the pass's errors tell of it.
+            with suppress(OSError):
+                self.state.save()
 
         async with self._turn:
             await self._wait_until_ours(session)

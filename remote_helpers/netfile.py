@@ -28,7 +28,7 @@ class NetFile:
 
     def write(self, held: Held, esp_state: dict) -> None:
         """Write all, whole or not at all; without content there is no file. Raises OSError."""
-        self._appended = 0
+        self._appended = sys.maxsize  # a file that could not be written is not to be added to
         if held.empty and not esp_state:
             try:
                 os.unlink(self._path)
@@ -40,7 +40,7 @@ class NetFile:
         fd = os.open(self._path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         _write(fd, content)
         os.rename(self._path + ".new", self._path)
-        self._size = len(content)
+        self._size, self._appended = len(content), 0
 
     def append(self, held: Held, esp_state: dict, changes: list) -> None:
         """Add what made the state this one, as (put, drop) each. Raises OSError."""

@@ -54,14 +54,16 @@ class _Leave:
 
 
 class Network:
-    """`by_id`: the helper's tasks. `tell(data)` sends the event `network`; `engine_ok()` says whether it answers.
+    """`by_id`: the helper's tasks. `tell(data)` sends the event `network`; `engine_ok()` says whether it answers;
+    `unsaved()` why the helper's own state is in no file, or "".
 
     `make_plane(path, root, engine_path, esp_state)` and `make_dns(names)` are replaced by tests.
     """
 
     dns_port = resolver_port = 53
 
-    def __init__(self, root: str, engine_path: str, by_id: dict, tell, spawn, engine_ok) -> None:
+    def __init__(self, root: str, engine_path: str, by_id: dict, tell, spawn, engine_ok, unsaved) -> None:
+        self._unsaved = unsaved
         self._root, self._engine_path, self._path = root, engine_path, f"{root}/{FILE}"
         self._by_id, self._tell, self._spawn, self._engine_ok = by_id, tell, spawn, engine_ok
         self._held = Held()
@@ -357,7 +359,8 @@ class Network:
         listening = self._listen(job.held)
         state = job.held.effective(self._standing, self._silent)
         drift, errors = await self._get_plane().bring(job.held, job.changes, state, job.whole)
-        return drift, [*listening, *errors]
+        unsaved = self._unsaved()
+        return drift, [*([unsaved] if unsaved else ()), *listening, *errors]
 
     async def _look(self) -> None:
         """A check by the helper itself, of what it holds now."""

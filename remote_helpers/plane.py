@@ -91,14 +91,11 @@ class Plane:
                 log("network_without_engine", cause=e)  # it is asked for bridges only, and says so then
 
     async def _bring(self, held: Held, changes, state: dict, whole: bool) -> tuple:
+        unsaved: list = []
         try:
             own = state["node"]
             await self._ready((own["n"], own["underlay"]))
-            if changes is None:
-                self._save(held)
-            else:
-                self._held = held
-                self._file.append(held, self.esp_state, changes)
+            unsaved = self._save_change(held, changes)
             found = (await self._plane.apply(state) if whole else await self._plane.change(state)) or [], []
         except ApplyFailed as e:
             found = e.differed, e.errors
@@ -106,7 +103,19 @@ class Plane:
             found = [], [str(e) or type(e).__name__]
         self.failed = dict(self._plane.failed)
         self.lost = list(self._esp.lost)
-        return found
+        return found[0], [*unsaved, *found[1]]
+
+    def _save_change(self, held: Held, changes) -> list:
+        """Keep it for another process, if that can be done; what cannot is no reason to leave dead backends in."""
+        try:
+            if changes is None:
+                self._save(held)
+            else:
+                self._held = held
+                self._file.append(held, self.esp_state, changes)
+        except OSError as e:
+            return [f"the network state cannot be written: {e.strerror}"]
+        return []
 
     async def _repair(self) -> tuple:
         try:

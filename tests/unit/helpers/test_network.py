@@ -276,6 +276,26 @@ async def test_drift_is_looked_for_and_told(world: World, monkeypatch: pytest.Mo
     assert told == [["link sv1000 was missing"], ["chain SW-IN was different"]], "what comes again and again: once"
 
 
+async def test_a_helper_that_cannot_keep_its_own_state_keeps_no_dead_backends_either(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("remote_helpers.state.AGAIN_S", 0.02)
+    monkeypatch.setattr(network, "RETRY_S", (0.02,))
+    monkeypatch.setattr(network, "CHECK_S", 0.02)
+    manager = await world.manager()
+    await give(manager, whole(), fresh=True)
+    blocked = Path(world.root) / "state.json.new"
+    blocked.mkdir()
+    reply = await give(manager, {"vips": [vip(dest("t2", ELSEWHERE))]}, index=7)
+    words = f"{world.root}/state.json cannot be written: Is a directory"
+    assert (reply["error"]["code"], reply["error"]["message"]) == ("network_failed", words)
+    assert dests(world) == [("t2", 1)]
+    assert (await manager.event("network", ok=False))["message"] == words
+    blocked.rmdir()
+    await manager.event("network", ok=True)
+    assert json.loads((Path(world.root) / "state.json").read_text())["fence"]["index"] == 7
+
+
 async def test_a_bug_in_a_pass_ends_neither_the_worker_nor_the_answers(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,6 +134,21 @@ async def test_the_state_is_kept_before_the_kernel_is_touched(own: Plane, told: 
     assert os.listdir(tmp_path) == ["network.json"]
 
 
+async def test_a_state_that_cannot_be_kept_reaches_the_kernel_all_the_same(
+    own: Plane, told: Told, tmp_path: Path
+) -> None:
+    path, blocked = tmp_path / "network.json", tmp_path / "network.json.new"
+    blocked.mkdir()
+    words = "the network state cannot be written: Is a directory"
+    change: Any = ({"vips": [vip(1, 0)]}, {})
+    assert await own.bring(HELD, None, STATE, True) == (["link sv1000 was missing"], [words])
+    assert await own.bring(HELD.changed(*change), [change], STATE, False) == ([], [words])
+    assert told.calls == ["apply", "change"] and not path.exists()
+    blocked.rmdir()
+    assert (await own.bring(HELD.changed(*change), [], STATE, True))[1] == []  # the next check
+    assert load(str(path))[0].whole() == HELD.changed(*change).whole()
+
+
 @pytest.mark.parametrize(
     ("error", "found"),
     [
@@ -249,6 +264,19 @@ def test_a_change_that_did_not_fit_is_followed_by_all(tmp_path: Path, monkeypatc
     full = False
     file.append(held, {}, [])
     assert load(str(path))[0].whole() == held.whole()
+
+
+def test_a_file_that_could_not_be_replaced_is_not_added_to(tmp_path: Path) -> None:
+    path, blocked = tmp_path / "network.json", tmp_path / "network.json.new"
+    file, held = NetFile(str(path)), HELD.changed({"vips": [vip(1, 1)]}, {})
+    file.write(HELD, {})
+    blocked.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        file.write(held, {})
+    blocked.rmdir()
+    change: Any = ({"vips": [vip(2, 1)]}, {})
+    file.append(held.changed(*change), {}, [change])
+    assert load(str(path))[0].whole() == held.changed(*change).whole()
 
 
 def test_a_file_that_went_away_is_written_whole(tmp_path: Path) -> None:
