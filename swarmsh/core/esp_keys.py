@@ -191,6 +191,11 @@ class KeyRing:
             peers=tuple(sorted(peers, key=lambda p: p.n)),
         )
 
+    def nothing(self, node_id: str) -> EspKeys | None:
+        """What ends whatever the node may have of another manager's; None if it has no address for others."""
+        own = self._nodes.get(node_id)
+        return EspKeys(n=own.n, address=own.underlay, closed=False) if own is not None else None
+
     def _peer(self, node_id: str, peer_id: str, between: _Between) -> EspPeer:
         hears = self._hears(peer_id, node_id)
         other = self._nodes[peer_id]

@@ -57,10 +57,14 @@ class NodeNetworks:
 
     def session_started(self) -> None:
         """Begin with the whole state again."""
-        self._told, self._dirty = {}, set()
-        self._begun, self._has_index, self._keys = False, 0, None
+        self._begin_anew()
+        self._dirty, self._has_index, self._keys = set(), 0, None
         self._session += 1
         self.work.touch()
+
+    def _begin_anew(self) -> None:
+        """The next message has the whole state."""
+        self._told, self._begun = {}, False
 
     def changed(self, keys: Iterable[Key]) -> None:
         """What is wanted under these keys may have changed."""
@@ -99,6 +103,9 @@ class NodeNetworks:
                 self._failed("keys", e.message)
                 refused = e
         await self._tell_state()
+        if keys is None:
+            # Once a session: it may have been away, or another manager's, when its last encrypted network went.
+            keys = self.keeper.ring.nothing(self.node_id)
         if keys is not None and not keys.closed:
             await self._give_keys(keys)  # it has no encrypted network any more
         if refused is not None:
@@ -107,7 +114,7 @@ class NodeNetworks:
     async def _give_keys(self, keys: EspKeys) -> None:
         if keys == self._keys:
             return
-        session = self._session
+        session, self._keys = self._session, None  # what it has if no answer comes is not known
         lost = await self.nodes.secure(self.node_id, keys)
         if session == self._session:
             self._keys = keys
@@ -128,9 +135,11 @@ class NodeNetworks:
             session, self._in_flight = self._session, True
             try:
                 await self._give(self._change(snapshot.cluster.id, put, drop))
-            except BaseException:
+            except BaseException as e:
                 if session == self._session:
                     self._dirty |= dirty
+                    if not (isinstance(e, NodeRequestFailed) and e.fields.get("code") == "bad_request"):
+                        self._begin_anew()  # it may hold that or not: only a whole state says what it holds then
                 raise
             finally:
                 self._in_flight = False
@@ -147,7 +156,7 @@ class NodeNetworks:
         """Let the node, which leaves, hold nothing any more. Raises what NodeClient.network raises."""
         cluster = self.store.snapshot.cluster
         if cluster is not None:
-            self._begun = False
+            self._begin_anew()
             await self.nodes.network(self.node_id, self._change(cluster.id, {}, []))
 
     def _change(self, cluster_id: str, put: dict[Key, Section], drop: list[Key]) -> NetworkChange:

@@ -277,6 +277,32 @@ async def test_what_the_node_did_not_take_is_told_again(error: Exception, monkey
         assert task.id in scene.nodes.held[N1.id]["tasks"]
 
 
+async def test_what_was_taken_without_an_answer_and_is_wanted_no_more_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("swarmsh.manager.retrying.FIRST_RETRY_S", 0.01)
+    async with scene_of(LONE) as scene:
+        task = placed(LONE, 1, N1, state=TaskState.ASSIGNED)
+        scene.nodes.failing[N1.id] = NodeDeadline("no answer")  # type: ignore[assignment]
+        await scene.put(task)
+        await scene.nodes.until(lambda: task.id in scene.nodes.held[N1.id].get("tasks", {}))
+        await scene.store.commit(lambda s: Changes(delete_tasks=(task.id,)))
+        del scene.nodes.failing[N1.id]
+        await scene.nodes.until(lambda: scene.nodes.held[N1.id] == {})
+
+
+async def test_a_node_without_encrypted_networks_is_opened_once_a_session() -> None:
+    async with scene_of(LONE) as scene:
+        await scene.nodes.until(lambda: len(scene.nodes.said("secure", N1.id)) == 1)
+        scene.manager._networks.touch_all()
+        await scene.put(placed(LONE, 1, N1))
+        await scene.settled()
+        assert [k.closed for k in scene.nodes.said("secure", N1.id) if isinstance(k, EspKeys)] == [False]
+        scene.nodes.cut(N1.id)
+        scene.nodes.connect(N1.id)
+        await scene.nodes.until(lambda: len(scene.nodes.said("secure", N1.id)) == 2)
+
+
 async def test_a_node_without_an_address_for_others_is_shown(caplog: pytest.LogCaptureFixture) -> None:
     named = replace(N1, target=replace(N1.target, address="n1.example"))
     caplog.set_level(logging.WARNING)
@@ -418,7 +444,7 @@ async def test_keys_come_before_the_network_and_to_those_that_share_it() -> None
         for node in (N1, N2):
             network = scene.nodes.place(node.id, "network", lambda c: "networks" in c.put)  # type: ignore[attr-defined]
             assert 0 <= scene.nodes.place(node.id, "secure") < network
-        assert N3.id not in scene.nodes.keys
+        assert not scene.nodes.keys[N3.id].closed
         assert epochs(scene.nodes.keys[N1.id]) == {2: (1, [1])}
         assert epochs(scene.nodes.keys[N2.id]) == {1: (1, [1])}
         first, second = scene.nodes.keys[N1.id].peers[0], scene.nodes.keys[N2.id].peers[0]
