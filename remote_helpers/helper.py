@@ -62,6 +62,7 @@ class Helper:
         self._described = asyncio.Event()
         self._leaving = False
         self._turn = asyncio.Lock()  # of requests that are carried out in their order
+        self._paths = None  # made by the first check of ways between nodes
         self._changed: dict = {}  # tasks whose report goes out in this turn of the loop
 
     def start(self, dns_fds: list = ()) -> None:
@@ -468,6 +469,24 @@ class Helper:
     async def _op_check(self, session: Session, args: dict) -> dict:
         return {"items": await run_checks(self.engine, args.get("now"), self.root)}
 
+    async def _op_check_listen(self, session: Session, args: dict) -> dict:
+        if self._paths is None:
+            from .paths import Paths
+
+            self._paths = Paths()
+        self._paths.listen(args)
+        return {"guarded": self.network.active}
+
+    async def _op_check_send(self, session: Session, args: dict) -> dict:
+        from .paths import send
+
+        return {"sent": await send(args)}
+
+    async def _op_check_heard(self, session: Session, args: dict) -> dict:
+        if self._paths is None:
+            raise Refused("bad_request", "this node does not listen for any check")
+        return {"heard": await self._paths.heard(args)}
+
     async def _op_end_processes(self, session: Session, args: dict) -> dict:
         self._only_newest(session)
         named = set(args.get("task_ids") or [])
@@ -493,7 +512,10 @@ class Helper:
         self.lease.drop()
         self.state.save()
         log("released")
-        return {}
+        if not args.get("clear"):
+            return {}
+        tasks = [task.id for task in self.tasks.by_id.values()]
+        return {"tasks": tasks, "left": [] if tasks else await self.network.release()}
 
 
 def _peers(args: dict):

@@ -19,7 +19,8 @@ from .netstate import DRAINS, EGRESS, OUT, SINGLE, BadChange, Held, named, probe
 from .timing import wait_event
 
 FILE, BEFORE = "network.json", "net-before.json"
-CHECK_S = 4.0  # between the starts of two whole passes: what drifts is to be back within 5 s
+CHECK_S = 4.0  # from the start of a whole pass to the end of the next: what drifts is to be back within 5 s
+LEAST_PAUSE_S = 1.0  # between two, however long they take
 RETRY_S = (1.0, 2.0)  # then each CHECK_S
 REMIND_S = 60.0  # drift that comes back with each pass is told again so often
 CLEAR_TRIES = 5
@@ -28,7 +29,7 @@ LAST_PASS_S = 3.0  # for the pass that is under way when the process ends
 
 def standing_of(task):
     """What a task of this node is to the balancers: None if it takes connections, DRAINS or OUT."""
-    if task.terminal or not task.pid:
+    if task.terminal or task.exited or not task.pid:
         return OUT
     # A draining task keeps the connections it has; without its entry they would be reset.
     return None if task.ready and task.goal not in ("stop", "remove") else DRAINS
@@ -366,7 +367,8 @@ class Network:
         if 0 < self._failures <= len(RETRY_S):
             self._due = began + RETRY_S[self._failures - 1]
         elif whole or errors or self._due < began:
-            self._due = began + CHECK_S
+            now = time.monotonic()
+            self._due = max(began + CHECK_S - (now - began), now + min(LEAST_PAUSE_S, CHECK_S))
 
     def _report(self, drift: list, errors: list) -> None:
         trouble = "; ".join(errors)
@@ -467,14 +469,14 @@ class Network:
         words, errors = await self._get_plane().purge(keys_too)
         return words, errors
 
-    async def release(self) -> None:
-        """Leave the node as it was found. What cannot be taken away in a few tries is left, and logged."""
+    async def release(self) -> list:
+        """Leave the node as it was found. What cannot be taken away in a few tries is left, logged, and told."""
         self._held, self._names, self._begun, self._standing = Held(), None, None, {}
         self._number += 1
         done = asyncio.get_running_loop().create_future()
         self._queue.append(_Leave(done))
         self._wake()
-        await asyncio.shield(done)
+        return await asyncio.shield(done)
 
     async def _leave(self, job: _Leave) -> None:
         for number in range(CLEAR_TRIES):
@@ -488,7 +490,7 @@ class Network:
                 break
             log("network_not_cleared", cause="; ".join(errors))
         if not job.done.done():
-            job.done.set_result(None)
+            job.done.set_result(errors)
 
     # --- other processes ----------------------------------------------------------------------------------------
     def restore(self, fds: list) -> None:

@@ -30,7 +30,16 @@ def _shown(cluster: Cluster) -> dict[str, object]:
     return {"ID": cluster.id, "DownAfterS": cluster.down_after_s}
 
 
+async def purge(request: web.Request, deps: Deps) -> web.Response:
+    done = await usecases.purge(deps.store, deps.clock, deps.nodes)
+    nodes = [
+        {"ID": one.node.id, "Name": one.node.spec.name, "Left": one.left, "Fix": one.fix} for one in done.nodes
+    ]
+    return json_response({"Archive": str(done.archive), "Nodes": nodes})
+
+
 ROUTES = (
     ("GET", "/swarmsh/cluster", inspect),
     ("POST", "/swarmsh/cluster/update", update),
+    ("POST", "/swarmsh/purge", purge),
 )

@@ -11,11 +11,13 @@ from swarmsh.api import execs
 from swarmsh.api.context import Deps, body_of, json_response, segment
 from swarmsh.api.render import rfc3339
 from swarmsh.errors import InvalidSpec
-from swarmsh.manager.usecases import lookup, nodes
+from swarmsh.manager.usecases import lookup, nodes, paths
 from swarmsh.model.objects import SshTarget
 from swarmsh.model.specs import NodeSpec
 from swarmsh.model.states import Availability, NodeState, Role
 from swarmsh.model.wire import Record, to_wire
+
+MOST_ROTATION_S = 3600.0
 
 
 class NodeRequest(Record):
@@ -96,11 +98,63 @@ async def check_node(request: web.Request, deps: Deps) -> web.Response:
     return json_response({"items": [*await deps.nodes.check(node.id), nodes.check_routes(deps.snapshot, node)]})
 
 
+class PathsRequest(Record):
+    """`nodes`: ids or names; the ways between them and all nodes are tried. None: of all."""
+
+    nodes: list[str] | None = None
+
+
+async def check_paths(request: web.Request, deps: Deps) -> web.Response:
+    asked = (await body_of(request, PathsRequest)).nodes
+    lookup.require_cluster(deps.snapshot)
+    named = deps.snapshot.nodes if asked is None else {lookup.find_node(deps.snapshot, ref).id for ref in asked}
+    items = await paths.check_paths(deps.snapshot, deps.nodes, named)
+    known = deps.snapshot.nodes
+    return json_response(
+        {
+            "items": [
+                {
+                    "node": item.node_id,
+                    "node_name": known[item.node_id].spec.name if item.node_id in known else "",
+                    "name": item.name,
+                    "ok": item.ok,
+                    "detail": item.detail,
+                    "fix": item.fix,
+                }
+                for item in items
+            ]
+        }
+    )
+
+
+class RotationRequest(Record):
+    """`timeout_s`: how long to wait for nodes to acknowledge."""
+
+    timeout_s: float = 60.0
+
+
+async def rotate_keys(request: web.Request, deps: Deps) -> web.Response:
+    asked = await body_of(request, RotationRequest)
+    if not 0 < asked.timeout_s <= MOST_ROTATION_S:
+        raise InvalidSpec(f"invalid TimeoutS {asked.timeout_s:g}: above 0, at most {MOST_ROTATION_S:g} seconds")
+    lookup.require_cluster(deps.snapshot)
+    done = await deps.rotate_keys(asked.timeout_s)
+    missing = [node for node in deps.snapshot.nodes.values() if node.id in done.missing]
+    answer: list[dict[str, str]] = []
+    for node in sorted(missing, key=lambda n: n.number):
+        away = not deps.nodes.connected(node.id)
+        why = "there is no session with it" if away else f"it has not acknowledged within {asked.timeout_s:g} s"
+        answer.append({"ID": node.id, "Name": node.spec.name, "Message": why})
+    return json_response({"Pairs": done.pairs, "Missing": answer})
+
+
 ROUTES = (
     ("GET", "/swarmsh/status", status),
     ("GET", "/swarmsh/nodes", targets),
     ("POST", "/swarmsh/nodes", add_node),
     ("POST", "/swarmsh/nodes/{id}/target", retarget_node),
     ("GET", "/swarmsh/nodes/{id}/check", check_node),
+    ("POST", "/swarmsh/nodes/check-paths", check_paths),
+    ("POST", "/swarmsh/networks/rotate-keys", rotate_keys),
     ("GET", "/swarmsh/tasks/{id}/exec", execs.run),
 )

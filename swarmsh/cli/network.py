@@ -12,6 +12,7 @@ GROUP = LazyGroup(
         "inspect": ("swarmsh.cli.network_show:inspect", "Show all there is about networks, as JSON."),
         "ls": ("swarmsh.cli.network_show:ls", "List networks."),
         "prune": ("swarmsh.cli.network_remove:prune", "Remove all networks that no service uses."),
+        "rotate-keys": ("swarmsh.cli.network_keys:rotate_keys", "Give encrypted networks new keys."),
         "rm": ("swarmsh.cli.network_remove:rm", "Remove networks."),
     },
 )

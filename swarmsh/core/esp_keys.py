@@ -115,6 +115,25 @@ class KeyRing:
         epochs = self._pairs[pair].epochs
         return epochs[-1].number if epochs else 0
 
+    def newest(self) -> dict[Pair, int]:
+        """The number of each pair's newest epoch; 0 where it has none yet."""
+        return {pair: self._newest(pair) for pair in self._pairs}
+
+    def behind(self, before: Mapping[Pair, int]) -> set[str]:
+        """Of pairs that had these as their newest epochs: nodes that keep their pair from sending in a newer one.
+
+        A node that has not acknowledged that it hears it keeps its peer from sending, and is named alone.
+        """
+        found: set[str] = set()
+        for pair in before.keys() & self._pairs.keys():
+            ends, newest = ((pair[0], pair[1]), (pair[1], pair[0])), self._newest(pair)
+            if newest <= before[pair]:
+                found.update(pair)  # no number yet: the store's trouble
+                continue
+            deaf = {end for end, peer in ends if newest not in self._hears(end, peer)}
+            found |= deaf or {end for end, peer in ends if self._sends_now(end, peer) != newest}
+        return found
+
     def _number(self, pair: Pair, node_id: str) -> int:
         """The number of the other end."""
         return self._nodes[pair[1] if pair[0] == node_id else pair[0]].n

@@ -24,6 +24,14 @@ KEY_BYTES = 36  # AES-256 and the salt of RFC 4106
 RETRY_S = 5.0  # after the store refused a number
 
 
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """`pairs` of nodes with keys; `missing`: ids of nodes that have not acknowledged the new ones."""
+
+    pairs: int
+    missing: frozenset[str] = frozenset()
+
+
 @dataclass(slots=True)
 class KeyKeeper:
     """`touch` is called with each node whose keys may have changed."""
@@ -34,6 +42,7 @@ class KeyKeeper:
     touch: Callable[[str], None]
     ring: KeyRing = field(default_factory=KeyRing)
     _due: asyncio.Event = field(default_factory=asyncio.Event)
+    _stepped: asyncio.Event = field(default_factory=asyncio.Event)  # set, and replaced, after each change
 
     def follow(self) -> None:
         """Networks came to nodes or left them."""
@@ -56,10 +65,24 @@ class KeyKeeper:
         """Begin a new epoch for all."""
         self._changed(self.ring.renew_all())
 
+    async def rotated(self, deadline_s: float) -> Rotation:
+        """Begin a new epoch for all, and wait until all pairs send in it; what is missing goes on by itself."""
+        before = self.ring.newest()
+        self.rotate()
+        try:
+            async with asyncio.timeout(deadline_s):
+                while self.ring.behind(before):
+                    await self._stepped.wait()
+        except TimeoutError:
+            pass
+        return Rotation(len(before), frozenset(self.ring.behind(before)))
+
     def _changed(self, nodes: Iterable[str]) -> None:
         for node_id in nodes:
             self.touch(node_id)
         self._due.set()
+        stepped, self._stepped = self._stepped, asyncio.Event()
+        stepped.set()
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from swarmsh.errors import SwarmshError
 from swarmsh.manager.dirt import Dirt, dirt_of
+from swarmsh.manager.key_keeper import Rotation
 from swarmsh.manager.node_networks import ClusterNetworks
 from swarmsh.manager.node_worker import NodeWorker
 from swarmsh.manager.orchestrator import Orchestrator
@@ -143,6 +144,10 @@ class Manager:
     def rotate_keys(self) -> None:
         """Begin a new epoch of the keys of encrypted networks; no packet is lost by it."""
         self._networks.keeper.rotate()
+
+    async def rotated(self, deadline_s: float) -> Rotation:
+        """As `rotate_keys`; returns when all nodes have acknowledged the new epoch, or after that time."""
+        return await self._networks.keeper.rotated(deadline_s)
 
     def _node_spoke(self, node_id: str) -> None:
         if node_id in self._leaving:

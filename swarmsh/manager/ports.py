@@ -11,6 +11,7 @@ import msgspec
 from swarmsh.model.actions import Batch, NodeReport, TaskReport
 from swarmsh.model.netstate import EspKeys, NetworkChange
 from swarmsh.model.objects import Event, SshTarget
+from swarmsh.model.paths import Heard, Listen, Send, Sent
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 
 
@@ -137,6 +138,13 @@ class NodeClient(Protocol):
     async def drop(self, node_id: str, *, release: bool = False) -> None:
         """End the session for good; with `release` the helper forgets the cluster first."""
 
+    async def leave(self, node_id: str) -> tuple[str, ...]:
+        """End the session for good, and leave nothing of ours on the node; words about what is left all the same.
+
+        The node's tasks are to have been removed before. Waits until the helper has ended and its files are gone.
+        Raises NodeUnreachable without a session, and what requests raise; then the session has ended as well.
+        """
+
     def events(self) -> AsyncIterator[NodeEvent]:
         """What happens on the nodes, in the order it was read; one consumer."""
 
@@ -182,6 +190,19 @@ class NodeClient(Protocol):
 
     async def check(self, node_id: str) -> Sequence[dict[str, object]]:
         """What the node offers: items with name, ok, detail, fix. Raises as `apply`."""
+
+    async def listen_on_paths(self, node_id: str, listen: Listen) -> bool:
+        """Let the node listen for a check of the ways between nodes, from when this returns.
+
+        Whether it has networks or ports, so that no plaintext passes its UDP 4790. This and the next two raise as
+        `check`.
+        """
+
+    async def send_on_paths(self, node_id: str, send: Send) -> Sequence[Sent]:
+        """Let the node send what the check needs; returns when it has, after some seconds."""
+
+    async def heard_on_paths(self, node_id: str, token: str, wait_s: float) -> Sequence[Heard]:
+        """What the node heard; it waits that long for what may be under way, and listens no more."""
 
     async def engine_socket(self, node_id: str) -> str:
         """Path of a private unix socket that leads to this node's Engine over the standing session."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
+from swarmsh.adapters.nodes import sessions as sessions_module
 from swarmsh.errors import HelperRefused, NetworkFailed, NodeDeadline, NodeRequestFailed, NodeUnreachable
 from swarmsh.manager.ports import Connected, Described, Disconnected, NetworkChecked, Refused, TasksReported
 from swarmsh.model.actions import Batch, EnsureTask, RemoveTask, StopTask
 from swarmsh.model.netstate import EspEpoch, EspKeys, EspPeer, NetworkChange, OwnNode
+from swarmsh.model.paths import Listen, Send
 from tests.component.conftest import TinyHelper, eventually
 from tests.component.scripted_helper import HELLO
 
@@ -365,6 +368,17 @@ async def test_the_other_questions(serve, make_sessions, helper, key_file: Path)
     helper.answers["end_processes"] = {"ended": ["t1"]}
     assert await sessions.end_processes("node1", ["t1", "t2"]) == {"t1"}
     assert helper.requests[-1]["args"] == {"task_ids": ["t1", "t2"]}
+    helper.answers |= {
+        "check_listen": {"guarded": True},
+        "check_send": {"sent": [{"n": 2, "refused": {"esp": "Operation not permitted"}}]},
+        "check_heard": {"heard": [{"n": 2, "source": "10.0.0.2", "arrived": ["esp"], "let_in": [], "size": 0}]},
+    }
+    assert await sessions.listen_on_paths("node1", Listen(token="00" * 8, seconds=1, enough=0, senders=(2,)))
+    assert helper.requests[-1]["args"]["from"] == [2]
+    send = Send(token="00" * 8, n=1, address="10.0.0.1", to=(), sizes=(1500,))
+    assert (await sessions.send_on_paths("node1", send))[0].refused == {"esp": "Operation not permitted"}
+    assert (await sessions.heard_on_paths("node1", "00" * 8, 0.1))[0].arrived == ("esp",)
+    assert helper.requests[-1]["args"] == {"token": "00" * 8, "wait_s": 0.1}
     helper.answers["resolve_image"] = {"error": {"code": "failed", "message": "manifest unknown"}}
     with pytest.raises(NodeRequestFailed, match="manifest unknown"):
         await sessions.resolve_image("node1", "web:2", "")
@@ -381,3 +395,54 @@ async def test_without_a_session_a_request_says_why(make_sessions, key_file: Pat
     assert sessions.last_heard("node1") is None
     with pytest.raises(NodeUnreachable, match="not kept"):
         await sessions.apply("node2", batch())
+
+
+@pytest.mark.parametrize(
+    ("answer", "shell", "left"),
+    [
+        ({"tasks": [], "left": []}, b"", ()),
+        ({"tasks": [], "left": []}, b"/run/swarmsh\nlock\n", ("/run/swarmsh is still there, with lock",)),
+        ({"tasks": [], "left": ["device swgw0 is busy"]}, None, ("device swgw0 is busy",)),
+        ({"tasks": ["t1"], "left": []}, None, ("task t1: its container could not be removed",)),
+    ],
+)
+async def test_a_node_is_left_and_what_is_there_still_is_told(
+    serve, make_sessions, helper, key_file: Path, answer, shell, left
+) -> None:
+    """Once the helper ends no session can tell: then the node's shell is asked whether its files are gone."""
+    asked: list[str] = []
+
+    async def serve_shell_too(process) -> None:
+        if "/run/swarmsh" in (process.command or ""):
+            asked.append(process.command)
+            process.stdout.write(shell or b"")
+            process.exit(0)
+        else:
+            await helper.serve(process)
+
+    helper.answers["release"] = answer
+    server = await serve(serve_shell_too)
+    sessions = make_sessions()
+    sessions.keep("node1", "n1", server.target(key_file))
+    await sessions.until(Connected)
+    assert await sessions.leave("node1") == left
+    assert helper.requests[-1]["args"] == {"clear": True}
+    assert len(asked) == (shell is not None)
+    assert not sessions.connected("node1")
+    with pytest.raises(NodeUnreachable, match="not kept"):
+        await sessions.leave("node1")
+
+
+def test_the_shell_waits_for_the_end_of_the_files(tmp_path: Path) -> None:
+    """The line that is run on a node, here with folders that go, stay and are not there."""
+    folder = tmp_path / "swarmsh"
+    wait = sessions_module._wait_for_end(str(folder))
+    assert subprocess.run(["sh", "-c", wait], capture_output=True, check=True, timeout=20).stdout == b""
+    folder.mkdir()
+    waiting = subprocess.Popen(["sh", "-c", wait], stdout=subprocess.PIPE)
+    folder.rmdir()
+    assert waiting.communicate(timeout=20)[0] == b""
+    (folder / "inside").mkdir(parents=True)
+    quick = wait.replace("seq 100", "seq 1")
+    shown = subprocess.run(["sh", "-c", quick], capture_output=True, check=True, timeout=20).stdout
+    assert shown.decode().split() == [str(folder), "inside"]

@@ -8,6 +8,7 @@ import msgspec
 
 from swarmsh.model.actions import TaskReport
 from swarmsh.model.objects import NodeDescription
+from swarmsh.model.paths import Heard, Sent
 from swarmsh.model.specs import DiscreteGenericResource, GenericResource, NamedGenericResource, Platform
 
 PROTOCOL = 1
@@ -121,6 +122,31 @@ class LostPeers(msgspec.Struct):
     """The result of `secure`."""
 
     lost: tuple[int, ...] = ()
+
+
+class PathsListened(msgspec.Struct):
+    """The result of `check_listen`."""
+
+    guarded: bool = False
+
+
+class PathsSent(msgspec.Struct):
+    """The result of `check_send`."""
+
+    sent: tuple[Sent, ...] = ()
+
+
+class PathsHeard(msgspec.Struct):
+    """The result of `check_heard`."""
+
+    heard: tuple[Heard, ...] = ()
+
+
+class Released(msgspec.Struct):
+    """The result of `release` with `clear`."""
+
+    tasks: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
 
 class EndedProcesses(msgspec.Struct):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,11 @@ from swarmsh.adapters.nodes.messages import (
     LostPeers,
     MalformedLine,
     NetworkState,
+    PathsHeard,
+    PathsListened,
+    PathsSent,
     ReachedPeers,
+    Released,
     ResolvedImage,
     encode_line,
     parse,
@@ -54,6 +59,7 @@ from swarmsh.manager.ports import (
 from swarmsh.model.actions import Action, Batch, NodeReport, TaskReport
 from swarmsh.model.netstate import EspKeys, NetworkChange
 from swarmsh.model.objects import SshTarget
+from swarmsh.model.paths import Heard, Listen, Send, Sent
 
 T = TypeVar("T")
 log = logging.getLogger("swarmsh.nodes")
@@ -180,6 +186,33 @@ class NodeSessions:
         if kept.engine is not None:
             await kept.engine.close()
 
+    async def leave(self, node_id: str) -> tuple[str, ...]:
+        """As the port says."""
+        try:
+            session = self._session(node_id)
+            kept = self._kept[node_id]
+            left = await self._call_on(session, "release", {"clear": True}, Released, self._limits.network_s)
+        finally:
+            await self.drop(node_id)
+        if left.tasks:
+            return tuple(f"task {task_id}: its container could not be removed" for task_id in left.tasks)
+        return left.left or await self._files_left(kept)
+
+    async def _files_left(self, kept: _Kept) -> tuple[str, ...]:
+        """Wait for the helper's end; then no session can tell, so the node's own shell is asked over SSH."""
+        link = await self._dialer.connect(kept.target)
+        try:
+            output, ended = bytearray(), asyncio.Event()
+            await link.exec(_wait_for_end(self._root), output.extend, ended.set)
+            async with asyncio.timeout(self._limits.start_s):
+                await ended.wait()
+        except TimeoutError:
+            return (f"{self._root}: whether it is gone was not answered",)
+        finally:
+            await link.close()
+        folder, *files = output.decode(errors="replace").split() or [""]
+        return (f"{folder} is still there, with {', '.join(files) or 'nothing in it'}",) if folder else ()
+
     def poke(self, node_id: str) -> None:
         """Try to connect now, whatever the back-off says."""
         if (kept := self._kept.get(node_id)) is not None:
@@ -302,6 +335,17 @@ class NodeSessions:
     async def check(self, node_id: str) -> Sequence[dict[str, object]]:
         args = {"now": self._clock.now()}
         return (await self._call(node_id, "check", args, CheckItems, 30.0)).items
+
+    async def listen_on_paths(self, node_id: str, listen: Listen) -> bool:
+        answer = await self._call(node_id, "check_listen", listen, PathsListened, self._limits.request_s)
+        return answer.guarded
+
+    async def send_on_paths(self, node_id: str, send: Send) -> Sequence[Sent]:
+        return (await self._call(node_id, "check_send", send, PathsSent, 30.0)).sent
+
+    async def heard_on_paths(self, node_id: str, token: str, wait_s: float) -> Sequence[Heard]:
+        args = {"token": token, "wait_s": wait_s}
+        return (await self._call(node_id, "check_heard", args, PathsHeard, wait_s + self._limits.request_s)).heard
 
     # --- the Engine through the session ---
     async def engine_socket(self, node_id: str) -> str:
@@ -558,6 +602,12 @@ class _Listener:
                 node_id=self._node_id, ok=state.ok, message=state.message, drift=state.drift, lost=state.lost
             )
         )
+
+
+def _wait_for_end(root: str) -> str:
+    """A shell line that waits 20 s for the folder to go, and prints what is in it if it stays."""
+    tries = f"for i in $(seq 100); do [ -e {root} ] || exit 0; sleep 0.2; done; echo {root}; ls -A {root}"
+    return shlex.join(["sh", "-c", tries])
 
 
 def _refused(node_id: str, error: HelperRefused) -> Refused:

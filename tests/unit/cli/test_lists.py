@@ -156,7 +156,37 @@ def test_inspect_prints_json_as_it_came_and_pretty_for_people(cluster: Recorder,
     assert cli("service", "inspect", "-q", "web").out == "web0000000000000000000000\n"
 
 
+WAYS = "/swarmsh/nodes/check-paths"
+
+
+def test_a_check_tells_of_each_pair_what_the_firewall_must_allow(cluster: Recorder, cli: Cli) -> None:
+    cluster.on("GET", "/swarmsh/nodes/node./check", {"items": []})
+    fine = {
+        "node": "node1",
+        "node_name": "n1",
+        "name": "ways",
+        "ok": True,
+        "detail": "all reach 1 node",
+        "fix": "",
+    }
+    fault = {**fine, "node": "node2", "node_name": "n2", "name": "to n1", "ok": False, "detail": "no", "fix": "do"}
+    cluster.on("POST", WAYS, {"items": [fine, fault]})
+    result = cli("node", "check")
+    assert result.code == 1
+    rows = [columns(line) for line in result.out.splitlines()]
+    assert ["n1", "ways", "ok", "all reach 1 node"] in rows
+    assert ["n2", "to n1", "FAULT", "no", "do"] in rows
+    assert cluster.sent("POST", WAYS)[0].body == {"Nodes": ["node2", "node1"]}
+    assert cli("node", "check", "-q").out == "node2\n"
+    # Of one that was not asked for: what it sends to one that was.
+    (_, other) = json.loads(cli("node", "check", "n1", "--format", "json").out)
+    assert other == {"Node": "n2", "Name": "to n1", "OK": False, "Detail": "no", "Fix": "do"}
+    cluster.on("POST", WAYS, {"items": [fine]})
+    assert cli("node", "check").code == 0
+
+
 def test_a_check_tells_faults_with_fixes_and_fails(cluster: Recorder, cli: Cli) -> None:
+    cluster.on("POST", WAYS, {"items": []})
     items = [
         {"name": "python", "ok": True, "detail": "3.11", "fix": ""},
         {"name": "ip_vs", "ok": False, "detail": "module missing", "fix": "modprobe ip_vs"},
@@ -185,6 +215,7 @@ def test_a_check_tells_faults_with_fixes_and_fails(cluster: Recorder, cli: Cli) 
 
 
 def test_a_node_that_cannot_be_asked_has_a_way_out_too(cluster: Recorder, cli: Cli) -> None:
+    cluster.on("POST", WAYS, {"items": []})
     cluster.on("GET", "/swarmsh/nodes/node1/check", (503, {"message": "there is no session with node n1: none"}))
     (item,) = json.loads(cli("node", "check", "n1", "--format", "json").out)
     assert (item["Node"], item["Name"], item["OK"]) == ("n1", "session", False)

@@ -124,3 +124,26 @@ def test_addresses_that_fit_no_subnet_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         ipam_config(subnets, ranges, gateways, auxiliary)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"),
+    [
+        (3, "Keys between 3 pairs of nodes are new\n"),
+        (1, "Keys between 1 pair of nodes are new\n"),
+        (0, "No two nodes share an encrypted network: there are no keys\n"),
+    ],
+)
+def test_keys_are_rotated(pairs: int, words: str, manager: Recorder, cli: Cli) -> None:
+    manager.on("POST", "/swarmsh/networks/rotate-keys", {"Pairs": pairs, "Missing": []})
+    result = cli("network", "rotate-keys", "--timeout", "1m30s")
+    assert (result.code, result.out, result.err) == (0, words, "")
+    assert manager.sent("POST", "/swarmsh/networks/rotate-keys")[0].body == {"TimeoutS": 90.0}
+
+
+def test_nodes_that_did_not_take_new_keys_are_named(manager: Recorder, cli: Cli) -> None:
+    missing = [{"ID": "node3", "Name": "n3", "Message": "there is no session with it"}]
+    manager.on("POST", "/swarmsh/networks/rotate-keys", {"Pairs": 3, "Missing": missing})
+    result = cli("network", "rotate-keys")
+    assert (result.code, result.out) == (1, "")
+    assert result.err == "Error: n3: there is no session with it; it gets the new keys when it answers\n"

@@ -216,6 +216,27 @@ def test_a_node_that_has_no_encrypted_network_any_more_is_opened_once() -> None:
     assert kernels.ring.wanted("a") is None
 
 
+def test_who_keeps_a_rotation_from_its_end_is_known_at_each_step() -> None:
+    kernels = Kernels()
+    kernels.share({("a", "b"), ("b", "c")})
+    kernels.begin()
+    kernels.settle()
+    ring, before = kernels.ring, kernels.ring.newest()
+    ring.renew_all()
+    assert ring.behind(before) == {"a", "b", "c"}, "not begun"
+    kernels.begin()
+    assert ring.behind(before) == {"a", "b", "c"}
+    kernels.take("b")
+    assert ring.behind(before) == {"a", "c"}, "b hears it, and cannot send in it yet"
+    kernels.take("a")
+    kernels.take("b", heard=False)  # its answer is lost
+    assert ring.behind(before) == {"b", "c"}, "a is done; b may send in it to a, but that is not known"
+    kernels.settle()
+    kernels.take("b")
+    assert ring.behind(before) == set()
+    assert ring.behind({("a", "c"): 1}) == set(), "a pair that shares nothing any more keeps nobody waiting"
+
+
 def test_keys_are_not_shown() -> None:
     kernels = a_settled_pair()
     assert kernels.key("a", "b") not in repr(kernels.ring) + repr(kernels.ring.wanted("a"))

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from remote_helpers import network, resolvconf
+from remote_helpers.helper import EXIT_RELEASED
 from remote_helpers.net.xfrm import BadKeys
 from remote_helpers.netfile import load
-from tests.unit.helpers.conftest import Manager, World, ensure
+from tests.unit.helpers.conftest import Manager, World, ensure, sample
 from tests.unit.helpers.test_tasks import poll, remove, stop
 
 NET = "net1net1net1net1net1net1n"
@@ -486,6 +487,55 @@ async def test_a_task_that_ends_leaves_at_once_and_no_pass_puts_it_back(
     assert await ask(world, "tasks.web") == [ELSEWHERE]
 
 
+async def test_a_process_that_ends_is_out_before_the_engine_tells_of_it(world: World) -> None:
+    process = await asyncio.create_subprocess_exec("sleep", "600")
+    try:
+        manager = await running(world)
+        world.engine.state_of("t1")["Pid"] = process.pid
+        await manager.request("report")
+        await poll(lambda: world.helper is not None and world.helper.tasks.by_id["t1"]._followed[0] == process.pid)
+        assert dests(world) == [("t1", 1), ("t2", 1)]
+    finally:
+        process.kill()
+        await process.wait()
+    await manager.until(lambda: not manager.tasks["t1"].get("ready"))
+    assert manager.tasks["t1"]["state"] == "running"
+    await poll(lambda: dests(world) == [("t2", 1)])
+    assert await ask(world, "tasks.web") == [ELSEWHERE]
+    await manager.request("report")  # the Engine still has it running
+    assert not manager.tasks["t1"].get("ready")
+    world.engine.die("t1", 137)
+    await manager.task("t1", "failed")
+    assert world.helper is not None
+    assert world.helper.tasks.by_id["t1"]._followed == (0, -1)
+
+
+async def test_a_container_that_the_engine_started_again_is_followed_anew(world: World) -> None:
+    first, second = [await asyncio.create_subprocess_exec("sleep", "600") for _ in range(2)]
+    try:
+        manager = await running(world, lease_s=0.5)
+        await poll(lambda: world.engine.container_of("t1")["HostConfig"]["RestartPolicy"]["Name"] == "always")
+        world.engine.state_of("t1")["Pid"] = first.pid
+        assert world.helper is not None
+        task = world.helper.tasks.by_id["t1"]
+        task.renew()
+        await poll(lambda: task._followed[0] == first.pid)
+        first.kill()
+        await poll(lambda: dests(world) == [("t2", 1)])
+        world.engine.die("t1", 137)
+        world.engine.run("t1")
+        world.engine.state_of("t1")["Pid"] = second.pid
+        task.renew()
+        await poll(lambda: ("t1", 1) in dests(world))
+        assert task._followed[0] == second.pid and not task.exited
+        assert manager.tasks["t1"]["state"] == "running"
+    finally:
+        for process in (first, second):
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+
 async def test_a_task_that_is_not_ready_any_more_takes_no_new_connection_and_keeps_its_own(world: World) -> None:
     world.engine.health_at_start = "healthy"
     world.engine.ignores_term = True
@@ -687,6 +737,38 @@ async def test_a_released_node_is_left_as_it_was_found(world: World) -> None:
     await poll(helper.finished.is_set)
     assert world.passes[-1] == ("purge", {"keys_too": True})
     assert not (Path(world.root) / "network.json").exists()
+
+
+async def test_a_release_that_clears_is_answered_when_networks_and_keys_have_gone(world: World) -> None:
+    manager = await world.manager()
+    await give(manager, whole(), fresh=True)
+    await manager.request("secure", {"n": 2, "closed": True})
+    reply = await manager.request("release", sample("release_clear")["args"])
+    assert reply["result"] == {"tasks": [], "left": []}
+    assert ("purge", {"keys_too": True}) in world.passes
+    assert world.helper is not None
+    assert world.helper.network._dns is None
+    assert not (Path(world.root) / "network.json").exists()
+    await manager.close()
+    await poll(world.helper.finished.is_set)
+    assert world.helper.exit_code == EXIT_RELEASED
+
+
+async def test_a_release_that_clears_says_what_is_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "RETRY_S", (0.01, 0.01))
+    manager = await world.manager()
+    await give(manager, whole(), fresh=True)
+    world.kernel_errors = ["containers still use swgw0"]
+    reply = await manager.request("release", {"clear": True})
+    assert reply["result"] == {"tasks": [], "left": ["containers still use swgw0"]}
+
+
+async def test_a_release_takes_no_network_from_a_task_that_is_left(world: World) -> None:
+    manager = await running(world)
+    reply = await manager.request("release", {"clear": True})
+    assert reply["result"]["left"] == []
+    assert len(reply["result"]["tasks"]) == 1
+    assert ("purge", {"keys_too": True}) not in world.passes
 
 
 async def test_a_released_helper_whose_networks_cannot_be_taken_away_ends_all_the_same(

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from swarmsh.core import netstate
 from swarmsh.errors import NetworkFailed, NodeDeadline, NodeRequestFailed
+from swarmsh.manager.key_keeper import Rotation
 from swarmsh.manager.loop import Manager
 from swarmsh.manager.ports import NetworkChecked
 from swarmsh.manager.settings import Settings
@@ -443,6 +444,27 @@ async def test_a_rotation_is_heard_by_all_before_anybody_sends_in_it_and_the_old
         assert epochs(scene.nodes.keys[N1.id]) == {2: (2, [2])}
         assert epochs(scene.nodes.keys[N2.id]) == {1: (2, [2])}
         assert await scene.store.next_epoch() == 3, "its numbers are the store's"
+
+
+async def test_a_rotation_that_is_asked_for_returns_when_all_send_in_the_new_epoch() -> None:
+    one, two = placed(LONE, 1, N1), placed(LONE, 2, N2)
+    async with encrypted(one, two) as scene:
+        async with asyncio.timeout(20):
+            assert await scene.manager.rotated(3600.0) == Rotation(1)
+        assert [epochs(scene.nodes.keys[n.id])[o.number][0] for n, o in ((N1, N2), (N2, N1))] == [2, 2]
+
+
+async def test_a_rotation_names_the_nodes_that_did_not_acknowledge_it() -> None:
+    one, two = placed(LONE, 1, N1), placed(LONE, 2, N2)
+    async with encrypted(one, two) as scene:
+        scene.nodes.keyless[N2.id] = NetworkFailed("node n2: no module esp4")
+        assert await scene.manager.rotated(0.3) == Rotation(1, frozenset({N2.id}))
+        assert epochs(scene.nodes.keys[N1.id]) == {2: (1, [1, 2])}, "it sends what the other hears"
+
+
+async def test_without_encrypted_networks_there_is_nothing_to_rotate() -> None:
+    async with scene_of(LONE) as scene:
+        assert await scene.manager.rotated(0.1) == Rotation(0)
 
 
 async def test_a_rebooted_node_and_a_lost_key_make_a_new_epoch() -> None:

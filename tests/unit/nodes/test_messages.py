@@ -9,7 +9,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from swarmsh.adapters.nodes.messages import Drift, Line, LostPeers, NetworkState
+from swarmsh.adapters.nodes.messages import (
+    Drift,
+    Line,
+    LostPeers,
+    NetworkState,
+    PathsHeard,
+    PathsListened,
+    PathsSent,
+    Released,
+)
 from swarmsh.model.actions import Batch
 from swarmsh.model.netstate import (
     Egress,
@@ -23,6 +32,7 @@ from swarmsh.model.netstate import (
     ServiceNames,
     Vip,
 )
+from swarmsh.model.paths import Heard, Listen, Send
 
 SAMPLES = Path(__file__).parents[2] / "messages"
 SECTIONS: dict[str, Any] = {
@@ -85,6 +95,23 @@ def test_what_the_helper_says_of_networks_is_read(name: str, read: NetworkState 
     found = msgspec.convert(line["data"], NetworkState)
     assert as_json(found) == {"message": "", "drift": [], "lost": []} | line["data"]
     assert read is None or found == read
+
+
+def test_a_check_of_ways_is_said_and_read_as_in_the_samples() -> None:
+    for name, kind in (("check_listen", Listen), ("check_send", Send)):
+        args = sample(name)["args"]
+        assert as_json(msgspec.convert(args, kind)) == args
+    assert msgspec.convert(sample("check_listen_reply")["result"], PathsListened).guarded
+    sent = msgspec.convert(sample("check_send_reply")["result"], PathsSent).sent
+    assert [one.refused for one in sent] == [{}, {"esp": "Operation not permitted"}]
+    heard = msgspec.convert(sample("check_heard_reply")["result"], PathsHeard).heard
+    assert heard[0].let_in == ("udp4789", "esp")
+    assert heard[1] == Heard(n=3)
+
+
+def test_what_a_node_that_is_left_still_has_is_read() -> None:
+    left = msgspec.convert(sample("release_clear_reply")["result"], Released)
+    assert (left.tasks, left.left) == ((), ("network swgw: containers still use it",))
 
 
 def test_answers_are_read() -> None:
