@@ -13,13 +13,12 @@ import socket
 import struct
 from typing import NamedTuple
 
+from ..check import SETS
 from .netlink import Netlink, NetlinkError, pack_attribute, pack_nested, parse_attributes
 from .numbers import MARK, loop_addresses
 
 VIPS, TCP, UDP, BOUND, OWN = (f"swarmsh-{word}" for word in ("vips", "tcp", "udp", "bound", "own"))
-MODULES = (
-    "ip_set", "ip_set_hash_ip", "ip_set_hash_ipport", "ip_set_hash_netnet", "ip_set_bitmap_port", "xt_set"
-)  # fmt: skip
+MODULES = ("ip_set", *SETS)  # fmt: skip
 
 NETFILTER = 12  # NETLINK_NETFILTER
 CREATE, DESTROY, LIST, ADD, DEL = 2, 3, 7, 9, 10
