@@ -101,10 +101,8 @@ def _module(name: str, purpose: str) -> dict:
 def _sets() -> dict:
     """No fault: without them networks work by rules."""
     lacks = [name for name in SETS if not module_state(name, os.uname().release)]
-    detail = (
-        f"not in this kernel: {', '.join(lacks)}; a change of many services costs more" if lacks else "can be used"
-    )
-    return _item("ip_set", True, detail)
+    words = f"not in this kernel ({', '.join(lacks)}): with many services each change costs more"
+    return _item("ip_set", True, words if lacks else "in this kernel")
 
 
 def module_state(name: str, release: str, sys_module: str = "/sys/module", lib: str = "/lib/modules") -> str:

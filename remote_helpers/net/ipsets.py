@@ -18,7 +18,7 @@ from .netlink import Netlink, NetlinkError, pack_attribute, pack_nested, parse_a
 from .numbers import MARK, loop_addresses
 
 VIPS, TCP, UDP, BOUND, OWN = (f"swarmsh-{word}" for word in ("vips", "tcp", "udp", "bound", "own"))
-MODULES = ("ip_set", *SETS)  # fmt: skip
+MODULES = ("ip_set", *SETS)
 
 NETFILTER = 12  # NETLINK_NETFILTER
 CREATE, DESTROY, LIST, ADD, DEL = 2, 3, 7, 9, 10
