@@ -8,13 +8,16 @@ marked, and a mark is set only where it leads to a service: behind it is the nod
 
 from __future__ import annotations
 
+import hashlib
+import marshal
 import time
 
 from ..engine import Engine, EngineError, EngineGone
 from ..log import log
-from . import ipvs, kernel, links, rules
+from . import ipsets, ipvs, kernel, links, rules
 from .before import Before
 from .commands import CommandFailed, batch, run
+from .ipsets import IpSets
 from .ipvs import Ipvs
 from .modules import Modules
 from .netlink import NetlinkError
@@ -58,7 +61,10 @@ class DataPlane:
     def __init__(self, engine: Engine, root: str = "/run/swarmsh", secure=None) -> None:
         self._engine, self._secure = engine, secure
         self._before, self._modules = Before(root), Modules()
-        self._left = None  # what the last pass left behind, as (links, services, rules); None: not sure
+        self._left = None  # what the last pass left behind, as (links, services, rules, sets); None: not sure
+        self._known, self._wanted = b"", ()  # the last state that was applied, and (links, services, sets) for it
+        self._by_sets: bool | None = None  # None: the kernel has not been asked yet
+        self._read_sets, self._parse_services = ipsets.Read(), ipvs.Parse()
         self._no_zones: tuple = ([], 0.0)  # rules that the kernel refused, and until when they are not tried again
         self._others: set = set()  # bridges with a name like ours that are somebody's
         self._errors: list = []
@@ -75,7 +81,7 @@ class DataPlane:
         """
         if is_empty(state):
             return await self.purge()
-        check_state(state)
+        self._check(state)
         self._begin()
         self._left = None
         done = await self._try(self._apply(state))
@@ -89,8 +95,11 @@ class DataPlane:
     async def _apply(self, state: dict) -> tuple:
         """What is there afterwards, for the next change. Raises one of _FAILURES where nothing could be done."""
         self._errors += await self._modules.load(state)
+        if self._by_sets is None:
+            self._by_sets = all(map(self._modules.has, ipsets.MODULES))
+            log("marks", by="sets" if self._by_sets else "rules")
         self._before.keep(links.GLOBAL_SYSCTLS)
-        full, services = links.wanted(state), ipvs.wanted(state)
+        full, services, _ = self._wanted
         seen = kernel.read(looks_ours, full.sysctls)
         open_links, refused = await self._leave_out(state, full, seen)
         removal = links.plan_removal(open_links, seen)
@@ -113,7 +122,7 @@ class DataPlane:
             await self._try(self._change_services(last))
         await self._try(self._remove_bridges(open_links, seen))
         self.failed = self._not_made(state, full, seen, refused)
-        return full, services, left
+        return full, services, *(left or (None, None))
 
     async def change(self, state: dict) -> None:
         """As apply, but what is there is taken to be what the last call left: the cost follows the change.
@@ -125,7 +134,8 @@ class DataPlane:
             await self.apply(state)
             return
         check_state(state)
-        wanted = links.wanted(state), ipvs.wanted(state), self._rules(state)
+        sets = ipsets.wanted(state) if self._by_sets else {}
+        wanted = links.wanted(state), ipvs.wanted(state), self._rules(state), sets
         left, self._left = self._left, None
         if left[0] != wanted[0]:
             await self.apply(state)
@@ -142,11 +152,13 @@ class DataPlane:
 
     async def _change(self, wanted: tuple, left: tuple) -> None:
         now, last, _ = ipvs.plan_changes(wanted[1], left[1])
-        if rules.adds_marks(wanted[2], left[2]):
+        if rules.adds_marks(wanted[2], left[2]) or ipsets.adds_marks(wanted[3], left[3]):
             naked = links.unguarded(kernel.read_guards(looks_ours))
             if naked:
                 raise NetlinkError(f"no mark guard on {', '.join(naked)}")
         self._change_ipvs(now)
+        less, more, _ = ipsets.plan_changes(wanted[3], left[3])
+        self._change_sets(less + more)
         text = rules.plan_change(wanted[2], left[2])
         if text:
             await run(_RESTORE, text)
@@ -192,9 +204,21 @@ class DataPlane:
         if self._errors:
             return
         await self._remove_rules()
+        self._remove_sets()
         self._words += self._before.restore()
 
     # --- what all of them need ------------------------------------------------------------------------------
+    def _check(self, state: dict) -> None:
+        """Raises BadState. The same state comes every few seconds: it is looked through when it is another."""
+        try:
+            packed = hashlib.blake2b(marshal.dumps(state, 2)).digest()
+        except ValueError:
+            packed = b""  # it is not made of what JSON is made of
+        if not packed or packed != self._known:
+            check_state(state)
+            self._wanted = links.wanted(state), ipvs.wanted(state), ipsets.wanted(state)
+            self._known = packed
+
     def _begin(self) -> None:
         self._errors, self._words, self._bridge_errors, self._made = [], [], {}, set()
 
@@ -323,7 +347,7 @@ class DataPlane:
     # --- services -------------------------------------------------------------------------------------------
     async def _read_services(self) -> dict:
         with Ipvs() as balancer:
-            return balancer.services()
+            return balancer.services(self._parse_services)
 
     async def _mend_services(self, want: dict, have: dict) -> tuple:
         """Add and set: (changes that must wait until nothing is marked for them, marks of what is there now).
@@ -342,7 +366,7 @@ class DataPlane:
                 balancer.change(now)
             except NetlinkError as e:
                 self._errors.append(str(e))
-                return last, ipvs.balanced(want, balancer.services())
+                return last, ipvs.balanced(want, balancer.services(self._parse_services))
         return last, set(want)
 
     def _change_ipvs(self, changes: list) -> None:
@@ -360,16 +384,53 @@ class DataPlane:
                 self._words += words
                 balancer.change(last)
 
+    # --- sets -----------------------------------------------------------------------------------------------
+
+    def _change_sets(self, changes: list) -> None:
+        if changes:
+            with IpSets() as sets:
+                sets.change(changes)
+
+    def _plan_sets(self, there: set) -> tuple:
+        """(what makes sets and takes marks away, what adds marks, what is in sets after the first, after both)."""
+        if not self._by_sets:
+            return [], [], {}, {}
+        with IpSets() as sets:
+            have = self._read_sets.read(sets)
+        full = self._wanted[2]
+        want = ipsets.with_marks(full, there)
+        less, more, words = ipsets.plan_changes(want, have)
+        # As with rules: a mark that had to go with its service was right.
+        right = {f"set {name} was different" for name, elements in have.items() if elements == full[name]}
+        self._words += [word for word in words if word not in right]
+        kept = {
+            name: {one: mark for one, mark in have.get(name, {}).items() if one in elements}
+            for name, elements in want.items()
+        }
+        return less, more, kept, want
+
+    def _remove_sets(self) -> None:
+        """Nothing of ours refers to them any more."""
+        if self._modules.has("ip_set"):
+            with IpSets() as sets:
+                sets.change([ipsets.Change(ipsets.DESTROY, name) for name in sets.dump()])
+
     # --- rules ----------------------------------------------------------------------------------------------
     def _rules(self, state: dict, marks=None) -> dict:
-        return rules.wanted(state, marks, queue=self._modules.has("xt_NFQUEUE"))
+        return rules.wanted(state, marks, queue=self._modules.has("xt_NFQUEUE"), sets=bool(self._by_sets))
 
-    async def _mend_rules(self, state: dict, there: set, seen: kernel.Seen) -> dict:
-        """The rules that are there then, with marks for the services in `there`. Raises CommandFailed."""
+    async def _mend_rules(self, state: dict, there: set, seen: kernel.Seen) -> tuple:
+        """The rules that are there then and what is in sets, with marks for the services in `there`.
+
+        Raises CommandFailed, NetlinkError.
+        """
         have = rules.parse_save(await run(["iptables-save"]))
         want = self._rules(state, there)
+        less, more, kept, sets = self._plan_sets(there)
         if links.unguarded(seen):
-            want = rules.keep_marks(want, have)
+            want, more, sets = rules.keep_marks(want, have), [], kept
+        # Rules name sets; and what sets mark needs the rules that clear it.
+        self._change_sets(less)
         refused, until = self._no_zones
         if refused and refused == want[rules.RAW]["SW-RAW"] and time.monotonic() < until:
             want[rules.RAW]["SW-RAW"] = []
@@ -380,9 +441,10 @@ class DataPlane:
         # A mark that had to go with its service was right: that the service has gone is said.
         right = rules.same_chains(self._rules(state), have) if plan.words else set()
         self._words += [word for word in plan.words if word not in right and "SW-RAW" not in word]
+        self._change_sets(more)
         if plan.raw and await self._try(self._mend_raw(plan.raw, want, have)):
             self._words += [word for word in plan.words if "SW-RAW" in word]
-        return want
+        return want, sets
 
     async def _mend_raw(self, text: str, want: dict, have: dict) -> bool:
         """Whether all of it is there; raises CommandFailed.
@@ -405,21 +467,30 @@ class DataPlane:
             log("no_conntrack_zones", error=e)
             return False
 
-    async def _mark(self, state: dict, there: set, seen: kernel.Seen, left: dict) -> dict:
-        """Mark for the services that are there now; the rules that are there then. Raises CommandFailed."""
+    async def _mark(self, state: dict, there: set, seen: kernel.Seen, left: tuple) -> tuple:
+        """Mark for the services that are there now; the rules and sets that are there then.
+
+        Raises CommandFailed, NetlinkError.
+        """
         naked = links.unguarded(seen)
         if naked:
             self._errors.append(f"nothing is marked for IPVS: no mark guard on {', '.join(naked)}")
-        want = self._rules(state, set() if naked else there)
-        want[rules.RAW] = left[rules.RAW]
+            there = set()
+        want = self._rules(state, there)
+        sets = ipsets.with_marks(self._wanted[2], there) if self._by_sets else {}
+        want[rules.RAW] = left[0][rules.RAW]
+        # What is not to be marked any more first, and all else when it is sure that marks are cleared.
+        less, more, _ = ipsets.plan_changes(sets, left[1])
+        self._change_sets(less)
         if self._made:
             # The Engine puts its rules for a new network behind ours.
             text = rules.plan_restore(want, rules.parse_save(await run(["iptables-save"]))).rest
         else:
-            text = rules.plan_change(want, left)
+            text = rules.plan_change(want, left[0])
         if text:
             await run(_RESTORE, text)
-        return want
+        self._change_sets(more)
+        return want, sets
 
     async def _unmark(self) -> bool:
         """True; raises CommandFailed."""

@@ -72,7 +72,7 @@ class Seen(NamedTuple):
     fdb: set  # (device, MAC, destination), permanent ones of our vxlan devices
     neighbours: set  # (device, address, MAC), permanent ones
     routes: set  # Route: those by devices of ours
-    rules: set  # Rule: all with a mark
+    rules: set  # Rule: all with a mark or a device
     guards: set  # devices that clear the mark of what leaves
     arp_drops: set  # (device, network, mask) of dropped ARP requests, as numbers
     filters: set  # (device, prio) of all filters there are
@@ -140,7 +140,7 @@ def read_guards(ours) -> Seen:
 
 
 def read_rules(link: Netlink) -> set:
-    """Rule: all with a mark."""
+    """Rule: all with a mark or a device."""
     return _dump(link, GET_RULE, 12, parse_rule, {})
 
 
@@ -193,13 +193,15 @@ def parse_route(data: bytes, names: dict):
 
 
 def parse_rule(data: bytes, names: dict):
-    """RTM_NEWRULE that asks for a mark. Its device need not exist."""
+    """RTM_NEWRULE that asks for a mark or a device. Its device need not exist."""
     table = data[4]
     found = parse_attributes(data[12:])
-    if 10 not in found:
+    if 10 not in found and 3 not in found:
         return None
     table = u32(found.get(15, b"")) or table
-    return Rule(_text(found.get(3, b"")), u32(found[10]), u32(found.get(16, b"")), table, u32(found.get(6, b"")))
+    return Rule(
+        _text(found.get(3, b"")), u32(found.get(10, b"")), u32(found.get(16, b"")), table, u32(found.get(6, b""))
+    )
 
 
 def read_filters(link: Netlink, devices: list) -> tuple:

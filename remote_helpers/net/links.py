@@ -24,6 +24,9 @@ from .numbers import (
     EGRESS_VXLAN,
     INGRESS,
     INGRESS_MASK,
+    LOOP,
+    LOOP_INNER,
+    LOOP_MAC,
     PORT,
     PORT_ENCRYPTED,
     RULE_PREF,
@@ -35,6 +38,8 @@ from .numbers import (
     egress_mac,
     egress_net,
     looks_ours,
+    loop_addresses,
+    loop_mac,
     vxlan_mac,
     vxlan_name,
 )
@@ -50,7 +55,8 @@ GLOBAL_SYSCTLS = {
     "net/ipv4/vs/conn_reuse_mode": "1",
     "net/ipv4/vs/sloppy_tcp": "0",
 }
-_EGRESS_SYSCTLS = {"rp_filter": "2", "route_localnet": "1", "send_redirects": "0"}
+_EGRESS_SYSCTLS = {"rp_filter": "2", "send_redirects": "0"}
+_LOOP_SYSCTLS = {"rp_filter": "2", "route_localnet": "1", "send_redirects": "0"}
 
 
 class Vxlan(NamedTuple):
@@ -82,6 +88,7 @@ class Wanted(NamedTuple):
     rules: set
     arp_drops: set  # (device, network, mask)
     sysctls: dict  # path to value
+    pair: dict  # name of each end of the pair to its MAC
 
 
 class Step(NamedTuple):
@@ -101,12 +108,13 @@ class Plan(NamedTuple):
 # --- what is wanted -----------------------------------------------------------------------------------------
 def wanted(state: dict) -> Wanted:
     """Devices and all that is on them, of all networks of the state."""
-    found = Wanted({}, {}, set(), set(), set(), set(), set(), set(), dict(GLOBAL_SYSCTLS))
+    found = Wanted({}, {}, set(), set(), set(), set(), set(), set(), dict(GLOBAL_SYSCTLS), {})
     _want_egress(state, found)
+    _want_pair(state, found)
     underlays = {peer["n"]: peer["underlay"] for peer in state["peers"]}
     for network in state["networks"]:
         _want_network(network, state["node"]["underlay"], underlays, found)
-    for device in found.vxlans:
+    for device in [*found.vxlans, *found.pair]:
         found.sysctls[f"net/ipv6/conf/{device}/disable_ipv6"] = "1"
     return found
 
@@ -128,6 +136,22 @@ def _want_egress(state: dict, found: Wanted) -> None:
         found.rules.add(Rule(EGRESS_BRIDGE, INGRESS + p, 0xFFFF, TABLE + p, RULE_PREF))
     for name in (EGRESS_BRIDGE, device):
         for key, value in _EGRESS_SYSCTLS.items():
+            found.sysctls[f"net/ipv4/conf/{name}/{key}"] = value
+
+
+def _want_pair(state: dict, found: Wanted) -> None:
+    """The way round for what the node sends to its own loopback: out by one end, in by the other.
+
+    The destination is the node's own where it comes in, and is not where it goes out.
+    """
+    outside, inside = loop_addresses(state)
+    found.pair.update(dict.fromkeys((LOOP, LOOP_INNER), loop_mac(state)))
+    found.routes.add(Route(f"{outside}/32", LOOP, "", "", MAIN, False, False))
+    found.routes.add(Route(f"{inside}/32", LOOP_INNER, "", "", MAIN, False, False))
+    found.routes.add(Route(f"{outside}/32", LOOP_INNER, "", "", TABLE, True, False))
+    found.rules.add(Rule(LOOP_INNER, 0, 0, TABLE, RULE_PREF))
+    for name in found.pair:
+        for key, value in _LOOP_SYSCTLS.items():
             found.sysctls[f"net/ipv4/conf/{name}/{key}"] = value
 
 
@@ -174,9 +198,12 @@ def plan_links(want: Wanted, seen: Seen, made: frozenset = frozenset()) -> Plan:
 
 
 def _fresh(want: Wanted, seen: Seen) -> set:
-    """Vxlan devices that are missing, or are others than they should be in what cannot be changed."""
+    """Devices that are missing, or are others than they should be in what cannot be changed."""
     links = seen.links
-    return {name for name, one in want.vxlans.items() if name not in links or links[name].vxlan != one.fixed}
+    found = {name for name, one in want.vxlans.items() if name not in links or links[name].vxlan != one.fixed}
+    if any(name not in links or links[name].mac != mac for name, mac in want.pair.items()):
+        found |= set(want.pair)  # one end is not without the other
+    return found
 
 
 def _without(seen: Seen, devices: set) -> Seen:
@@ -231,6 +258,7 @@ def _plan_devices(
         if not device.bridge and not link.flags & NOARP:
             words.append(f"ARP of {name} was on")
             lines.append(f"link set {name} arp off")
+    lines += _plan_pair(want, old, fresh, there, words)
     for name, mac in sorted(want.bridges.items()):
         if name not in absent and old.links[name].mac != mac:
             if name not in made:
@@ -242,6 +270,17 @@ def _plan_devices(
                 words.append(f"address {address} of {device} was missing")
             lines.append(f"address add {address}/{prefix} dev {device}")
     return lines
+
+
+def _plan_pair(want: Wanted, old: Seen, fresh: set, there: dict, words: list) -> list:
+    if not fresh & set(want.pair):
+        arp = [name for name in sorted(want.pair) if not old.links[name].flags & NOARP]
+        words += [f"ARP of {name} was on" for name in arp]
+        return [f"link set {name} arp off" for name in arp]
+    lines = [f"link del {name}" for name in (LOOP, LOOP_INNER) if name in there][:1]  # with the other
+    mac = want.pair[LOOP]
+    lines.append(f"link add {LOOP} address {mac} type veth peer name {LOOP_INNER} address {mac}")
+    return lines + [f"link set {name} arp off" for name in (LOOP, LOOP_INNER)]
 
 
 def _plan_guards(want: Wanted, old: Seen, fresh: set, words: list) -> list:
@@ -288,11 +327,12 @@ def _plan_fdb(want: Wanted, old: Seen, fresh: set, words: list) -> list:
 def _plan_connections(want: Wanted, old: Seen, fresh: set, absent: set, words: list) -> list:
     lines = []
     for route in sorted(old.routes - want.routes):
-        if route.device == EGRESS_VXLAN or (route.local and route.device in want.bridges):
+        ours = route.device == EGRESS_VXLAN or route.device in want.pair
+        if ours or (route.local and route.device in want.bridges):
             words.append(f"route {route.dst} by {route.device} was left over")
             lines.append(f"route del {_route(route)}")
     for rule in sorted(_our_rules(old.rules) - want.rules):
-        words.append(f"rule for mark {rule.mark:#x} was left over")
+        words.append(f"{_about(rule)} was left over")
         lines.append(f"rule del {_rule(rule)}")
     for device, address, _ in sorted(old.neighbours - want.neighbours):
         if device == EGRESS_VXLAN and address not in {one[1] for one in want.neighbours}:
@@ -310,7 +350,7 @@ def _plan_connections(want: Wanted, old: Seen, fresh: set, absent: set, words: l
             words.append(f"route {route.dst} by {route.device} was missing")
         lines.append(f"route replace {_route(route)}")
     for rule in sorted(want.rules - old.rules):
-        words.append(f"rule for mark {rule.mark:#x} was missing")
+        words.append(f"{_about(rule)} was missing")
         lines.append(f"rule add {_rule(rule)}")
     return lines
 
@@ -329,6 +369,11 @@ def _plan_bridging(want: Wanted, old: Seen, fresh: set, absent: set, words: list
             if name not in fresh:
                 words.append(f"link {name} was down")
             lines.append(f"link set {name} up")
+    for name in sorted(want.pair):
+        if name not in old.links or not old.links[name].flags & UP:
+            if name not in fresh:
+                words.append(f"link {name} was down")
+            lines.append(f"link set {name} up")
     for name in sorted(want.bridges):
         if name not in absent and not old.links[name].flags & UP:
             words.append(f"link {name} was down")
@@ -337,8 +382,8 @@ def _plan_bridging(want: Wanted, old: Seen, fresh: set, absent: set, words: list
 
 
 def _our_rules(rules: set) -> set:
-    ours = (EGRESS_BRIDGE, RULE_PREF, INGRESS)
-    return {one for one in rules if (one.iif, one.pref, one.mark & INGRESS_MASK) == ours}
+    ours = ((EGRESS_BRIDGE, RULE_PREF, INGRESS), (LOOP_INNER, RULE_PREF, 0))
+    return {one for one in rules if (one.iif, one.pref, one.mark & INGRESS_MASK) in ours}
 
 
 def _route(route: Route) -> str:
@@ -351,7 +396,12 @@ def _route(route: Route) -> str:
 
 
 def _rule(rule: Rule) -> str:
-    return f"iif {rule.iif} fwmark {rule.mark:#x}/{rule.mask:#x} lookup {rule.table} pref {rule.pref}"
+    mark = f"fwmark {rule.mark:#x}/{rule.mask:#x} " if rule.mark else ""
+    return f"iif {rule.iif} {mark}lookup {rule.table} pref {rule.pref}"
+
+
+def _about(rule: Rule) -> str:
+    return f"rule for mark {rule.mark:#x}" if rule.mark else f"rule for {rule.iif}"
 
 
 # --- whose a device is ----------------------------------------------------------------------------------------
@@ -364,6 +414,8 @@ def is_ours(link: Link) -> bool:
         return False
     if link.kind == "bridge":
         return link.name == EGRESS_BRIDGE or _has_mac(link, BRIDGE_MAC)
+    if link.name in (LOOP, LOOP_INNER):
+        return link.kind == "veth" and _has_mac(link, LOOP_MAC)
     if link.kind != "vxlan":
         return False
     if link.name == EGRESS_VXLAN:
@@ -380,7 +432,7 @@ def strangers(want: Wanted, seen: Seen) -> list:
     """Names of wanted devices that are another's, which is left alone."""
     return sorted(
         name
-        for name in [*want.vxlans, *want.bridges]
+        for name in [*want.vxlans, *want.bridges, *want.pair]
         if name in seen.links
         and (seen.links[name].kind != "bridge" if name in want.bridges else not is_ours(seen.links[name]))
     )
@@ -397,8 +449,12 @@ def strange_bridges(want: Wanted, seen: Seen) -> list:
 
 # --- what is left out, checked and removed --------------------------------------------------------------------
 def without(want: Wanted, devices: set) -> Wanted:
-    """What is wanted without these vxlan devices and what is on them; bridges stay."""
+    """What is wanted without these devices and what is on them; bridges stay."""
+    pair = want.pair
+    if devices & set(pair):
+        pair, devices = {}, devices | set(pair)
     return want._replace(
+        pair=pair,
         vxlans={name: one for name, one in want.vxlans.items() if name not in devices},
         addresses={one for one in want.addresses if one[0] not in devices},
         fdb={one for one in want.fdb if one[0] not in devices},
@@ -438,9 +494,15 @@ def plan_removal(want: Wanted, seen: Seen) -> Plan:
         if _is_vxlan(link) and name not in want.vxlans:
             words.append(f"link {name} was left over")
             lines.append(f"link del {name}")
+    loose = [name for name in (LOOP, LOOP_INNER) if name in seen.links and is_ours(seen.links[name])]
+    if loose and not want.pair:
+        words.append(f"link {loose[0]} was left over")
+        lines.append(f"link del {loose[0]}")  # with the other
     for route in sorted(seen.routes):
         link = seen.links.get(route.device)
-        if route.local and link is not None and is_ours(link) and route.device not in want.bridges:
+        if not route.local or link is None or link.kind != "bridge":
+            continue
+        if is_ours(link) and route.device not in want.bridges:
             lines.append(f"route del {_route(route)}")
     for rule in sorted(_our_rules(seen.rules) - want.rules):
         lines.append(f"rule del {_rule(rule)}")
@@ -477,4 +539,4 @@ def plan_hairpin(found: dict) -> Plan:
     return Plan([Step("write", lines)] if lines else [], words)
 
 
-NOTHING = Wanted({}, {}, set(), set(), set(), set(), set(), set(), {})
+NOTHING = Wanted({}, {}, set(), set(), set(), set(), set(), set(), {}, {})

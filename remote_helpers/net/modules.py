@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ..check import module_state
-from . import kernel
+from . import ipsets, kernel
 from .commands import CommandFailed, run
 
 NEEDED = {
@@ -17,10 +17,21 @@ NEEDED = {
     "act_skbedit": "the guards of overlay devices",
     "act_gact": "the guards of overlay devices",
     "sch_ingress": "the guards of overlay devices",
+    "veth": "published ports on the node's own loopback",
 }
 FOR_ENCRYPTED = {"esp4": "encrypted networks", "xfrm_user": "encrypted networks"}
 # Loaded by the kernel itself where it may load any: a scheduler, and matches and targets of rules.
-USEFUL = ("ip_vs_rr", "ip_vs_wrr", "ip_vs_wlc", "ip_vs_sh", "ip_vs_mh", "xt_CT", "xt_policy", "xt_NFQUEUE")
+USEFUL = (
+    "ip_vs_rr",
+    "ip_vs_wrr",
+    "ip_vs_wlc",
+    "ip_vs_sh",
+    "ip_vs_mh",
+    "xt_CT",
+    "xt_policy",
+    "xt_NFQUEUE",
+    *ipsets.MODULES,
+)
 
 
 class Modules:

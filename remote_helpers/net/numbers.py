@@ -15,8 +15,9 @@ MOST_NODES = 255  # what fits INGRESS
 TABLE, RULE_PREF = 24200, 1000  # route table of answers that leave by node n: TABLE + n
 PORT, PORT_ENCRYPTED = 4789, 4790  # UDP
 EGRESS, EGRESS_BRIDGE, EGRESS_VXLAN = "swgw", "swgw0", "swgwv"
+LOOP, LOOP_INNER = "swlo0", "swlo1"  # a pair: what the node sends to its own loopback comes back by it
 EGRESS_VNI = 4095  # networks begin at 4096
-VXLAN_MAC, BRIDGE_MAC, EGRESS_MAC = 0x5E, 0x5D, 0x5F  # second byte of the MACs that we give
+VXLAN_MAC, BRIDGE_MAC, EGRESS_MAC, LOOP_MAC = 0x5E, 0x5D, 0x5F, 0x5C  # second byte of the MACs that we give
 SCHEDULER = re.compile("[a-z]{0,15}")  # "": the default; which of them there are the kernel knows
 ANY_MAC = "00:00:00:00:00:00"  # in an FDB: where frames to unknown addresses are flooded
 
@@ -176,6 +177,19 @@ def egress_gateway(n: int, state: dict) -> str:
     return str(egress_net(n, state).network_address + 1)
 
 
+def loop_addresses(state: dict) -> tuple:
+    """What a node sends to its own loopback goes (to, from): addresses of node 0, which there is not; nobody else
+    sees them.
+    """
+    first = int(egress_net(0, state).network_address)
+    return str(ipaddress.IPv4Address(first + 1)), str(ipaddress.IPv4Address(first + 2))
+
+
+def loop_mac(state: dict) -> str:
+    """Of both ends of the pair: without ARP a device sends to its own address."""
+    return mac(LOOP_MAC, loop_addresses(state)[0])
+
+
 def bridge_name(network: dict) -> str:
     """`sb1000` for VNI 4096."""
     return "sb%x" % network["vni"]
@@ -188,4 +202,7 @@ def vxlan_name(network: dict) -> str:
 
 def looks_ours(device: str) -> bool:
     """Whether a device has a name that our networks' devices have; a user's `sbcafe` has one as well."""
-    return device in (EGRESS_BRIDGE, EGRESS_VXLAN) or re.fullmatch("s[bv][0-9a-f]{4,6}", device) is not None
+    return (
+        device in (EGRESS_BRIDGE, EGRESS_VXLAN, LOOP, LOOP_INNER)
+        or re.fullmatch("s[bv][0-9a-f]{4,6}", device) is not None
+    )

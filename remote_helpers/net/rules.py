@@ -14,11 +14,14 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from .ipsets import BOUND, OWN, TCP, UDP, VIPS
 from .numbers import (
     EGRESS_BRIDGE,
     EGRESS_VXLAN,
     INGRESS,
     INGRESS_MASK,
+    LOOP,
+    LOOP_INNER,
     MARK,
     MARK_MASK,
     PORT,
@@ -26,6 +29,7 @@ from .numbers import (
     bridge_name,
     egress_gateway,
     egress_mac,
+    loop_addresses,
 )
 
 PREFIX = "SW-"
@@ -63,14 +67,26 @@ JUMPS = (
 
 
 # --- what is wanted -----------------------------------------------------------------------------------------
-def wanted(state: dict, marks=None, queue: bool = True) -> dict:
+def wanted(state: dict, marks=None, queue: bool = True, sets: bool = True) -> dict:
     """Table to chain to rules, each without its `-A CHAIN`.
 
     `marks`: those that lead to a service of IPVS, the only ones that are set; None: all of the state. A packet
     that is marked is let past the node's firewall, and what IPVS does not take is then the node's own. `queue`:
-    the kernel has NFQUEUE, and stops that.
+    the kernel has NFQUEUE, and stops that. `sets`: what is marked is in sets (`ipsets.wanted`), and the rules are
+    the same whatever services and tasks there are; for a kernel without sets there is a rule for each.
     """
+    if sets:
+        marking, loopback, own = _marking_by_sets(state), _loopback_by_sets(state), [_OWN_BY_SET]
+    else:
+        marking, loopback, own = _marking(state, marks), _loopback(state, marks), _own(state)
+    outside, inside = loop_addresses(state)
     raw, pre = [], ["-d 127.0.0.0/8 ! -i lo -j DROP"]
+    # By the pair comes what the node's own loopback sent, and nothing else; and nothing else is sent there.
+    pre += [
+        f"-d {outside}/32 ! -i {LOOP_INNER} -j DROP",
+        f"-d {inside}/32 ! -i {LOOP} -j DROP",
+        f"! -s {inside}/32 -i {LOOP_INNER} -j DROP",
+    ]
     for peer in state["peers"]:
         came_by = f"-m mac --mac-source {egress_mac(peer['n'], state)}"
         raw.append(f"-i {EGRESS_VXLAN} {came_by} -j CT --zone-orig {peer['n']}")
@@ -80,11 +96,13 @@ def wanted(state: dict, marks=None, queue: bool = True) -> dict:
         f"-i {EGRESS_BRIDGE} -m conntrack --ctdir REPLY -m connmark --mark {INGRESS:#x}/{INGRESS_MASK:#x} "
         "-j CONNMARK --restore-mark --nfmask 0xffff --ctmask 0xffff"
     )
-    mangle = {"SW-PRE": pre, **_marking(state, marks)}
+    # The clearing comes first: a packet that IPVS has balanced must not be encapsulated with its mark.
+    out = [f"-m mark --mark {_OURS} {_set_mark(0)}", "! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j SW-PUB"]
+    mangle = {"SW-PRE": pre, "SW-MOUT": out, **marking}
     nat = {
         "SW-NIN": _behind_ipvs() if queue else [],
-        "SW-OUT": _loopback_rules(state),
-        "SW-POST": _source_rules(state),
+        "SW-OUT": loopback,
+        "SW-POST": _source_rules(state) + own,
     }
     filters = {
         "SW-IN": _input_rules(state),
@@ -95,6 +113,19 @@ def wanted(state: dict, marks=None, queue: bool = True) -> dict:
     return {RAW: {"SW-RAW": raw}, "mangle": mangle, "nat": nat, "filter": filters}
 
 
+def _marking_by_sets(state: dict) -> dict:
+    into = [
+        f"-d {network['vips']} -i {bridge_name(network)} -j SET --map-set {VIPS} dst --map-mark"
+        for network in state["networks"]
+    ]
+    published = [
+        f"-p tcp -j SET --map-set {TCP} dst --map-mark",
+        f"-p udp -j SET --map-set {UDP} dst --map-mark",
+        f"-j SET --map-set {BOUND} dst,dst --map-mark",
+    ]
+    return {"SW-MIN": [*into, *_TO_PUBLISHED], "SW-PUB": published}
+
+
 def _marking(state: dict, marks) -> dict:
     bridges = {network["id"]: bridge_name(network) for network in state["networks"]}
     into, published = [], []
@@ -102,15 +133,15 @@ def _marking(state: dict, marks) -> dict:
         mark = MARK + vip["id"]
         if marks is None or mark in marks:
             into.append(f"-d {vip['address']}/32 -i {bridges[vip['network']]} {_set_mark(mark)}")
-    into += ["-i sb+ -j RETURN", "-m addrtype --dst-type LOCAL -j SW-PUB"]
     for port in state["ports"]:
         bind = _bind(port)
-        if (marks is None or MARK + port["id"] in marks) and not bind.startswith("127."):
-            where = f"-d {bind}/32 " if bind else ""
-            published.append(f"{where}{_to_port(port)} {_set_mark(MARK + port['id'])}")
-    # The clearing comes first: a packet that IPVS has balanced must not be encapsulated with its mark.
-    out = [f"-m mark --mark {_OURS} {_set_mark(0)}", "! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j SW-PUB"]
-    return {"SW-MIN": into, "SW-MOUT": out, "SW-PUB": published}
+        if marks is None or MARK + port["id"] in marks:
+            to = loop_addresses(state)[0] if bind.startswith("127.") else bind
+            published.append(f"{f'-d {to}/32 ' if to else ''}{_to_port(port)} {_set_mark(MARK + port['id'])}")
+    return {"SW-MIN": [*into, *_TO_PUBLISHED], "SW-PUB": published}
+
+
+_TO_PUBLISHED = ("-i sb+ -j RETURN", f"-i {LOOP_INNER} -j SW-PUB", "-m addrtype --dst-type LOCAL -j SW-PUB")
 
 
 def _behind_ipvs() -> list:
@@ -135,40 +166,54 @@ def _to_port(port: dict) -> str:
     return f"-p {port['protocol']} -m {port['protocol']} --dport {port['port']}"
 
 
-def _loopback_rules(state: dict) -> list:
-    """DNAT for the node's own loopback, from where IPVS refuses to leave: each dest gets its share by chance."""
+def _loopback_by_sets(state: dict) -> list:
+    return [
+        f"-d 127.0.0.0/8 {match} -j DNAT --to-destination {loop_addresses(state)[0]}"
+        for match in (
+            f"-p tcp -m set --match-set {TCP} dst",
+            f"-p udp -m set --match-set {UDP} dst",
+            f"-m set --match-set {BOUND} dst,dst",
+        )
+    ]
+
+
+def _loopback(state: dict, marks) -> list:
+    """IPVS refuses what comes from a loopback address: it takes a way round, by which it gets another."""
     rules = []
     for port in state["ports"]:
         bind = _bind(port)
-        if bind and not bind.startswith("127."):
-            continue
-        dests = [dest for dest in port["dests"] if dest["weight"] > 0]
-        left = sum(dest["weight"] for dest in dests)
-        for dest in dests:
-            chance = ""
-            if dest is not dests[-1]:
-                # The kernel keeps it in 31 bits, and iptables-save shows those.
-                share = round(dest["weight"] / left * 2**31) / 2**31
-                chance = f" -m statistic --mode random --probability {share:.11f}"
-                left -= dest["weight"]
-            to = f"-j DNAT --to-destination {dest['address']}:{dest['port']}"
-            rules.append(f"-d {bind + '/32' if bind else '127.0.0.0/8'} {_to_port(port)}{chance} {to}")
+        if (not bind or bind.startswith("127.")) and (marks is None or MARK + port["id"] in marks):
+            to = f"-j DNAT --to-destination {loop_addresses(state)[0]}"
+            rules.append(f"-d {bind + '/32' if bind else '127.0.0.0/8'} {_to_port(port)} {to}")
     return rules
 
 
 def _source_rules(state: dict) -> list:
-    rules = [f"-s 127.0.0.0/8 -o {device} -j MASQUERADE" for device in (EGRESS_VXLAN, EGRESS_BRIDGE)]
+    inside = loop_addresses(state)[1]
+    rules = [
+        f"-s 127.0.0.0/8 -o {LOOP} -j SNAT --to-source {inside}",
+        f"-s {inside}/32 -j MASQUERADE",
+    ]
     # A node's own address that comes back to it is a martian.
-    rules += [f"-s {peer['underlay']}/32 -o {EGRESS_VXLAN} -j MASQUERADE" for peer in state["peers"]]
-    for task in state["tasks"]:
-        rules += [f"-s {address}/32 -d {address}/32 -j MASQUERADE" for address in task["addresses"]]
-    return rules
+    return rules + [f"-s {peer['underlay']}/32 -o {EGRESS_VXLAN} -j MASQUERADE" for peer in state["peers"]]
+
+
+_OWN_BY_SET = f"-m set --match-set {OWN} src,dst -j MASQUERADE"
+
+
+def _own(state: dict) -> list:
+    return [
+        f"-s {address}/32 -d {address}/32 -j MASQUERADE"
+        for task in state["tasks"]
+        for address in task["addresses"]
+    ]
 
 
 def _input_rules(state: dict) -> list:
     rules = [f"-p udp -m udp --dport {PORT_ENCRYPTED} -m policy --dir in --pol none -j DROP"]
     rules += [f"-s {peer['underlay']}/32 -p udp -m udp --dport {PORT} -j RETURN" for peer in state["peers"]]
     rules += [f"-p udp -m udp --dport {PORT} -j DROP", f"-m mark --mark {_OURS} -j ACCEPT"]
+    rules.append(f"-i {LOOP} {_SEEN} -j ACCEPT")
     # Names: the server is at the gateway by which a container leaves; an internal network has only its own.
     asked = [(EGRESS_BRIDGE, egress_gateway(state["node"]["n"], state))]
     asked += [(bridge_name(one), one["gateway"]) for one in state["networks"] if one["internal"]]
@@ -187,6 +232,8 @@ def _output_rules() -> list:
 
 def _forward_rules() -> list:
     return [
+        f"-i {LOOP} -j DROP",
+        f"-i {LOOP_INNER} -j DROP",
         f"-i {EGRESS_VXLAN} -o {EGRESS_BRIDGE} -j ACCEPT",
         f"-i {EGRESS_VXLAN} {_SEEN} -j ACCEPT",
         f"-o {EGRESS_VXLAN} {_SEEN} -j ACCEPT",
@@ -222,7 +269,7 @@ def parse_save(text: str) -> dict:
 
 
 def same_rule(one: str, other: str) -> bool:
-    """Whether two rules mean the same: versions of iptables write MACs, states and fractions differently."""
+    """Whether two rules mean the same: versions of iptables write MACs and states differently."""
     return one == other or _plain(one) == _plain(other)
 
 
@@ -231,8 +278,6 @@ def _plain(rule: str) -> tuple:
     for i, word in enumerate(words[:-1]):
         if word == "--ctstate":
             words[i + 1] = ",".join(sorted(words[i + 1].split(",")))
-        elif word == "--probability":
-            words[i + 1] = f"{float(words[i + 1]):.6f}"
     return tuple(words)
 
 

@@ -280,7 +280,7 @@ def keys_of(n: int) -> dict[str, Any]:
 
 DRIFT = {
     "link": ("ip link del sv1000", "ip link show sv1000"),
-    "rules": ("iptables -t mangle -F SW-MIN", "iptables -t mangle -S SW-MIN | grep 53000001"),
+    "rules": ("iptables -t mangle -F SW-MIN", "iptables -t mangle -S SW-MIN | grep swarmsh-vips"),
     "service": ("ipvsadm -D -f 1392508929", "grep 53000001 /proc/net/ip_vs"),
     "route": ("ip route del local 10.50.128.0/17 table local", "ip route show table local | grep 10.50.128.0"),
 }

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from remote_helpers.engine import EngineError, EngineGone
-from remote_helpers.net import apply, before, kernel, modules, networks, rules
+from remote_helpers.net import apply, before, ipsets, kernel, modules, networks, rules
 from remote_helpers.net.commands import CommandFailed
 from remote_helpers.net.ipvs import (
     ADD_DEST,
@@ -68,6 +68,7 @@ class FakeNode:
         self.filters: set[Any] = set()
         self.sysctls = dict(SYSCTLS)
         self.services: dict[int, Service] = {}
+        self.sets: dict[str, dict[Any, int]] = {}
         self.schedulers = {"rr", "wlc", "sh"}
         self.timeouts: tuple[int, ...] = (900, 120, 300)
         self.has_ipvs = True
@@ -85,6 +86,8 @@ class FakeNode:
             patch.setattr(user, "batch", self.batch)
         for owner in (apply, before):
             patch.setattr(owner, "Ipvs", lambda: FakeIpvs(self))
+        patch.setattr(apply, "IpSets", lambda: FakeSets(self))
+        patch.setattr(ipsets.Read, "read", lambda _, sets: sets.contents())
         patch.setattr(modules, "module_state", lambda name, release: "loaded" if self.loaded else "")
         patch.setattr(kernel, "Netlink", lambda protocol: self)
         patch.setattr(kernel, "read_links", lambda link: dict(self.links))
@@ -133,6 +136,7 @@ class FakeNode:
             [set(one) for one in (self.addresses, self.fdb, self.neighbours, self.routes, self.rules)],
             dict(self.sysctls),
             dict(self.services),
+            {name: dict(each) for name, each in self.sets.items()},
             self.timeouts,
             dict(self.engine.networks),
         )
@@ -141,7 +145,7 @@ class FakeNode:
     def _may(self, what: str) -> None:
         for begin, words in self.fails.items():
             if what.startswith(begin):
-                raise NetlinkError(words) if what == "read" else CommandFailed(f"{what}: {words}")
+                raise NetlinkError(words) if what in ("read", "sets") else CommandFailed(f"{what}: {words}")
 
     async def run(self, argv: list[str], text: str = "") -> str:
         self.ran.append(argv[0])
@@ -160,6 +164,8 @@ class FakeNode:
             chains = {chain: list(found) for chain, found in self.tables[name].items()}
             for line in lines[1:]:
                 self._may(f"{name} {line}")
+                if line[:2] in ("-A", "-I") and not set_names(line) <= set(self.sets):
+                    raise CommandFailed(f"iptables-restore: Set doesn't exist ({line})")
                 self._rule(chains, line)
             self.tables[name] = chains
             self.step()
@@ -249,7 +255,7 @@ class FakeNode:
             route = Route(dst, value["dev"], via, src, int(value["table"]), local, "onlink" in words)
             (self.routes.add if verb == "replace" else self.routes.discard)(route)
         else:
-            mark, mask = (int(part, 16) for part in value["fwmark"].split("/"))
+            mark, mask = (int(part, 16) for part in value.get("fwmark", "0/0").split("/"))
             rule = Rule(value["iif"], mark, mask, int(value["lookup"]), int(value["pref"]))
             (self.rules.add if verb == "add" else self.rules.discard)(rule)
 
@@ -262,9 +268,18 @@ class FakeNode:
             for key, found in DEVICE_SYSCTLS.items():
                 self.sysctls[f"net/ipv4/conf/{name}/{key}"] = found
             self.sysctls[f"net/ipv6/conf/{name}/disable_ipv6"] = "0"
+        elif verb == "add" and value["type"] == "veth":
+            for end, mac in ((name, value["address"]), (words[9], words[11])):
+                assert end not in self.links
+                self.add_link(end, "veth", mac, flags=0)
+                for key, found in DEVICE_SYSCTLS.items():
+                    self.sysctls[f"net/ipv4/conf/{end}/{key}"] = found
+                self.sysctls[f"net/ipv6/conf/{end}/disable_ipv6"] = "0"
         elif verb == "add":
             self.add_bridge(name)
         elif verb == "del":
+            if name in ("swlo0", "swlo1"):  # the other end goes with it
+                self.drop_link("swlo1" if name == "swlo0" else "swlo0")
             self.drop_link(name)
         else:
             link = self.links[name]
@@ -308,7 +323,7 @@ class FakeIpvs:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def services(self) -> dict[int, Service]:
+    def services(self, parse: object = None) -> dict[int, Service]:
         return {mark: one._replace(dests=dict(one.dests)) for mark, one in self._node.services.items()}
 
     def timeouts(self) -> tuple[int, ...]:
@@ -344,6 +359,44 @@ class FakeIpvs:
             assert (one.dest in found[one.mark].dests) == (one.command != ADD_DEST)
             found[one.mark].dests[one.dest] = one.weight
         return True
+
+
+class FakeSets:
+    """The kernel's sets."""
+
+    def __init__(self, node: FakeNode) -> None:
+        self._node = node
+        if {"ip_set", "xt_set"} & node.lacks:
+            raise NetlinkError("netlink message 1543: Invalid argument")
+
+    def __enter__(self) -> FakeSets:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def contents(self) -> dict[str, dict[Any, int]]:
+        self._node._may("sets")
+        return {name: dict(each) for name, each in self._node.sets.items()}
+
+    dump = contents
+
+    def change(self, changes: list[ipsets.Change]) -> None:
+        for one in changes:
+            self._node._may("sets")
+            found = self._node.sets
+            if one.command == ipsets.CREATE:
+                assert one.name not in found
+                found[one.name] = {}
+            elif one.command == ipsets.DESTROY:
+                used = {name for line in self._node.shown().splitlines() for name in set_names(line)}
+                assert one.name not in used, "a set that rules refer to cannot be destroyed"
+                del found[one.name]
+            elif one.command == ipsets.ADD:
+                found[one.name][one.element] = one.mark
+            else:
+                found[one.name].pop(one.element, None)
+            self._node.step()
 
 
 class FakeNetworks:
@@ -400,9 +453,16 @@ def marks(node: FakeNode) -> set[int]:
     for chain in ("SW-MIN", "SW-PUB"):
         for rule in node.tables["mangle"].get(chain, ()):
             words = rule.split()
+            if "--map-mark" in words:
+                found |= set(node.sets[words[words.index("--map-set") + 1]].values())
             if "--set-xmark" in words:
                 found.add(int(words[words.index("--set-xmark") + 1].split("/")[0], 16))
     return found
+
+
+def set_names(rule: str) -> set[str]:
+    """Those that a rule refers to."""
+    return {after for word, after in pairwise(rule.split()) if word in ("--map-set", "--match-set")}
 
 
 def drops(node: FakeNode) -> bool:

@@ -526,10 +526,12 @@ def _another_peer(state: dict[str, Any]) -> None:
     state["peers"].append({"n": 9, "underlay": "10.98.0.19"})
 
 
+@pytest.mark.parametrize("lacks", [set(), {"ip_set_hash_netnet"}])
 @pytest.mark.parametrize("edit", [_more_dests, _drained, _another_vip, _no_port, _another_task, _another_peer])
 async def test_a_change_there_and_back_leaves_nothing_for_a_whole_pass(
-    node: FakeNode, plane: DataPlane, edit: Callable[[dict[str, Any]], None]
+    node: FakeNode, plane: DataPlane, edit: Callable[[dict[str, Any]], None], lacks: set[str]
 ) -> None:
+    node.lacks |= lacks
     state = node_state()
     await plane.apply(state)
     edit(state)
@@ -540,6 +542,7 @@ async def test_a_change_there_and_back_leaves_nothing_for_a_whole_pass(
 
 
 async def test_a_change_reads_nothing_and_writes_what_changed(node: FakeNode, plane: DataPlane) -> None:
+    node.lacks.add("xt_set")
     state = node_state()
     for i in range(100):
         _another_vip(state)
@@ -560,13 +563,67 @@ async def test_a_change_reads_nothing_and_writes_what_changed(node: FakeNode, pl
     ]
 
 
-async def test_a_change_after_somebodys_change_of_rules_becomes_a_whole_pass(
-    node: FakeNode, plane: DataPlane
+@pytest.mark.parametrize("edit", [_more_dests, _drained, _another_vip, _no_port, _another_task])
+async def test_where_the_kernel_has_sets_a_change_starts_no_process(
+    node: FakeNode, plane: DataPlane, edit: Callable[[dict[str, Any]], None]
 ) -> None:
     state = node_state()
     await plane.apply(state)
+    assert marks(node) == {VIP_MARK, PORT_MARK} and len(node.sets) == 5
+    node.ran.clear()
+    edit(state)
+    await plane.change(state)
+    assert node.ran == [] and marks(node) == set(node.services)
+
+
+async def test_what_differs_in_sets_is_told_and_mended(node: FakeNode, plane: DataPlane) -> None:
+    await plane.apply(node_state())
+    node.step = lambda: None
+    node.sets["swarmsh-vips"].clear()
+    node.sets["swarmsh-vips"][("10.50.128.77",)] = 0x53000004
+    node.sets["swarmsh-tcp"][(6, 8080)] = 0x53000001
+    node.sets["swarmsh-own"].clear()
+    node.step = lambda: holds(node)
+    assert await plane.apply(node_state()) == [
+        "set swarmsh-vips was different",
+        "set swarmsh-tcp was different",
+        "set swarmsh-own was different",
+    ]
+    assert node.sets["swarmsh-vips"] == {("10.50.128.5",): VIP_MARK}
+    assert node.sets["swarmsh-tcp"] == {(6, 8080): PORT_MARK} and len(node.sets["swarmsh-own"]) == 2
+    assert await plane.apply(node_state()) == []
+
+
+async def test_sets_that_cannot_be_made_keep_everything_closed(node: FakeNode, plane: DataPlane) -> None:
+    node.fails["sets"] = "Cannot allocate memory"
+    failed = await fails(plane, node_state())
+    assert any("Cannot allocate" in error for error in failed.errors)
+    assert set(node.links) == {"eth0"} and set(plane.failed) == {"swgw", "net1"}
+    node.fails.clear()
+    await plane.apply(node_state())
+    assert marks(node) == {VIP_MARK, PORT_MARK}
+
+
+async def test_another_version_without_or_with_sets_takes_over(node: FakeNode, plane: DataPlane) -> None:
+    before = node.everything()
+    root = str(plane._before._root)
+    for lacks in (set(), {"xt_set"}, set()):
+        node.lacks = lacks
+        plane = DataPlane(node.engine, root)  # type: ignore[arg-type]
+        await plane.apply(node_state())
+        assert marks(node) == {VIP_MARK, PORT_MARK} and await plane.apply(node_state()) == []
+    await plane.purge()
+    assert node.everything() == before
+
+
+async def test_a_change_after_somebodys_change_of_rules_becomes_a_whole_pass(
+    node: FakeNode, plane: DataPlane
+) -> None:
+    node.lacks.add("xt_set")
+    state = node_state()
+    await plane.apply(state)
     node.tables["nat"]["SW-OUT"].clear()
-    _more_dests(state)
+    _no_port(state)
     await plane.change(state)
     assert await plane.apply(state) == []
 
@@ -587,7 +644,7 @@ async def test_a_network_that_goes_takes_its_rules_after_its_devices(node: FakeN
 
     def refused() -> None:
         holds(node)
-        route = any(route.local for route in node.routes)
+        route = any(route.dst == "10.50.128.0/17" for route in node.routes)
         refuses = any("10.50.128.0/17 -j REJECT" in rule for rule in node.tables["filter"]["SW-IN"])
         assert refuses or not route, "virtual addresses lead to the node itself"
 

@@ -107,6 +107,22 @@ def test_what_the_kernel_shows_is_read() -> None:
     }
 
 
+def test_counters_of_connections_are_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, parsed = ipvs.Parse(), []
+    parse = ipvs.parse_services
+    monkeypatch.setattr(ipvs, "parse_services", lambda text: (parsed.append(text), parse(text))[1])
+    assert read(SHOWN) == parse(SHOWN)
+    busy = SHOWN.replace("2          7\n", "31         1234567890\n")
+    assert busy != SHOWN and read(busy) == parse(SHOWN) and len(parsed) == 1
+    for one, other in (
+        ("Masq    1      0", "Masq    65535  0"),
+        ("0A320102:0000      Masq ", "0A320102:0000      Route"),
+        ("wlc persistent 30000 FFFFFFFF", "wlc"),
+    ):
+        changed = SHOWN.replace(one, other)
+        assert changed != SHOWN and read(changed) == parse(changed) != parse(SHOWN)
+
+
 def test_only_what_differs_is_changed_and_only_ours() -> None:
     have = ipvs.parse_services(SHOWN)
     now, last, words = ipvs.plan_changes(ipvs.wanted(node_state()), have)

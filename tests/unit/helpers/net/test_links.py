@@ -26,6 +26,8 @@ def settled(want: links.Wanted) -> Seen:
         master = found[one.bridge].index if one.bridge else 0
         hairpin = False if one.bridge else None
         found[name] = Link(20 + i, name, "vxlan", one.mac, one.mtu, flags, master, one.fixed, hairpin)
+    for i, (name, mac) in enumerate(sorted(want.pair.items())):
+        found[name] = Link(40 + i, name, "veth", mac, 1500, UP | kernel.NOARP, 0)
     found["veth1"] = Link(30, "veth1", "veth", "02:42:0a:32:01:02", 1450, UP, found["sb1000"].index, (), True)
     found["docker0"] = Link(3, "docker0", "bridge", "02:42:00:00:00:01", 1500, UP, 0)
     filters = {(name, 2) for name in want.vxlans} | {(name, 1) for name, _, _ in want.arp_drops}
@@ -63,12 +65,15 @@ def test_a_new_node_gets_its_guards_before_a_device_is_up() -> None:
     bridges = {name: one for name, one in settled(WANT).links.items() if one.kind == "bridge"}
     plan = links.plan_links(WANT, EMPTY._replace(links=bridges), frozenset(WANT.bridges))
     assert [step.tool for step in plan.steps] == ["ip", "write", "tc", "bridge", "ip"]
-    assert plan.steps[0].lines[:3] == (
+    assert plan.steps[0].lines[:6] == (
         "link add sv1000 address 02:5e:0a:32:00:02 mtu 1450 type vxlan id 4096 local 10.98.0.12 dstport 4789 "
         "learning ttl 64",
         "link add swgwv address 02:5f:0a:ff:02:01 mtu 1450 type vxlan id 4095 local 10.98.0.12 dstport 4789 "
         "nolearning ttl 64",
         "link set swgwv arp off",
+        "link add swlo0 address 02:5c:0a:ff:00:01 type veth peer name swlo1 address 02:5c:0a:ff:00:01",
+        "link set swlo0 arp off",
+        "link set swlo1 arp off",
     )
     assert not any(" up" in line or "master" in line for step in plan.steps[:-1] for line in map(str, step.lines))
     assert plan.steps[2].lines == (
@@ -88,8 +93,13 @@ def test_a_new_node_gets_its_guards_before_a_device_is_up() -> None:
         "link set sv1000 master sb1000",
         "link set sv1000 up",
         "link set swgwv up",
+        "link set swlo0 up",
+        "link set swlo1 up",
         "neigh replace 10.255.1.1 lladdr 02:5f:0a:ff:01:01 dev swgwv nud permanent",
         "neigh replace 10.255.3.1 lladdr 02:5f:0a:ff:03:01 dev swgwv nud permanent",
+        "route replace 10.255.0.1/32 dev swlo0 table 254",
+        "route replace local 10.255.0.1/32 dev swlo1 table 24200",
+        "route replace 10.255.0.2/32 dev swlo1 table 254",
         "route replace 10.255.1.0/24 via 10.255.1.1 dev swgwv onlink src 10.255.2.1 table 254",
         "route replace 10.255.3.0/24 via 10.255.3.1 dev swgwv onlink src 10.255.2.1 table 254",
         "route replace local 10.50.128.0/17 dev sb1000 table 255",
@@ -97,10 +107,13 @@ def test_a_new_node_gets_its_guards_before_a_device_is_up() -> None:
         "route replace default via 10.255.3.1 dev swgwv onlink table 24203",
         "rule add iif swgw0 fwmark 0x5f01/0xffff lookup 24201 pref 1000",
         "rule add iif swgw0 fwmark 0x5f03/0xffff lookup 24203 pref 1000",
+        "rule add iif swlo1 lookup 24200 pref 1000",
     )
     assert [word for word in plan.words if word.startswith("link")] == [
         "link sv1000 was missing",
         "link swgwv was missing",
+        "link swlo0 was missing",
+        "link swlo1 was missing",
     ]
 
 

@@ -34,16 +34,22 @@ COMMIT
 -A PREROUTING -j SW-PRE
 -A INPUT -j SW-MIN
 -A OUTPUT -j SW-MOUT
--A SW-MIN -d 10.50.128.5/32 -i sb1000 -j MARK --set-xmark 0x53000001/0xffffffff
+-A SW-MIN -d 10.50.128.0/17 -i sb1000 -j SET --map-set swarmsh-vips dst --map-mark
 -A SW-MIN -i sb+ -j RETURN
+-A SW-MIN -i swlo1 -j SW-PUB
 -A SW-MIN -m addrtype --dst-type LOCAL -j SW-PUB
 -A SW-MOUT -m mark --mark 0x53000000/0xff000000 -j MARK --set-xmark 0x0/0xffffffff
 -A SW-MOUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j SW-PUB
 -A SW-PRE -d 127.0.0.0/8 ! -i lo -j DROP
+-A SW-PRE -d 10.255.0.1/32 ! -i swlo1 -j DROP
+-A SW-PRE -d 10.255.0.2/32 ! -i swlo0 -j DROP
+-A SW-PRE ! -s 10.255.0.2/32 -i swlo1 -j DROP
 -A SW-PRE -i swgwv -m conntrack --ctstate NEW -m mac --mac-source 02:5f:0a:ff:01:01 -j CONNMARK --set-xmark 0x5f01/0xffff
 -A SW-PRE -i swgwv -m conntrack --ctstate NEW -m mac --mac-source 02:5f:0a:ff:03:01 -j CONNMARK --set-xmark 0x5f03/0xffff
 -A SW-PRE -i swgw0 -m conntrack --ctdir REPLY -m connmark --mark 0x5f00/0xff00 -j CONNMARK --restore-mark --nfmask 0xffff --ctmask 0xffff
--A SW-PUB -p tcp -m tcp --dport 8080 -j MARK --set-xmark 0x53000004/0xffffffff
+-A SW-PUB -p tcp -j SET --map-set swarmsh-tcp dst --map-mark
+-A SW-PUB -p udp -j SET --map-set swarmsh-udp dst --map-mark
+-A SW-PUB -j SET --map-set swarmsh-bound dst,dst --map-mark
 COMMIT
 *nat
 :PREROUTING ACCEPT [0:0]
@@ -61,14 +67,14 @@ COMMIT
 -A POSTROUTING -j SW-POST
 -A SW-NIN -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -m mark --mark 0x53000000/0xff000000 -j NFQUEUE --queue-num 53000
 -A SW-NIN -p udp -m mark --mark 0x53000000/0xff000000 -j NFQUEUE --queue-num 53000
--A SW-OUT -d 127.0.0.0/8 -p tcp -m tcp --dport 8080 -m statistic --mode random --probability 0.50000000000 -j DNAT --to-destination 10.255.2.11:80
--A SW-OUT -d 127.0.0.0/8 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.255.3.11:80
--A SW-POST -s 127.0.0.0/8 -o swgwv -j MASQUERADE
--A SW-POST -s 127.0.0.0/8 -o swgw0 -j MASQUERADE
+-A SW-OUT -d 127.0.0.0/8 -p tcp -m set --match-set swarmsh-tcp dst -j DNAT --to-destination 10.255.0.1
+-A SW-OUT -d 127.0.0.0/8 -p udp -m set --match-set swarmsh-udp dst -j DNAT --to-destination 10.255.0.1
+-A SW-OUT -d 127.0.0.0/8 -m set --match-set swarmsh-bound dst,dst -j DNAT --to-destination 10.255.0.1
+-A SW-POST -s 127.0.0.0/8 -o swlo0 -j SNAT --to-source 10.255.0.2
+-A SW-POST -s 10.255.0.2/32 -j MASQUERADE
 -A SW-POST -s 10.98.0.11/32 -o swgwv -j MASQUERADE
 -A SW-POST -s 10.98.0.13/32 -o swgwv -j MASQUERADE
--A SW-POST -s 10.50.1.2/32 -d 10.50.1.2/32 -j MASQUERADE
--A SW-POST -s 10.255.2.11/32 -d 10.255.2.11/32 -j MASQUERADE
+-A SW-POST -m set --match-set swarmsh-own src,dst -j MASQUERADE
 COMMIT
 *filter
 :INPUT ACCEPT [0:0]
@@ -92,6 +98,8 @@ COMMIT
 -A SW-END -i swgw0 ! -o swgw0 -j ACCEPT
 -A SW-END -o swgw0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
 -A SW-FOUT -p udp -m udp --dport 4790 -m policy --dir out --pol none -j DROP
+-A SW-FWD -i swlo0 -j DROP
+-A SW-FWD -i swlo1 -j DROP
 -A SW-FWD -i swgwv -o swgw0 -j ACCEPT
 -A SW-FWD -i swgwv -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
 -A SW-FWD -o swgwv -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
@@ -102,6 +110,7 @@ COMMIT
 -A SW-IN -s 10.98.0.13/32 -p udp -m udp --dport 4789 -j RETURN
 -A SW-IN -p udp -m udp --dport 4789 -j DROP
 -A SW-IN -m mark --mark 0x53000000/0xff000000 -j ACCEPT
+-A SW-IN -i swlo0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
 -A SW-IN -d 10.255.2.1/32 -i swgw0 -p udp -m udp --dport 53 -j ACCEPT
 -A SW-IN -d 10.255.2.1/32 -i swgw0 -p tcp -m tcp --dport 53 -j ACCEPT
 -A SW-IN -d 10.50.128.0/17 -j REJECT --reject-with icmp-port-unreachable
@@ -109,12 +118,44 @@ COMMIT
 """  # noqa: E501
 
 
-def plan(state: dict[str, Any], shown: str = SHOWN) -> rules.Restore:
-    return rules.plan_restore(rules.wanted(state), rules.parse_save(shown))
+# What a kernel without sets has in these chains.
+BY_RULES = """\
+-A SW-MIN -d 10.50.128.5/32 -i sb1000 -j MARK --set-xmark 0x53000001/0xffffffff
+-A SW-MIN -i sb+ -j RETURN
+-A SW-MIN -i swlo1 -j SW-PUB
+-A SW-MIN -m addrtype --dst-type LOCAL -j SW-PUB
+-A SW-PUB -p tcp -m tcp --dport 8080 -j MARK --set-xmark 0x53000004/0xffffffff
+-A SW-OUT -d 127.0.0.0/8 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.255.0.1
+-A SW-POST -s 127.0.0.0/8 -o swlo0 -j SNAT --to-source 10.255.0.2
+-A SW-POST -s 10.255.0.2/32 -j MASQUERADE
+-A SW-POST -s 10.98.0.11/32 -o swgwv -j MASQUERADE
+-A SW-POST -s 10.98.0.13/32 -o swgwv -j MASQUERADE
+-A SW-POST -s 10.50.1.2/32 -d 10.50.1.2/32 -j MASQUERADE
+-A SW-POST -s 10.255.2.11/32 -d 10.255.2.11/32 -j MASQUERADE
+"""
+
+
+def plan(state: dict[str, Any], shown: str = SHOWN, sets: bool = True) -> rules.Restore:
+    return rules.plan_restore(rules.wanted(state, sets=sets), rules.parse_save(shown))
 
 
 def test_the_rules_are_those_of_the_design() -> None:
     assert plan(node_state()) == rules.Restore("", "", [])
+
+
+def test_a_kernel_without_sets_has_a_rule_for_each_service_and_task() -> None:
+    by_rules = rules.parse_save(f"*all\n{BY_RULES}COMMIT\n")["all"]
+    found, by_sets = rules.wanted(node_state(), sets=False), rules.wanted(node_state())
+    for table, chains in found.items():
+        for chain, each in chains.items():
+            assert each == by_rules.get(chain, by_sets[table][chain]), chain
+            assert (each == by_sets[table][chain]) == (chain not in by_rules), chain
+
+
+def test_with_sets_the_rules_do_not_depend_on_services_and_tasks() -> None:
+    state = node_state()
+    state.update(vips=[], ports=[], tasks=[])
+    assert rules.wanted(state) == rules.wanted(node_state()) == rules.wanted(node_state(), marks=set())
 
 
 def test_a_bare_node_gets_all_chains_and_each_jump_once() -> None:
@@ -141,17 +182,18 @@ def test_a_bare_node_gets_all_chains_and_each_jump_once() -> None:
         "-A FORWARD -j SW-END",
     ]
     # The clearing of marks and the setting of them come in one commit.
-    mangle = made.rest.split("COMMIT")[0]
-    assert mangle.startswith("*mangle") and "--set-xmark 0x0/" in mangle and "--set-xmark 0x53000004/" in mangle
+    for found, mark in ((made, "--map-set swarmsh-tcp"), (plan(node_state(), docker, False), "0x53000004/")):
+        mangle = found.rest.split("COMMIT")[0]
+        assert mangle.startswith("*mangle") and "--set-xmark 0x0/" in mangle and mark in mangle
 
 
 def test_only_the_chain_that_differs_is_written_again() -> None:
     state = node_state()
-    state["tasks"].append({"id": "task2", "addresses": ["10.50.1.9"]})
+    state["networks"][0]["internal"] = True
     made = plan(state)
-    assert made.words == ["chain SW-POST was different"]
-    assert made.raw == "" and made.rest.startswith("*nat\n:SW-POST - [0:0]\n-A SW-POST ")
-    assert made.rest.count("COMMIT") == 1 and "SW-OUT" not in made.rest
+    assert made.words == ["chain SW-IN was different"]
+    assert made.raw == "" and made.rest.startswith("*filter\n:SW-IN - [0:0]\n-A SW-IN ")
+    assert made.rest.count("COMMIT") == 1 and "SW-FWD" not in made.rest
 
 
 @pytest.mark.parametrize(
@@ -188,22 +230,22 @@ def test_where_dockers_rules_were_flushed_forward_itself_leads_to_ours() -> None
 
 
 def test_other_versions_of_iptables_write_the_same_rules_differently() -> None:
-    older = (
-        SHOWN.replace("02:5f:0a:ff:01:01", "02:5F:0A:FF:01:01")
-        .replace("0.50000000000", "0.50000000000000")
-        .replace("RELATED,ESTABLISHED", "ESTABLISHED,RELATED")
+    older = SHOWN.replace("02:5f:0a:ff:01:01", "02:5F:0A:FF:01:01").replace(
+        "RELATED,ESTABLISHED", "ESTABLISHED,RELATED"
     )
     assert older != SHOWN
     assert plan(node_state(), older) == rules.Restore("", "", [])
-    assert plan(node_state(), SHOWN.replace("--probability 0.5", "--probability 0.4")).words
 
 
 def test_without_marks_nothing_reaches_ipvs_and_the_guard_stays() -> None:
-    mangle = rules.wanted(node_state(), marks=set())["mangle"]
+    mangle = rules.wanted(node_state(), marks=set(), sets=False)["mangle"]
     assert mangle["SW-PUB"] == [] and not any("0x5300000" in rule and "set" in rule for rule in mangle["SW-MIN"])
     assert "--set-xmark 0x0/" in mangle["SW-MOUT"][0]
-    mangle = rules.wanted(node_state(), marks={0x53000004})["mangle"]
-    assert len(mangle["SW-PUB"]) == 1 and len(mangle["SW-MIN"]) == 2
+    tables = rules.wanted(node_state(), marks={0x53000004}, sets=False)
+    assert len(tables["mangle"]["SW-PUB"]) == 1 and len(tables["mangle"]["SW-MIN"]) == 3
+    # What is sent to the loopback goes the way round only where it leads to a service.
+    assert len(tables["nat"]["SW-OUT"]) == 1
+    assert rules.wanted(node_state(), marks={0x53000001}, sets=False)["nat"]["SW-OUT"] == []
 
 
 def test_names_may_be_asked_at_the_gateways_that_have_a_server() -> None:
@@ -221,42 +263,28 @@ def test_names_may_be_asked_at_the_gateways_that_have_a_server() -> None:
         ("", "-p tcp", "-d 127.0.0.0/8 -p tcp"),
         ("0.0.0.0", "-p tcp", "-d 127.0.0.0/8 -p tcp"),
         ("10.98.0.12", "-d 10.98.0.12/32 -p tcp", None),
-        ("127.0.0.1", None, "-d 127.0.0.1/32 -p tcp"),
+        ("127.0.0.1", "-d 10.255.0.1/32 -p tcp", "-d 127.0.0.1/32 -p tcp"),
     ],
 )
-def test_a_port_may_be_bound_to_one_address(bind: str, published: str | None, loopback: str | None) -> None:
+def test_a_port_may_be_bound_to_one_address(bind: str, published: str, loopback: str | None) -> None:
     state = node_state()
     state["ports"][0]["bind"] = bind
-    tables = rules.wanted(state)
+    tables = rules.wanted(state, sets=False)
     for found, begin in ((tables["mangle"]["SW-PUB"], published), (tables["nat"]["SW-OUT"], loopback)):
         assert bool(found) == (begin is not None)
         assert all(rule.startswith(begin or "") for rule in found)
 
 
-@given(weights=st.lists(st.integers(0, 100), max_size=8))
-def test_chances_of_loopback_rules_add_up_to_the_weights(weights: list[int]) -> None:
-    state = node_state()
-    dests = [{"address": f"10.255.3.{i + 10}", "port": 80, "weight": w} for i, w in enumerate(weights)]
-    state["ports"][0]["dests"] = dests
-    left, shares = 1.0, {}
-    for rule in rules.wanted(state)["nat"]["SW-OUT"]:
-        words = rule.split()
-        chance = float(words[words.index("--probability") + 1]) if "--probability" in words else 1.0
-        shares[words[-1].split(":")[0]] = left * chance
-        left -= left * chance
-    used = [dest for dest in dests if dest["weight"]]
-    assert list(shares) == [dest["address"] for dest in used]
-    for dest in used:
-        assert shares[dest["address"]] == pytest.approx(dest["weight"] / sum(weights), abs=1e-6)
-
-
 def test_a_change_writes_only_the_chains_it_concerns() -> None:
     before, after = node_state(), node_state()
     after["vips"][0]["dests"] = []
-    assert rules.plan_change(rules.wanted(after), rules.wanted(before)) == ""  # IPVS alone
     after["ports"][0]["dests"] = after["ports"][0]["dests"][:1]
-    made = rules.plan_change(rules.wanted(after), rules.wanted(before))
-    assert made.startswith("*nat\n:SW-OUT - [0:0]\n-A SW-OUT ") and made.count("- [0:0]") == 1
+    for sets in (True, False):  # IPVS alone
+        assert rules.plan_change(rules.wanted(after, sets=sets), rules.wanted(before, sets=sets)) == ""
+    after["ports"].append({**after["ports"][0], "id": 9, "port": 9090})
+    assert rules.plan_change(rules.wanted(after), rules.wanted(before)) == ""
+    made = rules.plan_change(rules.wanted(after, sets=False), rules.wanted(before, sets=False))
+    assert "*mangle\n" in made and "*nat\n" in made and made.count("--dport 9090") == 2
 
 
 def run_edits(text: str, chains: dict[str, list[str]]) -> dict[str, list[str]]:
