@@ -214,13 +214,13 @@ class NodeWatch:
             if verdict.status != node.status:
                 changed[node.id] = verdict.status
             # A node that holds fenced tasks may be kept going by any that it was ever told of.
-            many = None if signs.fenced else self.settings.peers_asked
-            if verdict.ask_peers and not link.asking and (peers := self._choose(fresh, node.id, link)[:many]):
+            most = None if signs.fenced else self.settings.peers_asked
+            if verdict.ask_peers and not link.asking and (peers := self._choose(fresh, node.id, link, most)):
                 link.asking = True
                 tasks.create_task(self._ask_peers(node, link, peers))
             well = node.id in fresh and verdict.status.state is NodeState.READY
-            if well and now >= link.baseline_due and (peers := self._choose(fresh, node.id, link)):
-                peers = peers[: self.settings.peers_asked]
+            due = well and now >= link.baseline_due
+            if due and (peers := self._choose(fresh, node.id, link, self.settings.peers_asked)):
                 link.baseline_due = math.inf
                 tasks.create_task(self._learn_baseline(node, link, peers))
             if verdict.end_processes and not link.ending:
@@ -232,14 +232,14 @@ class NodeWatch:
     def _heard_since(self, since: float) -> set[str]:
         return {n for n in self.store.snapshot.nodes if self._heard_at(n) > since and self.nodes.connected(n)}
 
-    def _choose(self, fresh: set[str], node_id: str, link: _Link) -> list[str]:
+    def _choose(self, fresh: set[str], node_id: str, link: _Link, most: int | None) -> list[str]:
         """Those first whose no says something, and the same each time: only a second no confirms the first.
 
         Each node has others of its own to be looked at by: a few would not do for many.
         """
         peers = fresh - {node_id}
         order = {n: (n not in link.reached_by, zlib.crc32(f"{n}{node_id}".encode())) for n in peers}
-        return sorted(peers, key=order.__getitem__)
+        return sorted(peers, key=order.__getitem__)[:most]
 
     def _heard_at(self, node_id: str) -> float:
         return max(self._since, self.nodes.last_heard(node_id) or 0.0)
