@@ -391,7 +391,7 @@ class Helper:
             raise Refused("stale_epoch", "another session holds this node by now")
 
     async def _op_check_peers(self, session: Session, args: dict) -> dict:
-        return {"reached": await check_peers(args.get("peers") or [], float(args.get("timeout_s") or 2.0))}
+        return {"reached": await check_peers(_peers(args) or [], float(args.get("timeout_s") or 2.0))}
 
     async def _op_report(self, session: Session, args: dict) -> dict:
         containers = await self.engine.list(LABEL_CLUSTER)
@@ -438,7 +438,7 @@ class Helper:
 
 
 def _peers(args: dict):
-    """The peers of a batch, None if it names none. Raises Refused."""
+    """The peers that a request names, None if it names none. Raises Refused."""
     peers = args.get("peers")
     whole = isinstance(peers, list) and all(
         isinstance(one, dict) and isinstance(one.get("node"), str) and isinstance(one.get("address"), str)

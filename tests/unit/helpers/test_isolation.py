@@ -192,6 +192,9 @@ async def test_a_grace_period_is_bounded_and_a_silent_engine_no_excuse(
 async def test_peers_that_make_no_sense_are_refused(world: World) -> None:
     manager = await world.manager()
     assert (await apply(manager, peers=[{"node": "x"}]))["error"]["code"] == "bad_request"
+    for nonsense in ([{"node": "x"}], "x", ["x"]):
+        reply = await manager.request("check_peers", {"peers": nonsense})
+        assert reply["error"]["code"] == "bad_request", nonsense
 
 
 async def test_one_that_is_being_stopped_ends_in_the_time_that_the_manager_counts_with(
