@@ -82,11 +82,23 @@ async def test_keys_are_such_as_the_helper_takes() -> None:
     async with encrypted(placed(LONE, 1, N1), placed(LONE, 2, N2), placed(LONE, 3, N3)) as scene:
         scene.manager.rotate_keys()
         await scene.nodes.until(lambda: all(p.sends == 2 for k in scene.nodes.keys.values() for p in k.peers))
-        said = scene.nodes.said("secure")
-        assert len(said) >= 6
-        for keys in said:
-            wanted = parse_wanted(msgspec.json.decode(msgspec.json.encode(keys)))
-            assert wanted.closed
+        for node in (N1, N2, N3):
+            said = [(what, m) for n, what, m in scene.nodes.log if n == node.id and what in ("secure", "network")]
+            wanted = {
+                i: parse_wanted(msgspec.json.decode(msgspec.json.encode(m)))
+                for i, (what, m) in enumerate(said)
+                if what == "secure"
+            }
+            first = min(i for i, keys in wanted.items() if keys.closed)
+            # As its session began it had no encrypted network, and was told that nothing of ours is left. From its
+            # first keys on, which come before the network, it is never without them.
+            assert all(keys.closed == (i >= first) for i, keys in wanted.items())
+            assert all(not keys.peers for i, keys in wanted.items() if i < first)
+            needing = [
+                i for i, (_, m) in enumerate(said) if isinstance(m, NetworkChange) and m.put.get("networks")
+            ]
+            assert needing and first < min(needing)
+            assert len([i for i in wanted if i >= first]) >= 2
         ends = {n: parse_wanted(msgspec.to_builtins(scene.nodes.keys[n])) for n in (N1.id, N2.id, N3.id)}
         one, two = ends[N1.id].peers[2].keys(2), ends[N2.id].peers[1].keys(2)
         assert one is not None and two is not None
