@@ -60,7 +60,8 @@ class Network:
     `make_plane(path, root, engine_path, esp_state)` and `make_dns(names)` are replaced by tests.
     """
 
-    dns_port = resolver_port = 53
+    dns_port = None  # None: the data plane's, to which its rules lead what is asked at port 53
+    resolver_port = 53
 
     def __init__(self, root: str, engine_path: str, by_id: dict, tell, spawn, engine_ok, unsaved) -> None:
         self._unsaved = unsaved
@@ -432,12 +433,12 @@ class Network:
     # --- DNS ----------------------------------------------------------------------------------------------------
     def _listen(self, held: Held) -> list:
         """Listen where tasks ask, and nowhere else; what failed."""
-        from .net.numbers import egress_gateway
+        from .net.numbers import DNS_PORT, egress_gateway
 
         self._serve_names()
-        state = held.single
+        state, port = held.single, self.dns_port or DNS_PORT
         gateways = [network["gateway"] for network in held.tables["networks"].values()]
-        places = [(address, self.dns_port) for address in (egress_gateway(state["node"]["n"], state), *gateways)]
+        places = [(address, port) for address in (egress_gateway(state["node"]["n"], state), *gateways)]
         return list(self._dns.listen(places).values())
 
     def _serve_names(self) -> None:

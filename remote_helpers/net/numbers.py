@@ -14,6 +14,9 @@ INGRESS, INGRESS_MASK = 0x5F00, 0xFF00  # connmarks of connections that came in 
 MOST_NODES = 255  # what fits INGRESS
 TABLE, RULE_PREF = 24200, 1000  # route table of answers that leave by node n: TABLE + n
 PORT, PORT_ENCRYPTED = 4789, 4790  # UDP
+# Where the name server listens, UDP and TCP. Not on 53: that is left to a container with `mode=host`, for which
+# Docker binds 0.0.0.0. No port that the kernel hands out by itself (from 32768 on), and none that IANA has given.
+DNS_PORT = 4792
 EGRESS, EGRESS_BRIDGE, EGRESS_VXLAN = "swgw", "swgw0", "swgwv"
 LOOP, LOOP_INNER = "swlo0", "swlo1"  # a pair: what the node sends to its own loopback comes back by it
 EGRESS_VNI = 4095  # networks begin at 4096

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from .ipsets import BOUND, OWN, TCP, UDP, VIPS
 from .numbers import (
+    DNS_PORT,
     EGRESS_BRIDGE,
     EGRESS_VXLAN,
     INGRESS,
@@ -55,6 +56,8 @@ JUMPS = (
     Jump("mangle", "PREROUTING", "SW-PRE", FIRST),
     Jump("mangle", "INPUT", "SW-MIN", FIRST),
     Jump("mangle", "OUTPUT", "SW-MOUT", FIRST),
+    # Before Docker's: its rule for a container with port 53 of the host would take the tasks' own questions.
+    Jump("nat", "PREROUTING", "SW-DNS", FIRST),
     Jump("nat", "INPUT", "SW-NIN", ANYWHERE),
     # Docker puts rules in front of ours in the nat table; none of them matches what ours match.
     Jump("nat", "OUTPUT", "SW-OUT", ANYWHERE),
@@ -100,6 +103,7 @@ def wanted(state: dict, marks=None, queue: bool = True, sets: bool = True) -> di
     out = [f"-m mark --mark {_OURS} {_set_mark(0)}", "! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j SW-PUB"]
     mangle = {"SW-PRE": pre, "SW-MOUT": out, **marking}
     nat = {
+        "SW-DNS": _questions(state),
         "SW-NIN": _behind_ipvs() if queue else [],
         "SW-OUT": loopback,
         "SW-POST": _source_rules(state) + own,
@@ -123,7 +127,7 @@ def _marking_by_sets(state: dict) -> dict:
         f"-p udp -j SET --map-set {UDP} dst --map-mark",
         f"-j SET --map-set {BOUND} dst,dst --map-mark",
     ]
-    return {"SW-MIN": [*into, *_TO_PUBLISHED], "SW-PUB": published}
+    return {"SW-MIN": [*into, *_to_published(state)], "SW-PUB": published}
 
 
 def _marking(state: dict, marks) -> dict:
@@ -138,10 +142,36 @@ def _marking(state: dict, marks) -> dict:
         if marks is None or MARK + port["id"] in marks:
             to = loop_addresses(state)[0] if bind.startswith("127.") else bind
             published.append(f"{f'-d {to}/32 ' if to else ''}{_to_port(port)} {_set_mark(MARK + port['id'])}")
-    return {"SW-MIN": [*into, *_TO_PUBLISHED], "SW-PUB": published}
+    return {"SW-MIN": [*into, *_to_published(state)], "SW-PUB": published}
 
 
-_TO_PUBLISHED = ("-i sb+ -j RETURN", f"-i {LOOP_INNER} -j SW-PUB", "-m addrtype --dst-type LOCAL -j SW-PUB")
+def _to_published(state: dict) -> list:
+    # A task's question is one for port DNS_PORT by now, which somebody may publish as well.
+    gateway = egress_gateway(state["node"]["n"], state)
+    return [
+        "-i sb+ -j RETURN",
+        *(f"-d {gateway}/32 -i {EGRESS_BRIDGE} {port} -j RETURN" for port in _to_ports(DNS_PORT)),
+        f"-i {LOOP_INNER} -j SW-PUB",
+        "-m addrtype --dst-type LOCAL -j SW-PUB",
+    ]
+
+
+def _questions(state: dict) -> list:
+    """What tasks ask the gateways at port 53 goes to where the name server listens.
+
+    Nobody else's: port 53 of the node may be a container's, or published.
+    """
+    gateways = [(EGRESS_BRIDGE, egress_gateway(state["node"]["n"], state))]
+    gateways += [(bridge_name(one), one["gateway"]) for one in state["networks"]]
+    return [
+        f"-d {gateway}/32 -i {bridge} {port} -j DNAT --to-destination {gateway}:{DNS_PORT}"
+        for bridge, gateway in gateways
+        for port in _to_ports(53)
+    ]
+
+
+def _to_ports(port: int) -> list:
+    return [f"-p {kind} -m {kind} --dport {port}" for kind in ("udp", "tcp")]
 
 
 def _behind_ipvs() -> list:
@@ -218,8 +248,7 @@ def _input_rules(state: dict) -> list:
     asked = [(EGRESS_BRIDGE, egress_gateway(state["node"]["n"], state))]
     asked += [(bridge_name(one), one["gateway"]) for one in state["networks"] if one["internal"]]
     for bridge, gateway in asked:
-        for kind in ("udp", "tcp"):
-            rules.append(f"-d {gateway}/32 -i {bridge} -p {kind} -m {kind} --dport 53 -j ACCEPT")
+        rules += [f"-d {gateway}/32 -i {bridge} {port} -j ACCEPT" for port in _to_ports(DNS_PORT)]
     # A VIP that no service has must not lead to the node's own sshd.
     refuse = "-j REJECT --reject-with icmp-port-unreachable"
     return rules + [f"-d {network['vips']} {refuse}" for network in state["networks"]]

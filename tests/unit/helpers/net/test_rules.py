@@ -36,6 +36,8 @@ COMMIT
 -A OUTPUT -j SW-MOUT
 -A SW-MIN -d 10.50.128.0/17 -i sb1000 -j SET --map-set swarmsh-vips dst --map-mark
 -A SW-MIN -i sb+ -j RETURN
+-A SW-MIN -d 10.255.2.1/32 -i swgw0 -p udp -m udp --dport 4792 -j RETURN
+-A SW-MIN -d 10.255.2.1/32 -i swgw0 -p tcp -m tcp --dport 4792 -j RETURN
 -A SW-MIN -i swlo1 -j SW-PUB
 -A SW-MIN -m addrtype --dst-type LOCAL -j SW-PUB
 -A SW-MOUT -m mark --mark 0x53000000/0xff000000 -j MARK --set-xmark 0x0/0xffffffff
@@ -57,14 +59,21 @@ COMMIT
 :OUTPUT ACCEPT [0:0]
 :POSTROUTING ACCEPT [0:0]
 :DOCKER - [0:0]
+:SW-DNS - [0:0]
 :SW-NIN - [0:0]
 :SW-OUT - [0:0]
 :SW-POST - [0:0]
+-A PREROUTING -j SW-DNS
+-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
 -A INPUT -j SW-NIN
 -A OUTPUT -j SW-OUT
 -A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER
 -A POSTROUTING -s 10.255.2.0/24 ! -o swgw0 -j MASQUERADE
 -A POSTROUTING -j SW-POST
+-A SW-DNS -d 10.255.2.1/32 -i swgw0 -p udp -m udp --dport 53 -j DNAT --to-destination 10.255.2.1:4792
+-A SW-DNS -d 10.255.2.1/32 -i swgw0 -p tcp -m tcp --dport 53 -j DNAT --to-destination 10.255.2.1:4792
+-A SW-DNS -d 10.50.0.2/32 -i sb1000 -p udp -m udp --dport 53 -j DNAT --to-destination 10.50.0.2:4792
+-A SW-DNS -d 10.50.0.2/32 -i sb1000 -p tcp -m tcp --dport 53 -j DNAT --to-destination 10.50.0.2:4792
 -A SW-NIN -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -m mark --mark 0x53000000/0xff000000 -j NFQUEUE --queue-num 53000
 -A SW-NIN -p udp -m mark --mark 0x53000000/0xff000000 -j NFQUEUE --queue-num 53000
 -A SW-OUT -d 127.0.0.0/8 -p tcp -m set --match-set swarmsh-tcp dst -j DNAT --to-destination 10.255.0.1
@@ -111,8 +120,8 @@ COMMIT
 -A SW-IN -p udp -m udp --dport 4789 -j DROP
 -A SW-IN -m mark --mark 0x53000000/0xff000000 -j ACCEPT
 -A SW-IN -i swlo0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
--A SW-IN -d 10.255.2.1/32 -i swgw0 -p udp -m udp --dport 53 -j ACCEPT
--A SW-IN -d 10.255.2.1/32 -i swgw0 -p tcp -m tcp --dport 53 -j ACCEPT
+-A SW-IN -d 10.255.2.1/32 -i swgw0 -p udp -m udp --dport 4792 -j ACCEPT
+-A SW-IN -d 10.255.2.1/32 -i swgw0 -p tcp -m tcp --dport 4792 -j ACCEPT
 -A SW-IN -d 10.50.128.0/17 -j REJECT --reject-with icmp-port-unreachable
 COMMIT
 """  # noqa: E501
@@ -122,6 +131,8 @@ COMMIT
 BY_RULES = """\
 -A SW-MIN -d 10.50.128.5/32 -i sb1000 -j MARK --set-xmark 0x53000001/0xffffffff
 -A SW-MIN -i sb+ -j RETURN
+-A SW-MIN -d 10.255.2.1/32 -i swgw0 -p udp -m udp --dport 4792 -j RETURN
+-A SW-MIN -d 10.255.2.1/32 -i swgw0 -p tcp -m tcp --dport 4792 -j RETURN
 -A SW-MIN -i swlo1 -j SW-PUB
 -A SW-MIN -m addrtype --dst-type LOCAL -j SW-PUB
 -A SW-PUB -p tcp -m tcp --dport 8080 -j MARK --set-xmark 0x53000004/0xffffffff
@@ -173,6 +184,7 @@ def test_a_bare_node_gets_all_chains_and_each_jump_once() -> None:
         "-I PREROUTING 1 -j SW-PRE",
         "-I INPUT 1 -j SW-MIN",
         "-I OUTPUT 1 -j SW-MOUT",
+        "-I PREROUTING 1 -j SW-DNS",
         "-I INPUT 1 -j SW-NIN",
         "-I OUTPUT 1 -j SW-OUT",
         "-I POSTROUTING 1 -j SW-POST",
@@ -229,6 +241,13 @@ def test_where_dockers_rules_were_flushed_forward_itself_leads_to_ours() -> None
     assert made.rest == "*filter\n-I DOCKER-USER 1 -j SW-FWD\n-D FORWARD -j SW-FWD\nCOMMIT\n"
 
 
+def test_a_containers_port_53_of_the_host_does_not_come_before_the_tasks_own_questions() -> None:
+    docker, ours = "-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER\n", "-A PREROUTING -j SW-DNS\n"
+    made = plan(node_state(), SHOWN.replace(ours + docker, docker + ours))
+    assert made.words == ["jump PREROUTING to SW-DNS was out of place"]
+    assert made.rest == "*nat\n-D PREROUTING -j SW-DNS\n-I PREROUTING 1 -j SW-DNS\nCOMMIT\n"
+
+
 def test_other_versions_of_iptables_write_the_same_rules_differently() -> None:
     older = SHOWN.replace("02:5f:0a:ff:01:01", "02:5F:0A:FF:01:01").replace(
         "RELATED,ESTABLISHED", "ESTABLISHED,RELATED"
@@ -242,7 +261,7 @@ def test_without_marks_nothing_reaches_ipvs_and_the_guard_stays() -> None:
     assert mangle["SW-PUB"] == [] and not any("0x5300000" in rule and "set" in rule for rule in mangle["SW-MIN"])
     assert "--set-xmark 0x0/" in mangle["SW-MOUT"][0]
     tables = rules.wanted(node_state(), marks={0x53000004}, sets=False)
-    assert len(tables["mangle"]["SW-PUB"]) == 1 and len(tables["mangle"]["SW-MIN"]) == 3
+    assert len(tables["mangle"]["SW-PUB"]) == 1 and len(tables["mangle"]["SW-MIN"]) == 5
     # What is sent to the loopback goes the way round only where it leads to a service.
     assert len(tables["nat"]["SW-OUT"]) == 1
     assert rules.wanted(node_state(), marks={0x53000001}, sets=False)["nat"]["SW-OUT"] == []
@@ -250,10 +269,10 @@ def test_without_marks_nothing_reaches_ipvs_and_the_guard_stays() -> None:
 
 def test_names_may_be_asked_at_the_gateways_that_have_a_server() -> None:
     state = node_state()
-    asked = [rule for rule in rules.wanted(state)["filter"]["SW-IN"] if "--dport 53" in rule]
+    asked = [rule for rule in rules.wanted(state)["filter"]["SW-IN"] if "--dport 4792" in rule]
     assert len(asked) == 2 and all("-d 10.255.2.1/32 -i swgw0" in rule for rule in asked)
     state["networks"][0]["internal"] = True  # it is not accompanied by swgw
-    asked = [rule for rule in rules.wanted(state)["filter"]["SW-IN"] if "--dport 53" in rule]
+    asked = [rule for rule in rules.wanted(state)["filter"]["SW-IN"] if "--dport 4792" in rule]
     assert sorted(rule.split(" -p ")[0] for rule in asked[2:]) == ["-d 10.50.0.2/32 -i sb1000"] * 2
 
 
@@ -335,7 +354,7 @@ def test_purge_takes_jumps_before_chains_and_leaves_the_rest() -> None:
     for table in text.split("COMMIT\n")[:-1]:
         verbs = [line[:2] for line in table.splitlines()[1:]]
         assert verbs == sorted(verbs, key=["-D", "-F", "-X"].index)
-    assert text.count("-D ") == 11 and "DOCKER-USER -j RETURN" not in text and "docker0" not in text
+    assert text.count("-D ") == 12 and "DOCKER-USER -j RETURN" not in text and "docker0" not in text
     assert rules.plan_unmark(rules.parse_save(SHOWN)) == "*mangle\n-F SW-MIN\n-F SW-PUB\nCOMMIT\n"
     assert rules.plan_unmark({}) == ""
     assert rules.plan_removal(rules.parse_save("*nat\n:DOCKER - [0:0]\n-A DOCKER -i docker0 -j RETURN\n")) == ""
