@@ -109,13 +109,15 @@ class DataPlane:
             seen = kernel.read(looks_ours, full.sysctls)
         have = await self._try(self._read_services())
         left = await self._try(self._mend_rules(state, ipvs.balanced(services, have or {}), seen))
+        # Before bridges, for which the Engine is asked: it may take minutes, and dead backends are not to wait for
+        # it. A device that lost its guard has it back first: what is marked may have lost its service as well.
+        early = not links.unguarded(seen)
+        mended = await self._mend_balancer(services, have) if early else None
         if left is None:
             self._errors.append("without these rules no device is made or brought up")
         else:
             seen = await self._mend_links(state, open_links, seen)
-        last, there = [], set()
-        if have is not None:
-            last, there = await self._try(self._mend_services(services, have)) or ([], set())
+        last, there = mended or await self._mend_balancer(services, have)
         if left is not None:
             left = await self._try(self._mark(state, there, seen, left))
         if left is not None:
@@ -348,6 +350,11 @@ class DataPlane:
     async def _read_services(self) -> dict:
         with Ipvs() as balancer:
             return balancer.services(self._parse_services)
+
+    async def _mend_balancer(self, want: dict, have: dict | None) -> tuple:
+        """As `_mend_services`, and nothing is there where it failed, or what is there could not be read (None)."""
+        found = None if have is None else await self._try(self._mend_services(want, have))
+        return found or ([], set())
 
     async def _mend_services(self, want: dict, have: dict) -> tuple:
         """Add and set: (changes that must wait until nothing is marked for them, marks of what is there now).

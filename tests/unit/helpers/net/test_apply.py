@@ -317,6 +317,34 @@ async def test_an_engine_that_does_not_answer_fails_the_networks_that_are_missin
     assert await plane.apply(node_state()) == []
 
 
+@pytest.mark.parametrize("guarded", [True, False])
+async def test_dead_backends_do_not_wait_for_an_engine_with_a_bridge_to_make(
+    node: FakeNode, plane: DataPlane, monkeypatch: pytest.MonkeyPatch, guarded: bool
+) -> None:
+    await plane.apply(node_state())
+    state = node_state()
+    more = {"id": "another", "name": "net2", "vni": 4097, "subnet": "10.51.0.0/16", "vips": "10.51.128.0/17"}
+    state["networks"].append({**state["networks"][0], **more, "gateway": "10.51.0.2"})
+    dead = state["vips"][0]["dests"].pop(0)
+    if not guarded:
+        # A service may be back under a mark that was left only when nothing marked can go round in a circle.
+        node.step = lambda: None
+        node.guards.discard("sv1000")
+        del node.services[PORT_MARK]
+    found: list[bool] = []
+    call = node.engine.call
+
+    async def slow(method: str, path: str, **options: Any) -> Any:
+        found.append((dead["address"], 0) in node.services[VIP_MARK].dests)
+        assert guarded or PORT_MARK not in node.services
+        return await call(method, path, **options)
+
+    monkeypatch.setattr(node.engine, "call", slow)
+    await plane.apply(state)
+    assert found and set(found) == {not guarded}
+    assert set(node.services) == {VIP_MARK, PORT_MARK} and len(node.services[VIP_MARK].dests) == 1
+
+
 async def test_nothing_is_changed_that_could_not_be_put_back(
     node: FakeNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
