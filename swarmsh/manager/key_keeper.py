@@ -116,14 +116,13 @@ class KeyKeeper:
         for node_id in self.ring.drop(now):
             self.touch(node_id)
         self.ring.renew_old(now)
-        if not self.ring.wanting:
-            return
-        epoch = await self.store.next_epoch()
-        pairs = len(self.ring.wanting)
-        nodes = self.ring.begin(epoch, lambda: secrets.token_hex(KEY_BYTES), now)
-        log.info("epoch_begun epoch=%d pairs=%d", epoch, pairs)
-        for node_id in nodes:
-            self.touch(node_id)
+        while self.ring.wanting:  # again for those that cannot have this number
+            epoch = await self.store.next_epoch()
+            pairs = len(self.ring.wanting)
+            nodes = self.ring.begin(epoch, lambda: secrets.token_hex(KEY_BYTES), now)
+            log.info("epoch_begun epoch=%d pairs=%d", epoch, pairs - len(self.ring.wanting))
+            for node_id in nodes:
+                self.touch(node_id)
 
     async def _until_due(self) -> None:
         due_at = self.ring.due_at()

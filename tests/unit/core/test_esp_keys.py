@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import copy
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from itertools import combinations, count
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from swarmsh.core.esp_keys import LINGER_S, ROTATE_S, KeyRing
+from remote_helpers.net.xfrm import EPOCHS
+from swarmsh.core.esp_keys import LINGER_S, ROTATE_S, SPI_EPOCHS, KeyRing
 from swarmsh.model.netstate import EspKeys, PeerNode
 
 NODES = {name: PeerNode(n=n, underlay=f"10.0.0.{n}") for n, name in enumerate("abc", 1)}
@@ -22,18 +27,20 @@ class Kernels:
 
     ring: KeyRing = field(default_factory=KeyRing)
     have: dict[str, EspKeys] = field(default_factory=dict)
+    unheard: set[str] = field(default_factory=set)  # whose answer was lost: they are told again
     used: dict[str, set[str]] = field(default_factory=lambda: {name: set() for name in NODES})  # before a reboot
     boots: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NODES, 0))
     numbers: count[int] = field(default_factory=lambda: count(5))
     now: float = 100.0
+    named: set[str] = field(default_factory=set)  # by the ring, as those whose keys may have changed
 
     def share(self, pairs: set[tuple[str, str]]) -> None:
-        self.ring.follow(NODES, {name for pair in pairs for name in pair}, pairs)
+        self.named |= self.ring.follow(NODES, {name for pair in pairs for name in pair}, pairs)
 
     def begin(self) -> int:
         epoch = next(self.numbers)
         made = count()
-        self.ring.begin(epoch, lambda: f"{epoch:036d}{next(made):036d}", self.now)
+        self.named |= self.ring.begin(epoch, lambda: f"{epoch:036d}{next(made):036d}", self.now)
         return epoch
 
     def take(self, name: str, *, heard: bool = True) -> None:
@@ -42,14 +49,19 @@ class Kernels:
         if keys is None:
             return
         self.have[name] = keys
+        self.unheard.add(name)
         if heard:
-            self.ring.acknowledged(name, keys, self.now)
+            self.unheard.discard(name)
+            self.named |= self.ring.acknowledged(name, keys, self.now)
 
     def settle(self) -> int:
         """Until nobody is to be told anything; how many messages that took."""
         told = 0
         for _ in range(20):
-            behind = [name for name in NODES if self.ring.wanted(name) not in (None, self.have.get(name))]
+            wanted = {name: self.ring.wanted(name) for name in NODES}
+            behind = [
+                n for n, w in wanted.items() if w is not None and (w != self.have.get(n) or n in self.unheard)
+            ]
             if not behind:
                 return told
             for name in behind:
@@ -78,7 +90,17 @@ class Kernels:
         self.used[name] |= {self.key(name, other) for other in NODES if other != name} - {""}
         self.have.pop(name, None)
         self.boots[name] += 1
-        self.ring.booted(name, f"boot{self.boots[name]}")
+        self.named |= self.ring.booted(name, f"boot{self.boots[name]}")
+
+    def drop(self) -> None:
+        self.named |= self.ring.drop(self.now)
+
+    def wanted_afresh(self, name: str) -> EspKeys | None:
+        """What a ring that remembers no answer says."""
+        ring = copy.copy(self.ring)
+        ring._wanted = {}
+        ring._of = {name: {peer: replace(b, told={}) for peer, b in ring._of.get(name, {}).items()}}
+        return ring.wanted(name)
 
 
 def a_settled_pair() -> Kernels:
@@ -240,6 +262,128 @@ def test_who_keeps_a_rotation_from_its_end_is_known_at_each_step() -> None:
     assert ring.behind({("a", "c"): 1}) == set(), "a pair that shares nothing any more keeps nobody waiting"
 
 
+def test_a_pair_never_has_two_epochs_of_one_spi() -> None:
+    assert SPI_EPOCHS == EPOCHS
+    kernels = a_settled_pair()
+    kernels.share({("a", "b"), ("b", "c")})
+    kernels.numbers = count(5 + SPI_EPOCHS)
+    kernels.ring.renew_all()
+    kernels.begin()
+    assert kernels.ring.newest() == {("a", "b"): 5, ("b", "c"): 5 + SPI_EPOCHS}
+    assert kernels.ring.wanting == {("a", "b")}, "it wants the next one"
+    kernels.begin()
+    kernels.settle()
+    assert kernels.sends("a", "b") == kernels.sends("b", "a") == 6 + SPI_EPOCHS
+
+
+def test_who_is_away_does_not_find_an_epoch_for_each_time_that_passed() -> None:
+    kernels = a_settled_pair()
+    kernels.ring.renew_all()
+    kernels.begin()
+    kernels.take("a")
+    for _ in range(20):
+        kernels.now += ROTATE_S
+        due_at = kernels.ring.due_at()
+        assert due_at is not None and due_at <= kernels.now
+        kernels.ring.renew_old(kernels.now)
+        assert kernels.ring.wanting == set()
+    assert kernels.ring.due_at() == kernels.now + ROTATE_S
+    kernels.settle()
+    kernels.now += ROTATE_S
+    kernels.ring.renew_old(kernels.now)
+    assert kernels.ring.wanting == {("a", "b")}, "now that it sends in the newest it goes on as others do"
+
+
+def test_epochs_that_begin_often_leave_one_entry_for_a_pair_to_be_renewed() -> None:
+    kernels = a_settled_pair()
+    for _ in range(50):
+        kernels.now += 1.0
+        kernels.ring.renew_all()
+        kernels.begin()
+    assert kernels.ring.due_at() == kernels.now + ROTATE_S
+    assert len(kernels.ring._renewals) == 1
+
+
+# --- cost -------------------------------------------------------------------------------------------------------
+def calls(do: Callable[[], object]) -> int:
+    """How many functions are called by it: what time it takes, on any machine alike."""
+    found = 0
+
+    def count_it(frame: object, what: str, arg: object) -> None:
+        nonlocal found
+        found += what in ("call", "c_call")
+
+    sys.setprofile(count_it)
+    try:
+        do()
+    finally:
+        sys.setprofile(None)
+    return found
+
+
+def settled_ring(size: int) -> tuple[KeyRing, list[str]]:
+    """Nodes that all share a network, each with all keys of its first epoch."""
+    names = [f"{n:03d}" for n in range(1, size + 1)]
+    ring, made = KeyRing(), count()
+    ring.follow(
+        {name: PeerNode(n=int(name), underlay=f"10.0.0.{int(name)}") for name in names},
+        set(names),
+        set(combinations(names, 2)),
+    )
+    ring.begin(1, lambda: f"{next(made):072d}", 0.0)
+    for _ in range(2):
+        for name in names:
+            keys = ring.wanted(name)
+            assert keys is not None
+            ring.acknowledged(name, keys, 0.0)
+    ring.drop(LINGER_S)
+    return ring, names
+
+
+def test_what_is_wanted_is_made_once() -> None:
+    ring, names = settled_ring(10)
+    first = ring.wanted(names[0])
+    assert ring.wanted(names[0]) is first
+    ring.lost(names[1], [3])
+    ring.begin(2, lambda: "0" * 72, 0.0)
+    assert ring.wanted(names[0]) is first, "keys of others"
+    assert ring.wanted(names[1]) is not ring.wanted(names[0])
+
+
+def test_an_acknowledgement_names_those_alone_that_may_send_in_another_epoch() -> None:
+    ring, names = settled_ring(10)
+    for name in names:
+        keys = ring.wanted(name)
+        assert keys is not None
+        ring.acknowledged(name, keys, 0.0)
+    ring.lost(names[0], [2])
+    ring.begin(2, lambda: "0" * 72, 0.0)
+    keys = ring.wanted(names[0])
+    assert keys is not None
+    assert ring.acknowledged(names[0], keys, 0.0) == {names[1]}
+    assert ring.acknowledged(names[0], keys, 0.0) == set(), "nothing new"
+
+
+@pytest.mark.parametrize("what", ["acknowledged", "wanted", "due"])
+def test_what_a_node_costs_grows_with_its_peers_and_not_with_all_pairs(what: str) -> None:
+    def cost(size: int) -> int:
+        ring, names = settled_ring(size)
+        own = names[size // 2]
+        keys = ring.wanted(own)
+        assert keys is not None
+        ring.acknowledged(names[0], keys, 0.0)  # of which the peer's keys follow
+        match what:
+            case "acknowledged":
+                return calls(lambda: ring.acknowledged(own, keys, 0.0))
+            case "wanted":
+                ring._wanted.clear()
+                return calls(lambda: ring.wanted(own))
+            case _:
+                return calls(lambda: (ring.due_at(), ring.drop(0.0), ring.renew_old(0.0)))
+
+    assert cost(80) < 5 * cost(20)
+
+
 def test_keys_are_not_shown() -> None:
     kernels = a_settled_pair()
     assert kernels.key("a", "b") not in repr(kernels.ring) + repr(kernels.ring.wanted("a"))
@@ -254,6 +398,7 @@ class Life(RuleBasedStateMachine):
         for name in NODES:
             self.kernels.ring.booted(name, "boot0")
         self.shared: set[tuple[str, str]] = set()
+        self.before: dict[str, EspKeys | None] = {}
 
     @rule(pair=st.sampled_from(list(combinations("abc", 2))))
     def share_or_part(self, pair: tuple[str, str]) -> None:
@@ -280,7 +425,18 @@ class Life(RuleBasedStateMachine):
     @rule()
     def later(self) -> None:
         self.kernels.now += LINGER_S
-        self.kernels.ring.drop(self.kernels.now)
+        self.kernels.drop()
+
+    @invariant()
+    def what_is_remembered_is_what_is_wanted_and_who_is_to_be_told_is_named(self) -> None:
+        if not hasattr(self, "kernels"):
+            return
+        named, self.kernels.named = self.kernels.named, set()
+        for name in NODES:
+            wanted = self.kernels.wanted_afresh(name)
+            assert self.kernels.ring.wanted(name) == wanted
+            assert wanted is None or wanted == self.before.get(name) or name in named
+            self.before[name] = wanted
 
     @invariant()
     def no_key_counts_from_the_start_again(self) -> None:
@@ -334,7 +490,7 @@ class Rotations(RuleBasedStateMachine):
     @rule()
     def later(self) -> None:
         self.kernels.now += LINGER_S
-        self.kernels.ring.drop(self.kernels.now)
+        self.kernels.drop()
 
     @invariant()
     def what_is_sent_is_heard(self) -> None:

@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from swarmsh.core import netstate
+from swarmsh.core.esp_keys import SPI_EPOCHS
 from swarmsh.errors import NetworkFailed, NodeDeadline, NodeRequestFailed
 from swarmsh.manager.key_keeper import Rotation
 from swarmsh.manager.loop import Manager
@@ -486,6 +487,20 @@ async def test_a_rotation_names_the_nodes_that_did_not_acknowledge_it() -> None:
         scene.nodes.keyless[N2.id] = NetworkFailed("node n2: no module esp4")
         assert await scene.manager.rotated(0.3) == Rotation(1, frozenset({N2.id}))
         assert epochs(scene.nodes.keys[N1.id]) == {2: (1, [1, 2])}, "it sends what the other hears"
+
+
+async def test_a_pair_gets_the_next_number_where_one_has_the_spi_of_what_it_has() -> None:
+    one, two = placed(LONE, 1, N1), placed(LONE, 2, N2)
+    async with encrypted(one, two) as scene:
+        numbers = iter((1 + SPI_EPOCHS, 2 + SPI_EPOCHS))
+
+        async def next_epoch() -> int:
+            return next(numbers)
+
+        scene.store.next_epoch = next_epoch  # type: ignore[method-assign]
+        scene.manager.rotate_keys()
+        await scene.nodes.until(lambda: epochs(scene.nodes.keys[N1.id])[2][0] == 2 + SPI_EPOCHS)
+        assert epochs(scene.nodes.keys[N1.id]) == {2: (2 + SPI_EPOCHS, [1, 2 + SPI_EPOCHS])}
 
 
 async def test_without_encrypted_networks_there_is_nothing_to_rotate() -> None:
