@@ -223,6 +223,7 @@ class Cluster:
             self.lab.ssh(node.machine.name, unpack, stdin=packed)
             node.run(f"ip xfrm state flush; ip xfrm policy flush; {UNCOUNT}")  # of a run that failed
             node.clear()
+            node.run(UNTOUCHED)  # on a machine that has just started the looks themselves load modules
             node.idle = node.run(UNTOUCHED), node.plane("apply", EMPTY), node.run(UNTOUCHED)
             node.run(f"modprobe -a {MODULES}")
             node.before = node.run(SNAPSHOT)

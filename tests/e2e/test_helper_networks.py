@@ -34,7 +34,7 @@ OWN_LAB = os.environ.get("SWARMSH_HELPER_LAB")
 CLUSTER = "clustera"
 NET, VIP = "net1net1net1net1net1net1n", "10.50.128.5"
 OUTSIDE = "10.98.0.1"
-AS_FOUND = SNAPSHOT + "\nip xfrm policy; ip xfrm state; ls /run | grep swarmsh; pgrep -fc '[h]elper.pyz'; true\n"
+AS_FOUND = SNAPSHOT + "\nip xfrm policy; ip xfrm state; ls /run | grep -x swarmsh; pgrep -fc '[h]elper.pyz'; true\n"
 PURGE = """
 ids=$(docker ps -aq --filter label=swarmsh.cluster)
 [ -z "$ids" ] || docker rm -f $ids
@@ -256,7 +256,7 @@ async def leave(node: Node) -> None:
     await node.session.task(f"t{node.n}", "gone")
     await node.session.request("release")
     await node.session.close()
-    await node.until("ls /run | grep swarmsh; true", lambda text: not text, 60)
+    await node.until("ls /run | grep -x swarmsh; true", lambda text: not text, 60)
 
 
 def keys_of(n: int) -> dict[str, Any]:
