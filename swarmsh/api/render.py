@@ -164,12 +164,13 @@ def _task_status(task: Task) -> Json:
 
 
 # --- nodes --------------------------------------------------------------------------------------------------
-def node_json(node: Node, *, leader: bool) -> Json:
+def node_json(node: Node, *, leader: bool, note: str = "") -> Json:
+    """`note`: what is amiss with the node though its state is well."""
     answer = {
         **_head(node),
         "Spec": {"Labels": {}} | to_wire(node.spec),
         "Description": _description(node),
-        "Status": _node_status(node),
+        "Status": _node_status(node, note),
     }
     if node.spec.role is Role.MANAGER:
         gone = node.status.state is NodeState.DOWN
@@ -204,10 +205,10 @@ def _description(node: Node) -> Json:
     }
 
 
-def _node_status(node: Node) -> Json:
+def _node_status(node: Node, note: str) -> Json:
     status: Json = {"State": node.status.state.value}
-    if node.status.message:
-        status["Message"] = node.status.message
+    if message := "; ".join(filter(None, (node.status.message, note))):
+        status["Message"] = message
     status["Addr"] = node.target.address
     return status
 

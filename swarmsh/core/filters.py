@@ -14,10 +14,10 @@ from ipaddress import IPv4Network
 
 from swarmsh.core.constraints import normal_architecture, parse_constraints, satisfied
 from swarmsh.core.engine_api import newest_field, parse_version
-from swarmsh.core.netstate import underlay
 from swarmsh.core.reach import overlap
 from swarmsh.core.resources import Available, reservations_of
 from swarmsh.core.subnets import gateway_on
+from swarmsh.core.underlay import underlay
 from swarmsh.model.objects import Network, Node, Task
 from swarmsh.model.specs import EndpointSpec, GenericResource, Placement, Reservations, TaskSpec
 from swarmsh.model.states import Availability, NodeState, TaskState
@@ -34,11 +34,12 @@ class NodeLoad:
     used_ports: Counter[HostPort] = field(default_factory=Counter)
     tasks: int = 0
     tasks_of: Counter[str] = field(default_factory=Counter)  # service id -> tasks
+    shared: bool = False  # its underlay address is another node's as well, and therefore none
 
     @classmethod
-    def of(cls, node: Node, tasks: Iterable[Task]) -> NodeLoad:
+    def of(cls, node: Node, tasks: Iterable[Task], *, shared: bool = False) -> NodeLoad:
         """`tasks` are all that have not ended, those being stopped too: they hold their ports and memory."""
-        load = cls(node, Available.of(node.description))
+        load = cls(node, Available.of(node.description), shared=shared)
         for task in tasks:
             load.available.take_task(task)
             load._count(task.service_id, task.endpoint, active=task.desired <= TaskState.COMPLETE)
@@ -197,6 +198,14 @@ def _has_underlay(demand: Demand, load: NodeLoad) -> bool:
     return bool(underlay(load.node))
 
 
+def _has_own_underlay(demand: Demand, load: NodeLoad) -> bool:
+    return not load.shared
+
+
+def _explain_shared(demand: Demand, nodes: int) -> str:
+    return f"{_nodes(nodes)} with the address of another node: set swarmsh_underlay in the inventory"
+
+
 def _has_gateways(demand: Demand, load: NodeLoad) -> bool:
     number = load.node.number
     return all(gateway_on(IPv4Network(network.gateways), number) is not None for network in demand.overlays)
@@ -257,6 +266,7 @@ FILTERS: tuple[Filter, ...] = (
     ),
     Filter(lambda d: d.newest is not None, _has_engine, _explain_engine, lasting=True),
     Filter(lambda d: d.blocks, _has_underlay, lambda d, n: f"{_nodes(n)} without an IPv4 address for networks"),
+    Filter(lambda d: d.blocks, _has_own_underlay, _explain_shared),
     Filter(lambda d: d.overlays, _has_gateways, _explain_gateways),
     Filter(lambda d: d.blocks, _overlaps_nothing, _explain_overlap),
 )

@@ -10,9 +10,9 @@ address, and the same entry is also what its loopback rules are made of, which m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from ipaddress import AddressValueError, IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 from itertools import combinations
 
 from swarmsh.core.accept_network import PLAIN_MTU
@@ -21,6 +21,7 @@ from swarmsh.core.labels import Balancing, balancing_of
 from swarmsh.core.reach import EGRESS_PREFIX, egress_pool
 from swarmsh.core.subnets import gateway_on
 from swarmsh.core.template import context_of, expand
+from swarmsh.core.underlay import underlay, underlays
 from swarmsh.errors import InvalidSpec
 from swarmsh.model.actions import NetworkJoin
 from swarmsh.model.netstate import (
@@ -49,19 +50,6 @@ _SHORT_ID = 12  # of a container's id: its host name, if it was given none
 
 
 # --- nodes --------------------------------------------------------------------------------------------------
-def underlay(node: Node) -> str:
-    """The IPv4 address by which other nodes reach it; "" if none is known, and then no network can be there.
-
-    That of the inventory if it gives one, else the one by which the manager reaches it.
-    """
-    for text in (node.target.underlay, node.target.address, node.description.address):
-        try:
-            return str(IPv4Address(text))
-        except AddressValueError:
-            continue  # a host name, or IPv6
-    return ""
-
-
 def egress_gateway(snapshot: ClusterSnapshot, node: Node) -> str:
     """The node's own address in its egress network: there its DNS server listens for tasks."""
     return str(egress_pool(snapshot).network_address + (node.number << (32 - EGRESS_PREFIX)) + 1)
@@ -103,11 +91,14 @@ class ServicePart:
 _NOTHING = ServicePart()
 
 
-def service_part(snapshot: ClusterSnapshot, service_id: str) -> ServicePart:
-    """The part of a service; of one that was removed only its tasks that have not ended."""
+def service_part(snapshot: ClusterSnapshot, service_id: str, addressed: Container[str]) -> ServicePart:
+    """The part of a service; of one that was removed only its tasks that have not ended.
+
+    `addressed`: ids of the nodes that can have networks.
+    """
     service = snapshot.services.get(service_id)
     tasks = sorted(
-        (task for task in snapshot.tasks_of_service(service_id) if _has_network(snapshot, task)),
+        (task for task in snapshot.tasks_of_service(service_id) if _has_network(snapshot, task, addressed)),
         key=lambda t: (t.slot, t.id),
     )
     if not tasks and (service is None or not _is_networked(service)):
@@ -146,12 +137,11 @@ def service_part(snapshot: ClusterSnapshot, service_id: str) -> ServicePart:
     return ServicePart(vips, ports, names, held, on)
 
 
-def _has_network(snapshot: ClusterSnapshot, task: Task) -> bool:
+def _has_network(snapshot: ClusterSnapshot, task: Task, addressed: Container[str]) -> bool:
     """Whether its node must have networks for it: it is there, or is to be, and has not ended."""
     if not (task.addresses or task.egress_address) or not task.placed or task.status.state.terminal:
         return False
-    node = snapshot.nodes.get(task.node_id)
-    return node is not None and underlay(node) != ""
+    return task.node_id in snapshot.nodes and task.node_id in addressed
 
 
 def _is_networked(service: Service) -> bool:
@@ -278,6 +268,7 @@ class NetStates:
     _names: dict[tuple[str, str], ServiceNames] = field(default_factory=dict)
     _peers: dict[int, PeerNode] = field(default_factory=dict)
     _numbers: dict[str, int] = field(default_factory=dict)  # node -> number, of those with an underlay address
+    _addresses: dict[str, str] = field(default_factory=dict)  # node -> underlay address of its own
     _tasks: dict[str, dict[str, NodeTask]] = field(default_factory=dict)  # by node
     _on: dict[str, dict[str, int]] = field(default_factory=dict)  # network -> node -> services with tasks there
     _of: dict[str, set[str]] = field(default_factory=dict)  # node -> networks
@@ -302,6 +293,10 @@ class NetStates:
             setattr(self, part.name, getattr(anew, part.name))
 
     # --- reading ---
+    def address(self, node_id: str) -> str:
+        """At which other nodes send it packets of networks; "" if there is none of its own."""
+        return self._addresses.get(node_id, "")
+
     def keys(self, node_id: str) -> Iterator[Key]:
         """The keys of all that the node must hold."""
         if not self._active(node_id):
@@ -405,33 +400,52 @@ class NetStates:
         """Take over nodes; gives the services whose part may depend on what changed of them."""
         services: set[str] = set()
         # Those that go first: another one may have got the number.
-        for node_id in (*changes.delete_nodes, *(n.id for n in changes.put_nodes)):
+        named = (*changes.delete_nodes, *(n.id for n in changes.put_nodes))
+        addresses = self._addresses
+        if any(_reached_at(before.nodes.get(i)) != _reached_at(self.snapshot.nodes.get(i)) for i in named):
+            self._addresses = underlays(self.snapshot.nodes.values())
+        # An address that two nodes have is none: so one may lose its own, or get it back, because of another.
+        moved = {i for i in addresses.keys() | self._addresses.keys() if addresses.get(i, "") != self.address(i)}
+        changed: dict[str, PeerNode | None] = {}
+        for node_id in (*named, *sorted(moved.difference(named))):
             was, node = before.nodes.get(node_id), self.snapshot.nodes.get(node_id)
-            if was is not None and node is not None and _counts(was) == _counts(node):
+            same = was is not None and node is not None and _counts(was) == _counts(node)
+            if same and node_id not in moved:
                 continue
             services.update(t.service_id for t in before.tasks_of_node(node_id))
             services.update(t.service_id for t in self.snapshot.tasks_of_node(node_id))
-            address = "" if node is None else underlay(node)
-            number = self._numbers.get(node_id)
+            address = self.address(node_id)
             peer = None if node is None or not address else PeerNode(n=node.number, underlay=address)
-            if (None if number is None else self._peers.get(number)) == peer:
-                continue
+            number = self._numbers.get(node_id)
+            if (None if number is None else self._peers.get(number)) != peer:
+                changed[node_id] = peer
+        self._renumber(changed, dirty)
+        return services
+
+    def _renumber(self, changed: Mapping[str, PeerNode | None], dirty: _Dirty) -> None:
+        """Take over what these nodes are to others. All are named before any goes: they are peers."""
+        for node_id in changed:
             dirty.whole(node_id)
+            for network_id in self._of.get(node_id, ()):
+                dirty.members(network_id, ("networks", network_id))
+        for node_id in changed:
+            number = self._numbers.pop(node_id, None)
             if number is not None:
                 dirty.everywhere(("peers", number))
-                del self._numbers[node_id], self._peers[number]
+                del self._peers[number]
+        for node_id, peer in changed.items():
             if peer is not None:
                 self._numbers[node_id], self._peers[peer.n] = peer.n, peer
                 dirty.everywhere(("peers", peer.n))
-            for network_id in self._of.get(node_id, ()):
-                dirty.members(network_id, ("networks", network_id))
-        return services
 
     def _follow_services(self, service_ids: Iterable[str], dirty: _Dirty) -> None:
         """Make the parts of these services anew. What goes is first: a number may pass from one to another."""
         changed: list[tuple[ServicePart, ServicePart]] = []
         for service_id in service_ids:
-            old, new = self._parts.get(service_id, _NOTHING), service_part(self.snapshot, service_id)
+            old, new = (
+                self._parts.get(service_id, _NOTHING),
+                service_part(self.snapshot, service_id, self._addresses),
+            )
             if old == new:
                 continue
             changed.append((old, new))
@@ -556,6 +570,11 @@ def _counts(node: Node) -> tuple[object, ...]:
     """What of a node any state depends on."""
     platform = node.description.platform
     return (
-        *(node.number, underlay(node), node.status.silent, node.status.state is NodeState.DOWN),
+        *(node.number, node.status.silent, node.status.state is NodeState.DOWN),
         *(node.hostname, platform.architecture, platform.os),
     )
+
+
+def _reached_at(node: Node | None) -> tuple[str, str]:
+    """What of it tells which underlay address it has, and whether others have one."""
+    return ("", "") if node is None else (underlay(node), node.target.underlay)

@@ -17,6 +17,7 @@ from swarmsh.core.filters import Demand, NodeLoad, explain, refused_by
 from swarmsh.core.reach import EGRESS_POOL, egress_pool
 from swarmsh.core.resources import Available, reservations_of
 from swarmsh.core.spread import SpreadTree
+from swarmsh.core.underlay import underlay, underlays
 from swarmsh.model.objects import Network, Node, Task
 from swarmsh.model.snapshot import ClusterSnapshot
 from swarmsh.model.specs import EndpointSpec, GenericResource, Placement, TaskSpec
@@ -158,8 +159,13 @@ class _Pass:
     def __init__(self, view: SchedulingView, pending: set[str]) -> None:
         self.view = view
         self.result = Schedule(assignments={}, generic_resources={}, refusals={})
+        addressed = underlays(view.nodes)
         self.loads = {
-            node.id: NodeLoad.of(node, (t for t in view.tasks.get(node.id, ()) if t.id not in pending))
+            node.id: NodeLoad.of(
+                node,
+                (t for t in view.tasks.get(node.id, ()) if t.id not in pending),
+                shared=node.id not in addressed and bool(underlay(node)),
+            )
             for node in sorted(view.nodes, key=lambda node: (node.number, node.id))
         }
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from swarmsh.core.netstate import Key, NetStates, underlay
+from swarmsh.core.netstate import Key, NetStates
+from swarmsh.core.underlay import WAY_OUT, lack_of_underlay
 from swarmsh.errors import NetworkFailed, NodeRequestFailed
 from swarmsh.manager.key_keeper import KeyKeeper
 from swarmsh.manager.ports import Clock, NetworkChecked, NodeClient, Store
@@ -208,17 +209,14 @@ class NodeNetworks:
 
     def _show_lack_of_address(self, snapshot: ClusterSnapshot) -> None:
         node = snapshot.nodes.get(self.node_id)
-        address = underlay(node) if node is not None else ""
+        address = self.states.address(self.node_id)
         if node is None or (address and not (len(snapshot.nodes) > 1 and address.startswith("127."))):
             self._works("address")
             return
         tasks = snapshot.tasks_of_node(self.node_id)
         if any(networked(task) and task.placed and not task.status.state.terminal for task in tasks):
-            self._failed(
-                "address",
-                f"no IPv4 address of node {node.spec.name} is known by which others reach it: "
-                "set swarmsh_underlay in the inventory",
-            )
+            why = lack_of_underlay(node, snapshot.nodes.values()) or f"{address} leads other nodes to themselves"
+            self._failed("address", f"node {node.spec.name} can have no networks: {why}; {WAY_OUT}")
 
     def _failed(self, what: str, message: str) -> None:
         """The same trouble is told once."""

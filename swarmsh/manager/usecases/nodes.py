@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from swarmsh.core.accept import accept_node_spec
 from swarmsh.core.allocate import choose_node_number, left_cleanly
 from swarmsh.core.reach import blocks_of, egress_pool, in_the_way
+from swarmsh.core.underlay import WAY_OUT, underlays
 from swarmsh.errors import InvalidSpec, NameConflict, OutOfSequence
 from swarmsh.manager.ports import Clock, IdSource, Store
 from swarmsh.manager.usecases.happenings import node_event
@@ -61,6 +62,7 @@ async def add_node(store: Store, ids: IdSource, clock: Clock, spec: NodeSpec, ta
             spec=spec if current_manager(snapshot) is not None else replace(spec, role=Role.MANAGER),
             target=target,
         )
+        _refuse_to_take_an_address(snapshot, node)
         return Changes(put_nodes=(node,), events=(node_event("create", node, now),))
 
     return (await store.commit(decide)).nodes[node_id]
@@ -97,6 +99,20 @@ def _refuse_in_the_way(snapshot: ClusterSnapshot, target: SshTarget, name: str) 
                     f"{name} could not be reached there over SSH any more",
                     hint="Let its sshd listen on another port, or publish the service on another one",
                 )
+
+
+def _refuse_to_take_an_address(snapshot: ClusterSnapshot, node: Node) -> None:
+    """An address that two nodes have is none: another one may not lose the networks that its tasks are using."""
+    after = underlays([*(n for n in snapshot.nodes.values() if n.id != node.id), node])
+    for node_id, address in underlays(snapshot.nodes.values()).items():
+        tasks = () if node_id in after or node_id == node.id else snapshot.tasks_of_node(node_id)
+        if any((t.addresses or t.egress_address) and t.placed and not t.status.state.terminal for t in tasks):
+            other = snapshot.nodes[node_id].spec.name
+            raise InvalidSpec(
+                f"node {node.spec.name} would have the address {address} of node {other}, whose tasks use "
+                "networks: nobody could tell whose a packet is",
+                hint=f"For one of the two {WAY_OUT}",
+            )
 
 
 def check_routes(snapshot: ClusterSnapshot, node: Node) -> dict[str, object]:
@@ -147,6 +163,7 @@ async def retarget_node(store: Store, clock: Clock, ref: str, target: SshTarget)
             return Changes()
         _refuse_in_the_way(snapshot, target, stored.spec.name)
         updated = replace(stored, target=target)
+        _refuse_to_take_an_address(snapshot, updated)
         return Changes(put_nodes=(updated,), events=(node_event("update", updated, clock.now(), stored),))
 
     return find_node(await store.commit(decide), ref)

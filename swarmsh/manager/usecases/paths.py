@@ -7,8 +7,8 @@ import secrets
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
-from swarmsh.core.netstate import underlay
 from swarmsh.core.paths import PathItem, Place, Seen, judge, sizes_needed, sizes_to_try
+from swarmsh.core.underlay import WAY_OUT, lack_of_underlay, underlays
 from swarmsh.errors import SwarmshError
 from swarmsh.manager.ports import NodeClient
 from swarmsh.manager.usecases.lookup import require_cluster
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 LISTEN_S = 60.0  # sending to 254 peers takes some 5 s, and starting all of it on slow nodes a few
 UNDER_WAY_S = 1.5  # for packets that were sent last
-NO_ADDRESS_FIX = "Set swarmsh_underlay in the inventory, and repeat `swarmsh up`"
+NO_ADDRESS_FIX = f"{WAY_OUT[0].upper()}{WAY_OUT[1:]}, and repeat `swarmsh up`"
 
 
 async def check_paths(snapshot: ClusterSnapshot, nodes: NodeClient, concerned: Collection[str]) -> list[PathItem]:
@@ -30,8 +30,9 @@ async def check_paths(snapshot: ClusterSnapshot, nodes: NodeClient, concerned: C
     """
     require_cluster(snapshot)
     known = sorted(snapshot.nodes.values(), key=lambda node: node.number)
-    lacking = [node for node in known if not underlay(node) and node.id in concerned and nodes.connected(node.id)]
-    places = [_place(node) for node in known if underlay(node) and nodes.connected(node.id)]
+    addresses = underlays(known)
+    lacking = [n for n in known if n.id not in addresses and n.id in concerned and nodes.connected(n.id)]
+    places = [_place(n, addresses[n.id]) for n in known if n.id in addresses and nodes.connected(n.id)]
     asked = {place.node_id for place in places} & set(concerned)
     to = {
         one: [two for two in places if two is not one and (one.node_id in asked or two.node_id in asked)]
@@ -42,15 +43,15 @@ async def check_paths(snapshot: ClusterSnapshot, nodes: NodeClient, concerned: C
     pairs = ((sender, receiver) for sender, others in to.items() for receiver in others)
     # With 255 nodes there are 65,000 pairs, for which the loop must not stand still.
     items = await asyncio.to_thread(judge, [p for p in places if p.node_id in asked], pairs, seen, needed)
-    return [_without_address(node) for node in lacking] + items
+    return [_without_address(node, known) for node in lacking] + items
 
 
-def _place(node: Node) -> Place:
-    return Place(node.id, node.spec.name, node.number, underlay(node))
+def _place(node: Node, address: str) -> Place:
+    return Place(node.id, node.spec.name, node.number, address)
 
 
-def _without_address(node: Node) -> PathItem:
-    detail = "no IPv4 address is known by which other nodes reach it"
+def _without_address(node: Node, nodes: Sequence[Node]) -> PathItem:
+    detail = lack_of_underlay(node, nodes)
     return PathItem(node_id=node.id, name="ways", ok=False, detail=detail, fix=NO_ADDRESS_FIX)
 
 

@@ -7,8 +7,8 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from swarmsh.core.netstate import underlay
 from swarmsh.core.trace import Ends, Hop, Verdict, hops_of, judge
+from swarmsh.core.underlay import underlay
 from swarmsh.errors import InvalidSpec, NotFound, SwarmshError
 from swarmsh.manager.ports import NodeClient
 from swarmsh.manager.usecases.lookup import find_node, find_service, find_task, require_cluster

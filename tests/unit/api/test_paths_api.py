@@ -70,6 +70,26 @@ async def test_a_node_whose_address_is_not_known(api):
     assert "reach 1 node," in found["n1"]["detail"]
 
 
+async def test_nodes_of_one_address_are_shown_with_the_way_out(api):
+    one, two = (api.store.snapshot.nodes[node(n)] for n in (1, 2))
+    await api.store.commit(lambda _: Changes(put_nodes=(replace(two, target=replace(one.target, port=2222)),)))
+    found = {item["node_name"]: item for item in await items(api)}
+    for name, other in (("n1", "n2"), ("n2", "n1")):
+        assert f"its address 10.0.0.1 is that of {other} as well" in found[name]["detail"]
+        assert "swarmsh_underlay" in found[name]["fix"] and not found[name]["ok"]
+    _, listed = await api.call("GET", "/nodes")
+    shown = {n["Spec"]["Name"]: n["Status"].get("Message", "") for n in listed}
+    assert shown == {
+        "n1": "set swarmsh_underlay: 10.0.0.1 is also n2, so no networks here",
+        "n2": "set swarmsh_underlay: 10.0.0.1 is also n1, so no networks here",
+        "n3": "",
+    }
+    # The object of node 1 is the same, but what is shown of it is not.
+    await api.store.commit(lambda _: Changes(put_nodes=(two,)))
+    _, inspected = await api.call("GET", f"/nodes/{node(1)}")
+    assert "Message" not in inspected["Status"]
+
+
 async def test_an_unknown_node_is_refused(api):
     status, answer = await api.call("POST", "/swarmsh/nodes/check-paths", {"Nodes": ["nope"]})
     assert (status, api.nodes.ways) == (404, [])

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from swarmsh.core.container import Joins
-from swarmsh.core.netstate import Key, NetStates, egress_gateway, joins_of, underlay
+from swarmsh.core.netstate import Key, NetStates, egress_gateway, joins_of
+from swarmsh.core.underlay import underlay
 from swarmsh.model.actions import NetworkJoin
 from swarmsh.model.netstate import (
     Dest,
@@ -261,6 +262,33 @@ def test_the_underlay_address_is_the_inventorys_or_that_of_the_connection() -> N
     assert underlay(named) == ""
     assert underlay(replace(named, description=replace(N1.description, address="192.0.2.9"))) == "192.0.2.9"
     assert underlay(replace(named, target=replace(named.target, underlay="10.9.0.1"))) == "10.9.0.1"
+
+
+def test_what_two_nodes_have_as_their_address_is_neithers_until_one_gets_another() -> None:
+    tasks = [placed(WEB, slot, node) for slot, node in enumerate((N1, N2, N3), 1)]
+    apart = a_cluster(N1, N2, N3, NET1, WEB, *tasks)
+    states = NetStates.of(apart)
+    forwarded = put(replace(N3, target=replace(N2.target, port=2222)))
+    together = apart.apply(forwarded, 2)
+    dirty = states.update(together, forwarded)
+    assert {N1.id, N2.id, N3.id} <= dirty.keys()
+    for node in (N1, N2, N3):
+        assert states.whole(node.id) == NetStates.of(together).whole(node.id)
+        assert NetStates.of(apart).whole(node.id).keys() <= dirty[node.id] | states.whole(node.id).keys()
+    assert not states.whole(N2.id) and not states.whole(N3.id)
+    assert {key for key in states.whole(N1.id) if key[0] == "peers"} == set()
+    # The other one gets one of its own: both have theirs again.
+    named = put(replace(N3, target=replace(N2.target, port=2222, underlay="10.9.0.3")))
+    again = together.apply(named, 3)
+    states.update(again, named)
+    assert states.address(N2.id) == "10.0.0.2" and states.address(N3.id) == "10.9.0.3"
+    for node in (N1, N2, N3):
+        assert states.whole(node.id) == NetStates.of(again).whole(node.id) != {}
+    # And so when it goes.
+    states.update(together, put(*together.nodes.values()))
+    gone = together.apply(Changes(delete_nodes=(N3.id,)), 4)
+    states.update(gone, Changes(delete_nodes=(N3.id,)))
+    assert states.whole(N2.id) == NetStates.of(gone).whole(N2.id) != {}
 
 
 def test_a_node_without_an_underlay_address_has_no_networks_and_is_nobodys_peer() -> None:

@@ -458,6 +458,18 @@ def test_a_node_that_others_have_no_address_of_gets_no_task_on_networks() -> Non
     assert schedule(pending(1), with_networks([named_only], net1)).assignments
 
 
+def test_nodes_of_one_address_get_no_task_on_networks_and_it_says_what_to_do() -> None:
+    net1 = a_network("net1", 1)
+    forwarded = [replace(node(n), target=SshTarget(address="192.0.2.1", port=2200 + n)) for n in (1, 2)]
+    view_of_all = with_networks([*forwarded, node(3)], net1)
+    assert per_node(schedule(pending(3, on_networks(net1)), view_of_all)) == {"node3": 3}
+    assert schedule(pending(1, on_networks(net1)), with_networks(forwarded, net1)).refusals == {
+        "web-1": "no suitable node (2 nodes with the address of another node: "
+        "set swarmsh_underlay in the inventory)"
+    }
+    assert schedule(pending(1), with_networks(forwarded, net1)).assignments
+
+
 def test_a_node_beyond_the_gateways_of_a_small_network_gets_no_task_of_it() -> None:
     small = replace(a_network("small"), subnet="10.9.9.0/28", gateways="10.9.9.0/30")
     assert per_node(schedule(pending(2, on_networks(small)), with_networks([node(3), node(4)], small))) == {

@@ -15,12 +15,13 @@ from remote_helpers.netstate import Held
 from swarmsh.core import netstate
 from swarmsh.model.netstate import NetworkChange
 from swarmsh.model.objects import Task
+from swarmsh.model.snapshot import Changes
 from swarmsh.model.states import TaskState
 from tests.fakes.networked import HTTP, NET1, NET2, networked, placed
-from tests.fakes.objects import a_service
+from tests.fakes.objects import a_node, a_service
 
 from ..core.test_netstate import a_cluster
-from .test_node_networks import LONE, N1, N2, N3, WEB, Scene, encrypted, scene_of
+from .test_node_networks import LONE, N1, N2, N3, SECRET, WEB, Scene, encrypted, scene_of
 
 BOTH = networked(a_service("both"), NET1, NET2, first_mark=10)
 NAMED = networked(a_service("named"), NET1, mode="dnsrr", first_mark=20)
@@ -103,6 +104,27 @@ async def test_keys_are_such_as_the_helper_takes() -> None:
         one, two = ends[N1.id].peers[2].keys(2), ends[N2.id].peers[1].keys(2)
         assert one is not None and two is not None
         assert one.outbound == two.inbound and one.inbound == two.outbound
+
+
+async def test_two_nodes_of_one_address_keep_no_others_keys_from_being_read() -> None:
+    forwarded = [replace(n, target=replace(n.target, address="192.0.2.1", port=n.number)) for n in (N3, a_node(4))]
+    tasks = [placed(LONE, slot, node) for slot, node in enumerate((N1, N2, *forwarded), 1)]
+    async with scene_of(LONE, *forwarded, connected=False) as scene:
+        scene.nodes.connect(N1.id, N2.id, *(node.id for node in forwarded))
+        await scene.nodes.until(lambda: len(scene.nodes.said("told")) >= 4)
+        await scene.store.commit(lambda s: Changes(put_networks=(SECRET,)))
+        scene.running(*tasks)
+        await scene.put(*tasks)
+        await scene.keys_settled()
+        for node in (N1, N2):
+            (peer,) = parse_wanted(msgspec.to_builtins(scene.nodes.keys[node.id])).peers.values()
+            assert peer.sends and peer.address in ("10.0.0.1", "10.0.0.2")
+        for keys in scene.nodes.said("secure"):
+            parse_wanted(msgspec.to_builtins(keys))
+        scene.manager._networks.touch_all()
+        await scene.nodes.until(lambda: len(scene.events("network_failed")) == 2)
+        shown = next(e for e in scene.events("network_failed") if e["name"] == "n3")
+        assert "192.0.2.1 is that of n4 as well" in shown["message"] and "swarmsh_underlay" in shown["message"]
 
 
 @pytest.mark.parametrize("networks", [(NET1,), (NET1, NET2)])

@@ -29,7 +29,8 @@ from swarmsh.model.specs import (
     ServiceSpec,
     TaskSpec,
 )
-from tests.fakes.objects import a_node
+from swarmsh.model.states import TaskState
+from tests.fakes.objects import a_node, a_service, a_task
 from tests.fakes.store import MemoryStore
 from tests.fakes.time_and_ids import CountingIds, FakeClock
 
@@ -181,6 +182,19 @@ async def test_a_node_whose_addresses_or_ports_are_in_use_is_refused(
     moved = SshTarget(**({"address": "a.example"} | target))
     with pytest.raises(InvalidSpec, match="node a"):
         await retarget_node(scene.store, scene.clock, node.id, moved)
+
+
+async def test_a_node_takes_no_address_away_from_one_whose_tasks_use_networks(scene: Scene) -> None:
+    one, two = await add(scene, "a", address="192.0.2.1"), await add(scene, "b", address="192.0.2.2")
+    await add(scene, "c", address="192.0.2.2", port=2200)  # nobody is hurt yet
+    task = replace(a_task(a_service("web"), 1, one.id, TaskState.RUNNING), egress_address="10.255.1.2")
+    await scene.store.commit(lambda _: Changes(put_tasks=(task,)))
+    with pytest.raises(InvalidSpec, match=r"address 192\.0\.2\.1 of node a, whose tasks use networks") as refusal:
+        await add(scene, "d", address="192.0.2.1", port=2200)
+    assert "swarmsh_underlay" in refusal.value.hint
+    with pytest.raises(InvalidSpec, match="of node a"):
+        await retarget_node(scene.store, scene.clock, two.id, SshTarget(address="192.0.2.1", port=2200))
+    await add(scene, "d", address="192.0.2.1", port=2200, underlay="10.9.0.4")
 
 
 # --- the way outside ----------------------------------------------------------------------------------------
