@@ -7,7 +7,7 @@ A task may have an address of its own node sooner, if there is no other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
@@ -311,12 +311,29 @@ class Allocator:
         return subnet.network_address + (key - key_of(str(subnet.network_address)))
 
     def _egress_address(self, node: Node) -> str:
-        first = node.number << (32 - EGRESS_PREFIX)
-        last = first + (1 << (32 - EGRESS_PREFIX)) - 1
-        # The first is the subnet's, the second the node's own, the last is the broadcast.
         what = f"egress address on node {node.spec.name}"
-        key = self._take(EGRESS, first + 2, last - 1, 0, what, "Let fewer tasks run there", node.id)
+        key = self._take(EGRESS, *_egress_range(node), 0, what, "Let fewer tasks run there", node.id)
         return str(egress_pool(self.snapshot).network_address + key)
+
+    def egress_left(self, nodes: Iterable[Node], enough: int) -> dict[str, int]:
+        """By node id, to how many tasks an egress address could be given now; at least `enough` where that is so.
+
+        Those whose quarantine is over are counted only where fewer than that are left, for it is a walk.
+        """
+        found, given = {}, self._given.get(EGRESS, 0)
+        taken = self.snapshot.pools.get(EGRESS, Pool()).taken | given
+        for node in nodes:
+            low, high = _egress_range(node)
+            bits = (1 << (high - low + 1)) - 1
+            found[node.id] = (~(taken >> low) & bits).bit_count()
+            if found[node.id] < enough:
+                lapsed = self._lapsed(EGRESS, low, high, 0, node.id)
+                found[node.id] += sum(not given >> key & 1 for key in lapsed)
+        return found
+
+    def egress_free_at(self, node: Node) -> float | None:
+        """When the node's next egress address can be given by time alone."""
+        return self._free_at(EGRESS, *_egress_range(node), node.id)
 
     # --- numbers ---
     def _take(self, pool: str, low: int, high: int, reserved: int, what: str, hint: str, node_id: str = "") -> int:
@@ -356,8 +373,12 @@ class Allocator:
 
     def _ends(self, pool: str, low: int, high: int, node_id: str) -> Iterator[tuple[float, float, int]]:
         """Of all numbers that were released: when, and until when they are kept from that node."""
-        for key, holding in self.snapshot.pools.get(pool, Pool()).holdings.items():
-            if low <= key <= high and holding.released_at is not None:
+        holdings = self.snapshot.pools.get(pool, Pool()).holdings
+        # An egress subnet is a small part of its pool, which has the tasks of all nodes.
+        keys = range(low, high + 1) if high - low < len(holdings) else holdings
+        for key in keys:
+            holding = holdings.get(key)
+            if holding is not None and low <= key <= high and holding.released_at is not None:
                 here = node_id and self._last_on(pool, key, holding.holder) == node_id
                 kept_s = min(SAME_NODE_QUARANTINE_S, self.quarantine_s) if here else self.quarantine_s
                 yield holding.released_at, holding.released_at + kept_s, key
@@ -365,6 +386,12 @@ class Allocator:
     def _last_on(self, pool: str, key: int, holder: str) -> str:
         task, release = self.snapshot.tasks.get(holder), self.snapshot.releases.get(f"{pool}/{key}")
         return task.node_id if task is not None else release.node_id if release is not None else ""
+
+
+def _egress_range(node: Node) -> tuple[int, int]:
+    """Of a node's part the first number is the subnet's, the second its own, the last one the broadcast."""
+    first = node.number << (32 - EGRESS_PREFIX)
+    return first + 2, first + (1 << (32 - EGRESS_PREFIX)) - 2
 
 
 def _port_mark(port: PortConfig, published: int, mark: int) -> PortMark:

@@ -35,11 +35,14 @@ class NodeLoad:
     tasks: int = 0
     tasks_of: Counter[str] = field(default_factory=Counter)  # service id -> tasks
     shared: bool = False  # its underlay address is another node's as well, and therefore none
+    egress_left: int | None = None  # tasks that can still get an egress address; None: not counted
 
     @classmethod
-    def of(cls, node: Node, tasks: Iterable[Task], *, shared: bool = False) -> NodeLoad:
+    def of(
+        cls, node: Node, tasks: Iterable[Task], *, shared: bool = False, egress_left: int | None = None
+    ) -> NodeLoad:
         """`tasks` are all that have not ended, those being stopped too: they hold their ports and memory."""
-        load = cls(node, Available.of(node.description), shared=shared)
+        load = cls(node, Available.of(node.description), shared=shared, egress_left=egress_left)
         for task in tasks:
             load.available.take_task(task)
             load._count(task.service_id, task.endpoint, active=task.desired <= TaskState.COMPLETE)
@@ -48,6 +51,8 @@ class NodeLoad:
     def add(self, demand: Demand) -> tuple[GenericResource, ...]:
         """Put one task of `demand` here; returns the generic resources it is dealt. Only if `demand` fits."""
         self._count(demand.service_id, demand.endpoint, active=True)
+        if demand.egress is not None and self.egress_left is not None:
+            self.egress_left -= 1
         return self.available.take(demand.reservations)
 
     def _count(self, service_id: str, endpoint: EndpointSpec | None, *, active: bool) -> None:
@@ -220,6 +225,10 @@ def _explain_gateways(demand: Demand, nodes: int) -> str:
     )
 
 
+def _has_egress(demand: Demand, load: NodeLoad) -> bool:
+    return load.egress_left is None or load.egress_left > 0
+
+
 def _overlaps_nothing(demand: Demand, load: NodeLoad) -> bool:
     return all(overlap(load.node, block) is None for _, block in demand.blocks)
 
@@ -269,4 +278,9 @@ FILTERS: tuple[Filter, ...] = (
     Filter(lambda d: d.blocks, _has_own_underlay, _explain_shared),
     Filter(lambda d: d.overlays, _has_gateways, _explain_gateways),
     Filter(lambda d: d.blocks, _overlaps_nothing, _explain_overlap),
+    Filter(
+        lambda d: d.egress is not None,
+        _has_egress,
+        lambda d, n: f"{_nodes(n)} without a free address for the way outside",
+    ),
 )

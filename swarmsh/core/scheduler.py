@@ -44,9 +44,16 @@ class SchedulingView(Struct, frozen=True, kw_only=True):
     failures: Failures = {}
     networks: Mapping[str, Network] = {}  # by id
     egress: IPv4Network = EGRESS_POOL
+    egress_left: Mapping[str, int] = {}  # node id -> how many can get an address there; absent: any number
 
     @classmethod
-    def of(cls, snapshot: ClusterSnapshot, now: float, failures: Failures | None = None) -> SchedulingView:
+    def of(
+        cls,
+        snapshot: ClusterSnapshot,
+        now: float,
+        failures: Failures | None = None,
+        egress_left: Mapping[str, int] | None = None,
+    ) -> SchedulingView:
         """The view of a whole cluster."""
         tasks = {
             node_id: [
@@ -63,6 +70,7 @@ class SchedulingView(Struct, frozen=True, kw_only=True):
             failures=failures or {},
             networks=snapshot.networks,
             egress=egress_pool(snapshot),
+            egress_left=egress_left or {},
         )
 
     def demand(self, task: Task) -> Demand:
@@ -165,6 +173,7 @@ class _Pass:
                 node,
                 (t for t in view.tasks.get(node.id, ()) if t.id not in pending),
                 shared=node.id not in addressed and bool(underlay(node)),
+                egress_left=view.egress_left.get(node.id),
             )
             for node in sorted(view.nodes, key=lambda node: (node.number, node.id))
         }

@@ -178,7 +178,11 @@ class Orchestrator:
         unplaced = sorted(view.pending_tasks(), key=lambda t: (t.created_at, t.id))
         if not unplaced:
             return []
-        outcome = schedule(unplaced, SchedulingView.of(view, now, self._failures))
+        left = allocator.egress_left(view.nodes.values(), enough=len(unplaced))
+        outcome = schedule(unplaced, SchedulingView.of(view, now, self._failures, left))
+        if outcome.refusals:
+            for short in (i for i, free in left.items() if free < len(unplaced)):
+                self._try_again_at(allocator.egress_free_at(view.nodes[short]))
         changed = []
         for task in unplaced:
             node_id = outcome.assignments.get(task.id)
@@ -199,7 +203,9 @@ class Orchestrator:
 
     def _note_free_at(self, error: SwarmshError) -> None:
         """Try again when time alone will help; before that, what else may help is another task's end."""
-        at = error.free_at if isinstance(error, Exhausted) else None
+        self._try_again_at(error.free_at if isinstance(error, Exhausted) else None)
+
+    def _try_again_at(self, at: float | None) -> None:
         if at is not None and (self._place_at is None or at < self._place_at):
             self._place_at = at
 

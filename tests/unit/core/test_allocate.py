@@ -336,6 +336,30 @@ def test_a_full_node_is_named() -> None:
         allocator.task(a_task(service, 300), a_node(2))
 
 
+def test_what_a_node_can_still_give_is_known_before() -> None:
+    world = World()
+    service = world.service(world.network("wide", "10.9.0.0/16"))
+    tasks = [world.task(service, slot, node=2) for slot in range(250)]
+
+    def left(enough: int) -> list[int]:
+        found = world.allocator().egress_left([a_node(1), a_node(2)], enough)
+        return [found[a_node(n).id] for n in (1, 2)]
+
+    assert left(4) == [253, 3]
+    for task in tasks[:5]:
+        world.end(task)
+    assert left(4) == [253, 3], "in quarantine"
+    assert world.allocator().egress_free_at(a_node(2)) == world.now + SAME_NODE_QUARANTINE_S
+    world.now += SAME_NODE_QUARANTINE_S
+    assert left(3) == [253, 3] and left(4) == [253, 8]
+    allocator = world.allocator()
+    for slot in range(400, 408):
+        allocator.task(a_task(service, slot), a_node(2))
+    assert allocator.egress_left([a_node(2)], 1) == {a_node(2).id: 0}
+    with pytest.raises(Exhausted):
+        allocator.task(a_task(service, 408), a_node(2))
+
+
 def test_a_report_of_an_ended_task_does_not_end_the_quarantine_of_the_next_owner() -> None:
     world = World()
     service = world.service(world.network("small", "10.9.9.0/28"))

@@ -16,7 +16,7 @@ from swarmsh.manager.usecases.services import create_service, remove_service, up
 from swarmsh.model.objects import Network, Service, Task, TaskStatus
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.specs import NetworkSpec, ServiceSpec
-from swarmsh.model.states import TaskState
+from swarmsh.model.states import Availability, TaskState
 from swarmsh.model.wire import from_wire
 from tests.fakes.objects import a_node
 from tests.fakes.store import MemoryStore
@@ -167,6 +167,41 @@ async def test_a_task_without_an_address_says_so_and_is_placed_when_one_is_free(
     assert sum(t.placed for t in scene.live("web")) == 8
     held = [on.address for t in scene.live("web") for on in t.addresses]
     assert len(held) == len(set(held))
+
+
+async def test_a_node_without_an_egress_address_is_passed_over_until_it_has_one(scene: Scene) -> None:
+    await scene.network("wide", "10.9.0.0/16")
+    full, other = sorted(scene.snapshot.nodes.values(), key=lambda n: n.number)
+
+    async def make(availability: Availability) -> None:
+        node = scene.snapshot.nodes[other.id]
+        changed = replace(node, spec=replace(node.spec, availability=availability))
+        await scene.store.commit(lambda _: Changes(put_nodes=(changed,)))
+
+    await make(Availability.PAUSE)
+    await scene.create("big", replicas=253, networks=("wide",))
+    await scene.settle()
+    assert all(t.placed for t in scene.live("big"))
+    await make(Availability.ACTIVE)
+    await scene.create("more", replicas=2, networks=("wide",))
+    await scene.settle()
+    # One of them would have gone to the node that has none of this service yet.
+    assert [t.node_id for t in scene.live("more")] == [other.id] * 2
+    scene.fail(scene.live("big")[0])
+    await scene.settle()
+    await make(Availability.PAUSE)
+    await scene.create("late", networks=("wide",))
+    await scene.settle()
+    (late,) = scene.live("late")
+    assert late.status.err == (
+        "no suitable node (1 node not available for new tasks; 1 node without a free address for the way outside)"
+    )
+    scene.clock.pass_time(SAME_NODE_QUARANTINE_S)
+    # No event wakes it but the time that it knew of.
+    await scene.orchestrator._wait()
+    await scene.orchestrator.one_pass()
+    (late,) = scene.live("late")
+    assert late.node_id == full.id and late.egress_address.startswith("10.255.1.")
 
 
 async def test_an_update_of_networks_alone_replaces_tasks_and_one_of_labels_none(scene: Scene) -> None:
