@@ -45,7 +45,7 @@ def parse_routes(text: str) -> list:
 
 def is_ours(device: str) -> bool:
     """Whether a device is one of our networks', by its name: `net/numbers.py` is not loaded for this."""
-    if device in ("swgw0", "swgwv"):
+    if device in ("swgw0", "swgwv", "swlo0", "swlo1"):
         return True
     digits = device[2:]
     return device[:2] in ("sb", "sv") and 4 <= len(digits) <= 6 and not digits.strip("0123456789abcdef")

@@ -23,6 +23,7 @@ docker0 000011AC 00000000 0001 0 0 0 0000FFFF 0 0 0
 br-12ab34cd 000012AC 00000000 0001 0 0 0 0000FFFF 0 0 0
 sb1000 0000320A 00000000 0001 0 0 0 0000FFFF 0 0 0
 swgw0 0002FF0A 00000000 0001 0 0 0 00FFFFFF 0 0 0
+swlo0 0100FF0A 00000000 0001 0 0 0 FFFFFFFF 0 0 0
 swgwv 0001FF0A 0101FF0A 0003 0 0 0 00FFFFFF 0 0 0
 eth1 0000A8C0 0100000A 0003 0 0 0 0000FFFF 0 0 0
 eth1 0000640A 00000000 0000 0 0 0 0000FFFF 0 0 0
@@ -42,7 +43,20 @@ def test_routes_are_subnets_that_are_reached_without_us() -> None:
 
 
 def test_the_devices_left_out_are_those_of_the_data_plane() -> None:
-    for name in ("swgw0", "swgwv", "sb1000", "svffffff", "sbfff", "sb1000000", "sbxyzw", "eth0", "sb", "docker0"):
+    for name in (
+        "swgw0",
+        "swgwv",
+        "swlo0",
+        "swlo1",
+        "sb1000",
+        "svffffff",
+        "sbfff",
+        "sb1000000",
+        "sbxyzw",
+        "eth0",
+        "sb",
+        "docker0",
+    ):
         assert is_ours(name) == looks_ours(name), name
 
 
