@@ -14,7 +14,7 @@ import time
 
 from ..engine import Engine, EngineError, EngineGone
 from ..log import log
-from . import ipsets, ipvs, kernel, links, rules
+from . import ipsets, ipvs, kernel, links, rules, unchanged
 from .before import Before
 from .commands import CommandFailed, batch, run
 from .ipsets import IpSets
@@ -34,6 +34,7 @@ from .numbers import (
     vxlan_name,
 )
 
+SHOWN_AGAIN_S = 60.0  # another iptables may have been chosen (Debian: alternatives), to which no stamp counts
 ZONES_AGAIN_S = 600.0  # after so long a kernel that refused conntrack zones is asked again
 _RESTORE = ["iptables-restore", "--noflush", "--wait=10"]
 
@@ -64,7 +65,14 @@ class DataPlane:
         self._left = None  # what the last pass left behind, as (links, services, rules, sets); None: not sure
         self._known, self._wanted = b"", ()  # the last state that was applied, and (links, services, sets) for it
         self._by_sets: bool | None = None  # None: the kernel has not been asked yet
-        self._read_sets, self._parse_services = ipsets.Read(), ipvs.Parse()
+        self._read, self._read_sets, self._parse_services = kernel.Read(), ipsets.Read(), ipvs.Parse()
+        self._shown: tuple = (
+            "",
+            b"",
+            0.0,
+            {},
+        )  # by which iptables, stamp, until when it counts, the rules of then
+        self._made_rules: tuple = ((), {})  # of what, and what `rules.wanted` made of it
         self._no_zones: tuple = ([], 0.0)  # rules that the kernel refused, and until when they are not tried again
         self._others: set = set()  # bridges with a name like ours that are somebody's
         self._errors: list = []
@@ -100,13 +108,13 @@ class DataPlane:
             log("marks", by="sets" if self._by_sets else "rules")
         self._before.keep(links.GLOBAL_SYSCTLS)
         full, services, _ = self._wanted
-        seen = kernel.read(looks_ours, full.sysctls)
+        seen = self._read(looks_ours, full.sysctls)
         open_links, refused = await self._leave_out(state, full, seen)
         removal = links.plan_removal(open_links, seen)
         if removal.steps:
             # What no network wants goes before the rules that stand in front of it.
             await self._take(removal)
-            seen = kernel.read(looks_ours, full.sysctls)
+            seen = self._read(looks_ours, full.sysctls)
         have = await self._try(self._read_services())
         left = await self._try(self._mend_rules(state, ipvs.balanced(services, have or {}), seen))
         # Before bridges, for which the Engine is asked: it may take minutes, and dead backends are not to wait for
@@ -200,7 +208,7 @@ class DataPlane:
             return
         if await self._try(self._unmark()):
             await self._try(self._remove_services())
-        seen = kernel.read(looks_ours, ())
+        seen = self._read(looks_ours, ())
         await self._take(links.plan_removal(links.NOTHING, seen))
         await self._try(self._remove_bridges(links.NOTHING, seen, everything=True))
         if self._errors:
@@ -278,16 +286,16 @@ class DataPlane:
         """Bridges by the Engine, then all else; what is there afterwards. Raises NetlinkError, OSError."""
         made = self._made = await self._mend_bridges(state, want, seen)
         if made:
-            seen = kernel.read(looks_ours, want.sysctls)
+            seen = self._read(looks_ours, want.sysctls)
         plan = links.plan_links(want, self._without_strangers(seen), frozenset(made))
         if plan.steps and not await self._take(plan, until="tc"):
             # Those that did not get their guard stay as they are: down, if they are new.
-            seen = kernel.read(looks_ours, want.sysctls)
+            seen = self._read(looks_ours, want.sysctls)
             want = links.without(want, set(links.unguarded(seen)))
             plan = links.plan_links(want, self._without_strangers(seen), frozenset(made))
             await self._take(plan._replace(words=[]))
         if plan.steps:
-            seen = kernel.read(looks_ours, want.sysctls)
+            seen = self._read(looks_ours, want.sysctls)
         await self._take(links.plan_hairpin(seen.links))
         return seen
 
@@ -426,13 +434,37 @@ class DataPlane:
     def _rules(self, state: dict, marks=None) -> dict:
         return rules.wanted(state, marks, queue=self._modules.has("xt_NFQUEUE"), sets=bool(self._by_sets))
 
+    def _rules_of_pass(self, state: dict, marks: set) -> dict:
+        """As `_rules`, of the state of a whole pass: mostly it is that of the last one."""
+        by_sets = bool(self._by_sets)
+        of = (self._known, by_sets or frozenset(marks), self._modules.has("xt_NFQUEUE"), by_sets)
+        if not self._known or of != self._made_rules[0]:
+            self._made_rules = of, self._rules(state, marks)
+        return {table: dict(chains) for table, chains in self._made_rules[1].items()}
+
+    async def _read_rules(self) -> dict:
+        """As `rules.parse_save`, for reading only; without a process where nothing has changed.
+
+        Raises CommandFailed.
+        """
+        by, known, until, have = self._shown
+        began, stamp = time.monotonic(), unchanged.rules_stamp(by)
+        if stamp and stamp == known and began < until:
+            return have
+        shown = await run(["iptables-save"])
+        by, have = unchanged.shown_by(shown), rules.parse_save(shown)
+        # One that was another before is not known to be that of what was shown.
+        known = stamp if unchanged.rules_stamp(by) == stamp else b""
+        self._shown = by, known, began + SHOWN_AGAIN_S, have
+        return have
+
     async def _mend_rules(self, state: dict, there: set, seen: kernel.Seen) -> tuple:
         """The rules that are there then and what is in sets, with marks for the services in `there`.
 
         Raises CommandFailed, NetlinkError.
         """
-        have = rules.parse_save(await run(["iptables-save"]))
-        want = self._rules(state, there)
+        have = await self._read_rules()
+        want = self._rules_of_pass(state, there)
         less, more, kept, sets = self._plan_sets(there)
         if links.unguarded(seen):
             want, more, sets = rules.keep_marks(want, have), [], kept
@@ -483,7 +515,7 @@ class DataPlane:
         if naked:
             self._errors.append(f"nothing is marked for IPVS: no mark guard on {', '.join(naked)}")
             there = set()
-        want = self._rules(state, there)
+        want = self._rules_of_pass(state, there)
         sets = ipsets.with_marks(self._wanted[2], there) if self._by_sets else {}
         want[rules.RAW] = left[0][rules.RAW]
         # What is not to be marked any more first, and all else when it is sure that marks are cleared.

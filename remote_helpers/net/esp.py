@@ -19,6 +19,7 @@ import ipaddress
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+from . import unchanged
 from .commands import CommandFailed, run
 from .numbers import NotClosed
 from .xfrm import (
@@ -425,6 +426,8 @@ class Esp:
         self._told: set = set()  # drift that could not be mended, which was said already
         self._save = save
         self._turn = asyncio.Lock()
+        self._shown: tuple = (b"", Seen())  # digest of the kernel's, and what it was
+        self._planned: tuple = (None, None, None)  # wanted, seen, and the plan for them, if there is nothing to do
 
     def to_state(self) -> dict:
         """What must outlive this process, as JSON: no keys."""
@@ -507,10 +510,9 @@ class Esp:
         """Until the kernel shows what is wanted: others change it as well. The first plan says what was amiss."""
         self.wanted = wanted
         self._closed = self._closed or wanted.closed
-        first, seen = None, await change([])
+        first, seen = None, await self._look()
         for _ in range(TRIES):
-            self._note(wanted, seen)
-            made = plan(wanted, seen, self.spent, self._heard)
+            made = self._plan(wanted, seen)
             first = first or made
             if not made.batch:
                 self._closed = wanted.closed
@@ -518,9 +520,29 @@ class Esp:
                 first.news = [word for word in first.drift if word not in self._told]
                 self._told = set(made.drift)
                 return first
+            self._shown, self._planned = (b"", Seen()), (None, None, None)  # they have keys that may go now
             await self._run(wanted, made)
             seen = await change([])
         raise EspError("the SAs and policies in the kernel are changed again and again by something else")
+
+    def _plan(self, wanted: Wanted, seen: Seen) -> Plan:
+        """As `plan`; nothing is thought over again that left nothing to do."""
+        if self._planned[0] is not wanted or self._planned[1] is not seen:
+            self._note(wanted, seen)
+            made = plan(wanted, seen, self.spent, self._heard)
+            if made.batch:
+                return made
+            self._planned = wanted, seen, made
+        return replace(self._planned[2])
+
+    async def _look(self) -> Seen:
+        """As `change([])`; where the kernel tells the same as before, no process is started."""
+        digest = unchanged.xfrm_digest()
+        if not digest or digest != self._shown[0]:
+            seen = await change([])
+            # What came in between may be in it, or may not.
+            self._shown = digest if unchanged.xfrm_digest() == digest else b"", seen
+        return self._shown[1]
 
     async def _run(self, wanted: Wanted, made: Plan) -> None:
         before = dict(self.spent), dict(self._heard), dict(self._again)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from remote_helpers.net import apply, unchanged
 from remote_helpers.net.apply import ApplyFailed, DataPlane
 from remote_helpers.net.kernel import UP
 from remote_helpers.net.numbers import BadState, NotClosed, looks_ours
@@ -65,8 +66,67 @@ async def test_a_node_is_brought_to_the_state_once_and_left_as_it_was(node: Fake
     node.ran.clear()
     assert await plane.apply(node_state()) == []
     assert node.ran == ["iptables-save"]
+    assert await plane.apply(node_state()) == []
+    assert node.ran == ["iptables-save"]  # nobody has changed a rule since then
     assert await plane.purge() != []
     assert node.everything() == before
+
+
+async def settled(node: FakeNode, plane: DataPlane) -> None:
+    """Passes until one starts no process."""
+    for _ in range(4):
+        node.ran.clear()
+        await plane.apply(node_state())
+        if not node.ran:
+            return
+    raise AssertionError(f"each pass runs {node.ran}")
+
+
+async def test_rules_that_somebody_changed_are_mended_by_the_next_pass(node: FakeNode, plane: DataPlane) -> None:
+    await plane.apply(node_state())
+    node.step = lambda: None
+    for table, chain in [(table, chain) for table, chains in node.tables.items() for chain in chains]:
+        await settled(node, plane)
+        ours = [rule for rule in node.tables[table][chain] if "SW-" in rule or chain.startswith("SW-")]
+        node.tables[table][chain] = [rule for rule in node.tables[table][chain] if rule not in ours]
+        found = await plane.apply(node_state())
+        assert any(chain in word for word in found) == bool(ours), (table, chain)
+        assert set(ours) <= set(node.tables[table][chain])
+
+
+async def test_rules_are_shown_by_a_process_where_the_kernel_does_not_tell_of_changes(
+    node: FakeNode, plane: DataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await plane.apply(node_state())
+    await settled(node, plane)
+    monkeypatch.setattr(unchanged, "rules_stamp", lambda by: b"")
+    for _ in range(3):
+        node.ran.clear()
+        await plane.apply(node_state())
+        assert node.ran == ["iptables-save"]
+
+
+async def test_rules_that_change_while_they_are_shown_are_looked_at_again(
+    node: FakeNode, plane: DataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await plane.apply(node_state())
+    stamps = iter([b"1", b"2", b"2", b"2", b"2"])
+    monkeypatch.setattr(unchanged, "rules_stamp", lambda by: next(stamps))
+    node.ran.clear()
+    for expected in (1, 2, 2):  # another after it than before it, the same, and known
+        await plane.apply(node_state())
+        assert len(node.ran) == expected
+
+
+async def test_that_another_iptables_was_chosen_is_seen_within_a_minute(
+    node: FakeNode, plane: DataPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await plane.apply(node_state())
+    await settled(node, plane)
+    now = apply.time.monotonic() + 61
+    monkeypatch.setattr(apply.time, "monotonic", lambda: now)
+    await plane.apply(node_state())
+    assert node.ran == ["iptables-save"]
 
 
 async def test_a_state_without_networks_ports_and_tasks_is_a_purge(node: FakeNode, plane: DataPlane) -> None:

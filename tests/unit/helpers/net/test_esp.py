@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remote_helpers.net import esp
+from remote_helpers.net import esp, unchanged
 from remote_helpers.net.esp import EpochKeys, Seen, Wanted, plan
+from remote_helpers.net.netlink import pack_attribute
 from remote_helpers.net.numbers import NotClosed
 from remote_helpers.net.xfrm import BadKeys, Key, Policy, Sa, parse_policies, parse_states, without_keys
 
@@ -437,9 +439,11 @@ class Node:
         self.kernel = Kernel()
         self.saved: list[dict[str, Any]] = []
         self.refuses_at: int | None = None  # the number of a line
-        self.full = False
+        self.full = self.no_digest = False
+        self.looks = 0  # at the kernel by processes
         patch.setattr(esp, "run_batch", self._run)
         patch.setattr(esp, "change", self._change)
+        patch.setattr(unchanged, "xfrm_digest", self._digest)
 
     def esp(self) -> esp.Esp:
         """A new process of the helper."""
@@ -463,7 +467,12 @@ class Node:
 
     async def _change(self, batch: list[str]) -> Seen:
         await self._run(batch)
+        self.looks += 1
         return self.kernel.seen()
+
+    def _digest(self) -> bytes:
+        keys = [sa.key and sa.key.for_ip() for sa in self.kernel.sas.values()]
+        return b"" if self.no_digest else repr((self.kernel.sas, keys, self.kernel.policies)).encode()
 
 
 @pytest.fixture
@@ -513,6 +522,51 @@ async def test_a_peer_whose_sa_was_added_again_needs_a_new_epoch(node: Node) -> 
     assert await process.add_inbound({p: epoch_keys(2, p, 2) for p in (1, 3)}) == []
     assert await process.switch_outbound({1: 2, 3: 2}) == [] == await process.drop_old({1: 2, 3: 2})
     assert await process.repair() is None
+
+
+async def test_what_nobody_changed_is_not_shown_again(node: Node) -> None:
+    process = node.esp()
+    await process.apply(wanted(2, 1, sends=1))
+    assert await process.secure() == []
+    node.looks = 0
+    assert await process.secure() == [] and node.looks == 0
+    node.kernel.policies.pop(next(iter(node.kernel.policies)))
+    assert len(await process.secure()) == 1 and node.looks == 2  # it looks, mends, and looks
+    assert await process.secure() == [] and await process.secure() == []
+    (place, sa), *_ = [(place, sa) for place, sa in node.kernel.sas.items() if sa.dst == ADDRESS[2]]
+    node.kernel.sas[place] = replace(sa, key=epoch_keys(2, 3, 9).inbound)
+    assert any("changed" in word for word in await process.secure()) and node.kernel.sas[place] == sa
+    node.no_digest = True
+    node.looks = 0
+    assert await process.secure() == [] == await process.secure() and node.looks == 2
+
+
+async def test_what_cannot_be_mended_stays_known_without_being_looked_at_again(node: Node) -> None:
+    process = node.esp()
+    await process.apply(wanted(2, 1, sends=1))
+    for place in [place for place, sa in node.kernel.sas.items() if sa.src == ADDRESS[2]]:
+        del node.kernel.sas[place]
+    assert len(await process.secure()) == 2 and process.lost == [1, 3]
+    assert await process.secure() == []
+    node.looks = 0
+    assert await process.secure() == [] and process.lost == [1, 3] and node.looks == 0
+    made = await process.repair()
+    assert made is not None and made.lost == [1, 3] and len(made.drift) == 2 and node.looks == 0
+    assert await process.add_inbound({p: epoch_keys(2, p, 2) for p in (1, 3)}) == [1, 3]
+    assert await process.switch_outbound({1: 2, 3: 2}) == []
+
+
+def test_packets_change_nothing_of_an_sas_digest_and_all_else_does() -> None:
+    def sa(counters: int = 0, key: bytes = b"k" * 36, window: int = 128, used: int = 0, flags: int = 0) -> bytes:
+        replay = struct.pack("=6I", 4, counters, counters, 0, 0, window) + counters.to_bytes(16, "little")
+        fixed = bytes(160) + bytes([counters]) * 48 + struct.pack("@IHBBB0Q", 7, 2, 0, 0, flags)
+        parts = [(18, bytes(68) + key), (23, replay), (15, struct.pack("=Q", used))]
+        return fixed + b"".join(pack_attribute(kind, value) for kind, value in parts)
+
+    steady = unchanged._steady_sa(sa())
+    assert unchanged._steady_sa(sa(counters=9, used=5)) == steady
+    for other in (sa(key=b"l" * 36), sa(window=64), sa(flags=128), b"\1" + sa()[1:]):
+        assert unchanged._steady_sa(other) != steady
 
 
 async def test_a_new_process_closes_again_what_was_flushed_with_the_old_one(node: Node) -> None:

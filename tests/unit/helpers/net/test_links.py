@@ -406,3 +406,56 @@ def test_messages_that_follow_each_other_are_parted() -> None:
     data = netlink.pack_message(2, 0, 1, b"abcde") + netlink.pack_message(3, 2, 2, b"")
     assert list(netlink.parse_messages(data)) == [(2, 0, 1, b"abcde"), (3, 2, 2, b"")]
     assert list(netlink.parse_messages(data[:5])) == []
+
+
+# --- reading at little cost ---
+class Dumps:
+    """Answers to dumps, by their kind; asked for as `kernel.Netlink`."""
+
+    def __init__(self) -> None:
+        self.entries: dict[int, list[bytes]] = {}
+
+    def __enter__(self) -> Dumps:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def dump(self, kind: int, payload: bytes) -> list[bytes]:
+        return list(self.entries.get(kind, []))
+
+
+def link_entry(index: int, name: str, mtu: int = 1500) -> bytes:
+    head = struct.pack("=BxHiII", 0, 0, index, UP, 0)
+    return head + netlink.pack_attribute(3, name.encode() + b"\0") + netlink.pack_u32(4, mtu)
+
+
+def address_entry(index: int, address: bytes) -> bytes:
+    return struct.pack("=BBBBI", 2, 24, 0, 0, index) + netlink.pack_attribute(2, address)
+
+
+def test_what_is_told_as_before_is_not_taken_apart_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    dumps, taken = Dumps(), []
+    monkeypatch.setattr(kernel, "Netlink", lambda protocol: dumps)
+    parse = kernel.parse_link
+    monkeypatch.setattr(kernel, "parse_link", lambda data: taken.append(data) or parse(data))
+    dumps.entries = {
+        kernel.GET_LINK: [link_entry(5, "swgw0"), link_entry(6, "eth0")],
+        kernel.GET_ADDRESS: [address_entry(5, b"\x0a\xff\2\1"), address_entry(6, b"\x0a\0\0\1")],
+    }
+    read = kernel.Read()
+    first = read(looks_ours, ())
+    assert first.addresses == {("swgw0", "10.255.2.1", 24)} and len(taken) == 2
+    assert read(looks_ours, ()) == first and len(taken) == 2
+    dumps.entries[kernel.GET_LINK][0] = link_entry(5, "swgw0", 1400)
+    assert read(looks_ours, ()).links["swgw0"].mtu == 1400 and len(taken) == 3
+    # The same words about an index that is another device's by now mean another thing.
+    dumps.entries[kernel.GET_LINK] = [link_entry(6, "swgw0"), link_entry(5, "eth0")]
+    assert read(looks_ours, ()).addresses == {("swgw0", "10.0.0.1", 24)}
+    dumps.entries.clear()
+    assert read(looks_ours, ()) == EMPTY
+
+
+def test_a_setting_is_read_without_its_line_end_and_one_that_is_not_there_is_none() -> None:
+    assert kernel.read_sysctl("kernel/ostype") == "Linux"
+    assert kernel.read_sysctl("net/ipv4/nosuch") is None
