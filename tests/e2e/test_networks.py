@@ -136,8 +136,7 @@ def test_tasks_find_each_other_by_name_through_a_vip(swarm: Swarm) -> None:
         swarm.wait_running(service, count)
     web, (other,), (single,) = places(swarm, "web"), places(swarm, "other"), places(swarm, "round")
     everyone = {place.task["ID"] for place in web}
-    inspected = json.loads(swarm.docker("service", "inspect", "web"))[0]
-    vip = inspected["Endpoint"]["VirtualIPs"][0]["Addr"].partition("/")[0]
+    vip = vip_of(swarm, "web")
     attached = {address_of(place) for place in web}
 
     def check(when: str) -> None:
@@ -175,6 +174,12 @@ def test_tasks_find_each_other_by_name_through_a_vip(swarm: Swarm) -> None:
 def address_of(place: Place) -> str:
     """On the first of its overlays."""
     return str(place.task["NetworksAttachments"][0]["Addresses"][0]).partition("/")[0]
+
+
+def vip_of(swarm: Swarm, service: str) -> str:
+    """On the first of its overlays."""
+    inspected = json.loads(swarm.docker("service", "inspect", service))[0]
+    return str(inspected["Endpoint"]["VirtualIPs"][0]["Addr"]).partition("/")[0]
 
 
 @pytest.mark.parametrize("network", ["", "front"])
