@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from swarmsh.core.names import check_name
 from swarmsh.core.subnets import LARGEST_PREFIX, SMALLEST_PREFIX, divide
+from swarmsh.core.underlay import USUAL_MTU
 from swarmsh.errors import Forbidden, InvalidSpec, Unimplemented
 from swarmsh.model.specs import IPAMConfig, NetworkSpec
 
@@ -23,7 +24,8 @@ MTU = "com.docker.network.driver.mtu"
 VNI_LIST = "com.docker.network.driver.overlay.vxlanid_list"
 FIRST_VNI, LAST_VNI = 4096, (1 << 24) - 1
 _MTUS = (576, 65535)
-PLAIN_MTU, ENCRYPTED_MTU = 1450, 1410
+# Of a packet between nodes: VXLAN in IPv4, and ESP with what it pads (networking.md, 12).
+PLAIN_BYTES, ENCRYPTED_BYTES = 50, 90
 # This host, loopback, link-local, multicast and reserved (RFC 6890).
 _NOT_FOR_HOSTS = tuple(map(IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")))
 _TRUE, _FALSE = ("", "1", "t", "true"), ("0", "f", "false")
@@ -143,11 +145,11 @@ def encrypted(spec: NetworkSpec) -> bool:
     return True
 
 
-def mtu(spec: NetworkSpec) -> int:
-    text = spec.options.get(MTU, "")
+def mtu(spec: NetworkSpec, links: int = USUAL_MTU) -> int:
+    """What is asked for, else what nodes' links carry (`links`: bytes of an IP packet) less what goes around it."""
+    text, (low, high) = spec.options.get(MTU, ""), _MTUS
     if not text:
-        return ENCRYPTED_MTU if encrypted(spec) else PLAIN_MTU
-    low, high = _MTUS
+        return max(low, links - (ENCRYPTED_BYTES if encrypted(spec) else PLAIN_BYTES))
     if not (text.isascii() and text.isdigit() and len(text) < 6 and low <= int(text) <= high):
         raise InvalidSpec(f"invalid option {MTU}={text}", hint=f"Give {low} to {high}")
     return int(text)

@@ -27,6 +27,7 @@ from swarmsh.core.container import PREDEFINED_NETWORKS
 from swarmsh.core.find import find_network
 from swarmsh.core.reach import EGRESS_PREFIX, egress_pool, reached_by
 from swarmsh.core.subnets import divide, first_free, gateway_on
+from swarmsh.core.underlay import least_mtu
 from swarmsh.errors import Exhausted, Forbidden, InvalidSpec, SwarmshError
 from swarmsh.model.objects import (
     Cluster,
@@ -84,7 +85,7 @@ def new_network(
         vips=str(division.vips),
         first_task=str(division.first_task),
         last_task=str(division.last_task),
-        mtu=mtu(spec),
+        mtu=mtu(spec, least_mtu(snapshot.nodes.values())),
         encrypted=encrypted(spec),
         engine_name=_choose_engine_name(snapshot, spec.name, vni),
     )

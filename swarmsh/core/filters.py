@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import IPv4Network
 
+from swarmsh.core.accept_network import MTU
 from swarmsh.core.constraints import normal_architecture, parse_constraints, satisfied
 from swarmsh.core.engine_api import newest_field, parse_version
+from swarmsh.core.paths import size_on_the_wire
 from swarmsh.core.reach import overlap
 from swarmsh.core.resources import Available, reservations_of
 from swarmsh.core.subnets import gateway_on
-from swarmsh.core.underlay import underlay
+from swarmsh.core.underlay import underlay, underlay_mtu
 from swarmsh.model.objects import Network, Node, Task
 from swarmsh.model.specs import EndpointSpec, GenericResource, Placement, Reservations, TaskSpec
 from swarmsh.model.states import Availability, NodeState, TaskState
@@ -229,6 +231,22 @@ def _has_egress(demand: Demand, load: NodeLoad) -> bool:
     return load.egress_left is None or load.egress_left > 0
 
 
+def _carries(demand: Demand, load: NodeLoad) -> bool:
+    """Whether the node's link takes the networks' largest packets. An MTU that was asked for is not doubted."""
+    size = underlay_mtu(load.node)
+    return not size or all(_on_the_wire(n) <= size for n in demand.overlays if MTU not in n.spec.options)
+
+
+def _on_the_wire(network: Network) -> int:
+    return size_on_the_wire(network.mtu, encrypted=network.encrypted)
+
+
+def _explain_carries(demand: Demand, nodes: int) -> str:
+    largest = max((n for n in demand.overlays if MTU not in n.spec.options), key=_on_the_wire)
+    size, name = _on_the_wire(largest), largest.spec.name
+    return f"{_nodes(nodes)} whose link does not take the {size} bytes of network {name} (MTU {largest.mtu})"
+
+
 def _overlaps_nothing(demand: Demand, load: NodeLoad) -> bool:
     return all(overlap(load.node, block) is None for _, block in demand.blocks)
 
@@ -278,6 +296,7 @@ FILTERS: tuple[Filter, ...] = (
     Filter(lambda d: d.blocks, _has_own_underlay, _explain_shared),
     Filter(lambda d: d.overlays, _has_gateways, _explain_gateways),
     Filter(lambda d: d.blocks, _overlaps_nothing, _explain_overlap),
+    Filter(lambda d: d.overlays, _carries, _explain_carries),
     Filter(
         lambda d: d.egress is not None,
         _has_egress,

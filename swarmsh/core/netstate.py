@@ -15,10 +15,9 @@ from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Network
 from itertools import combinations
 
-from swarmsh.core.accept_network import PLAIN_MTU
 from swarmsh.core.container import Joins
 from swarmsh.core.labels import Balancing, balancing_of
-from swarmsh.core.reach import EGRESS_PREFIX, egress_pool
+from swarmsh.core.reach import EGRESS_PREFIX, egress_mtu, egress_pool
 from swarmsh.core.subnets import gateway_on
 from swarmsh.core.template import context_of, expand
 from swarmsh.core.underlay import underlay, underlays
@@ -319,7 +318,9 @@ class NetStates:
                 number = self._numbers[node_id]
                 return OwnNode(n=number, underlay=self._peers[number].underlay)
             case "egress", _:
-                return Egress(pool=str(egress_pool(self.snapshot)), prefix=EGRESS_PREFIX, mtu=PLAIN_MTU)
+                return Egress(
+                    pool=str(egress_pool(self.snapshot)), prefix=EGRESS_PREFIX, mtu=egress_mtu(self.snapshot)
+                )
             case "peers", int(number):
                 return self._peers.get(number) if number != self._numbers[node_id] else None
             case "networks", str(network):
@@ -382,7 +383,7 @@ class NetStates:
         """Take over the snapshot after `changes`: keys of what may differ now, by node."""
         before, self.snapshot = self.snapshot, after
         dirty = _Dirty(self)
-        if egress_pool(before) != egress_pool(after):
+        if (egress_pool(before), egress_mtu(before)) != (egress_pool(after), egress_mtu(after)):
             dirty.everywhere(EGRESS)
         services = self._follow_nodes(before, changes, dirty)
         services.update(s.id for s in changes.put_services)

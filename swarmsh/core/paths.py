@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from swarmsh.core.accept_network import ENCRYPTED_MTU, PLAIN_MTU
+from swarmsh.core.reach import egress_mtu
+from swarmsh.core.underlay import least_mtu
 from swarmsh.model.paths import KINDS, Heard, Kind
 from swarmsh.model.snapshot import ClusterSnapshot
 
@@ -78,8 +79,8 @@ def largest_mtu(size: int, *, encrypted: bool) -> int:
 
 def sizes_needed(snapshot: ClusterSnapshot) -> Mapping[int, str]:
     """Size between nodes -> which network needs it; without any, what networks have by default."""
-    found = {size_on_the_wire(PLAIN_MTU, encrypted=False): "the default MTU of networks"}
-    assert size_on_the_wire(ENCRYPTED_MTU, encrypted=True) <= max(found)
+    found = {size_on_the_wire(egress_mtu(snapshot), encrypted=False): "the way of published ports"}
+    found[least_mtu(snapshot.nodes.values())] = "the default MTU of networks"
     for network in snapshot.networks.values():
         size = size_on_the_wire(network.mtu, encrypted=network.encrypted)
         found[size] = f"network {network.spec.name} (MTU {network.mtu})"

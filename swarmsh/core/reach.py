@@ -8,6 +8,8 @@ from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
 
 from msgspec.structs import replace
 
+from swarmsh.core.accept_network import PLAIN_BYTES
+from swarmsh.core.underlay import USUAL_MTU, least_mtu
 from swarmsh.errors import Exhausted
 from swarmsh.model.objects import Cluster, Network, Node
 from swarmsh.model.pools import LOST_NODES, NODES
@@ -78,19 +80,28 @@ def egress_pool(snapshot: ClusterSnapshot) -> IPv4Network:
     return IPv4Network(cluster.egress_pool) if cluster is not None and cluster.egress_pool else EGRESS_POOL
 
 
+def egress_mtu(snapshot: ClusterSnapshot) -> int:
+    """Of egress networks: not above what the way to anywhere is used to, for most of what goes there goes far."""
+    cluster = snapshot.cluster
+    return cluster.egress_mtu if cluster is not None and cluster.egress_mtu else USUAL_MTU - PLAIN_BYTES
+
+
 def settled_egress(snapshot: ClusterSnapshot) -> Cluster | None:
-    """The cluster with an egress pool that is in no node's way; None if the present one stays.
+    """The cluster with an egress pool that is in no node's way, and an MTU for all links; None if it has both.
 
     It stays once anybody has an address of any kind. Called before a service first gets one. Raises Exhausted.
     """
     cluster = snapshot.cluster
     if cluster is None or any(pool not in (NODES, LOST_NODES) for pool in snapshot.pools):
         return None
+    mtu = min(USUAL_MTU, least_mtu(snapshot.nodes.values())) - PLAIN_BYTES
     taken = dict(_taken(snapshot))
     present = egress_pool(snapshot)
     for pool in (present, *EGRESS_POOLS):
         if not any(pool.overlaps(block) for block in taken):
-            return None if pool == present else replace(cluster, egress_pool=str(pool))
+            if (pool, mtu) == (present, egress_mtu(snapshot)):
+                return None
+            return replace(cluster, egress_pool=str(pool), egress_mtu=mtu)
     ways = "; ".join(f"{pool}: {_in_the_way(pool, taken)}" for pool in EGRESS_POOLS)
     raise Exhausted(
         f"tasks on networks need a subnet to the outside on each node, and none of these can be had: {ways}",

@@ -9,6 +9,7 @@ from ipaddress import AddressValueError, IPv4Address
 from swarmsh.model.objects import Node
 
 WAY_OUT = "set swarmsh_underlay in the inventory to an address at which other nodes reach it alone"
+USUAL_MTU = 1500
 _NAMED = 3  # nodes that are named where there may be many
 
 
@@ -40,6 +41,18 @@ def underlays(nodes: Iterable[Node]) -> dict[str, str]:
         if len(named) == 1:
             found[named[0].id] = address
     return found
+
+
+def underlay_mtu(node: Node) -> int:
+    """Of the device that has its underlay address, as the node says; 0 if it has not said, or none has it."""
+    return dict(node.description.mtus).get(underlay(node), 0)
+
+
+def least_mtu(nodes: Iterable[Node]) -> int:
+    """What every node's link carries, in bytes of an IP packet; of those that do not say it, what is usual."""
+    known = tuple(nodes)
+    addressed = underlays(known)
+    return min((underlay_mtu(node) or USUAL_MTU for node in known if node.id in addressed), default=USUAL_MTU)
 
 
 def sharing(node: Node, nodes: Iterable[Node]) -> str:

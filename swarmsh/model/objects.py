@@ -220,6 +220,7 @@ class NodeDescription(Record):
     boot_id: str = ""
     address: str = ""  # IPv4 at which our connection reached it; empty behind a jump host
     routes: tuple[str, ...] = ()  # subnets in CIDR that the node reaches without us: no overlay may overlap them
+    mtus: tuple[tuple[str, int], ...] = ()  # its IPv4 addresses, each with the MTU of the device that has it
 
 
 class NodeStatus(Record):
@@ -267,6 +268,7 @@ class Cluster(Record):
     default_addr_pool: tuple[str, ...] = ("10.48.0.0/12",)
     subnet_size: int = 20  # prefix length
     egress_pool: str = ""  # "": the usual one (`core.reach`); chosen before the first address is given
+    egress_mtu: int = 0  # 0: the usual one; chosen with the pool
     labels: dict[str, str] = field(default_factory=dict)
 
 

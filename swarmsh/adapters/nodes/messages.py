@@ -66,6 +66,7 @@ class Description(msgspec.Struct):
     kernel: str | None = None
     boot_id: str | None = None
     routes: list[str] | None = None
+    mtus: list[tuple[str, int]] | None = None
 
 
 class Hello(msgspec.Struct):
@@ -235,6 +236,7 @@ def to_description(seen: Description) -> NodeDescription:
         kernel=seen.kernel or "",
         boot_id=seen.boot_id or "",
         routes=tuple(seen.routes or ()),
+        mtus=tuple(seen.mtus or ()),
     )
 
 

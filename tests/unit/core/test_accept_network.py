@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from swarmsh.core.accept_network import accept_network, asked_vni, encrypted, mtu
+from swarmsh.core.paths import size_on_the_wire
 from swarmsh.errors import Forbidden, Kind, SwarmshError
 from swarmsh.model.specs import NetworkSpec
 from swarmsh.model.wire import from_wire
@@ -118,6 +119,16 @@ def test_a_predefined_name_is_no_ones() -> None:
 def test_encryption_takes_its_part_of_the_mtu(options: dict[str, str], expected: tuple[bool, int]) -> None:
     asked = spec(Options=options)
     assert (encrypted(asked), mtu(asked)) == expected
+
+
+@pytest.mark.parametrize("links", [576, 1280, 1459, 1460, 1492, 1500, 9000, 9001])
+def test_what_a_network_carries_fits_the_links_and_what_was_asked_for_wins(links: int) -> None:
+    for secret in (False, True):
+        options = {"encrypted": ""} if secret else {}
+        found = mtu(spec(Options=options), links)
+        assert found == max(576, links - (90 if secret else 50))
+        assert links < 700 or size_on_the_wire(found, encrypted=secret) <= links
+        assert mtu(spec(Options=options | {"com.docker.network.driver.mtu": "1300"}), links) == 1300
 
 
 def test_a_vni_can_be_asked_for() -> None:

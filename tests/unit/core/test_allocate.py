@@ -24,9 +24,9 @@ from swarmsh.core.allocate import (
     new_network,
     with_releases,
 )
-from swarmsh.core.reach import EGRESS_POOL
+from swarmsh.core.reach import EGRESS_POOL, egress_mtu, settled_egress
 from swarmsh.errors import Exhausted, Forbidden, InvalidSpec, NotFound
-from swarmsh.model.objects import Cluster, Network, Service, Task
+from swarmsh.model.objects import Cluster, Network, Node, Service, Task
 from swarmsh.model.pools import MARKS, claims_of, key_of, released_at
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.specs import EndpointSpec, NetworkAttachment, NetworkSpec, PortConfig
@@ -334,6 +334,39 @@ def test_a_full_node_is_named() -> None:
     assert (given[0], given[-1]) == ("10.255.2.2", "10.255.2.254")
     with pytest.raises(Exhausted, match="egress address on node n2"):
         allocator.task(a_task(service, 300), a_node(2))
+
+
+def linked(number: int, mtu: int) -> Node:
+    node = a_node(number)
+    mtus = ((node.target.address, mtu),)
+    return replace(node, description=replace(node.description, mtus=mtus))
+
+
+def test_an_mtu_is_what_all_links_carry_when_the_network_or_the_first_service_is_made() -> None:
+    world = World()
+    world.commit(put_nodes=(linked(1, 1500), linked(2, 1460)))
+    made = world.network("narrow"), world.network("secret", Options={"encrypted": ""})
+    assert [network.mtu for network in made] == [1410, 1370]
+    assert world.network("asked", Options={"com.docker.network.driver.mtu": "1450"}).mtu == 1450
+    world.commit(put_nodes=(linked(1, 9000), linked(2, 9000)))
+    assert world.network("wide").mtu == 8950
+    assert world.snapshot.networks[made[0].id].mtu == 1410, "containers have it by now"
+
+
+@pytest.mark.parametrize(("mtu", "expected"), [(1460, 1410), (1500, None), (9000, None)])
+def test_the_way_outside_has_an_mtu_that_links_carry_and_never_more_than_usual(
+    mtu: int, expected: int | None
+) -> None:
+    world = World()
+    world.commit(cluster=CLUSTER, put_nodes=(linked(1, mtu), linked(2, 9000), linked(3, 9000)))
+    settled = settled_egress(world.snapshot)
+    assert (None if settled is None else settled.egress_mtu) == expected
+    if settled is not None:
+        world.commit(cluster=settled)
+        assert egress_mtu(world.snapshot) == expected and settled_egress(world.snapshot) is None
+        world.service(world.network())
+        world.commit(put_nodes=(linked(1, 1500),))
+        assert settled_egress(world.snapshot) is None and egress_mtu(world.snapshot) == expected
 
 
 def test_what_a_node_can_still_give_is_known_before() -> None:

@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from swarmsh.core.paths import Place, Seen, judge, largest_mtu, size_on_the_wire, sizes_needed, sizes_to_try
+from swarmsh.model.objects import Cluster, NodeDescription
 from swarmsh.model.paths import KINDS, Heard
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from tests.fakes.networked import NET1
+from tests.fakes.objects import a_node
 
 ONE, TWO = Place("id1", "n1", 1, "10.98.0.11"), Place("id2", "n2", 2, "10.98.0.12")
 BOTH = [(ONE, TWO), (TWO, ONE)]
@@ -55,6 +57,10 @@ def test_sizes_that_networks_need_are_tried() -> None:
     snapshot = ClusterSnapshot().apply(Changes(put_networks=(large,)), 1)
     needed = sizes_needed(snapshot)
     assert needed == {1500: "the default MTU of networks", 9000: "network net1 (MTU 8950)"}
+    narrow = replace(a_node(1), description=NodeDescription(mtus=(("10.0.0.1", 1460),)))
+    cluster = Cluster(id="c", version=1, created_at=0.0, updated_at=0.0, egress_mtu=1400)
+    there = ClusterSnapshot().apply(Changes(cluster=cluster, put_nodes=(narrow,)), 1)
+    assert sizes_needed(there) == {1460: "the default MTU of networks", 1450: "the way of published ports"}
     tried = sizes_to_try(needed)
     assert tried[:2] == (9000, 1500)
     assert list(tried) == sorted(tried, reverse=True)

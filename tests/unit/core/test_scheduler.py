@@ -458,6 +458,24 @@ def test_a_node_that_others_have_no_address_of_gets_no_task_on_networks() -> Non
     assert schedule(pending(1), with_networks([named_only], net1)).assignments
 
 
+def test_a_node_whose_link_is_too_narrow_for_a_network_gets_no_task_of_it() -> None:
+    net1 = a_network("net1", 1)
+    narrow = replace(node(1), description=replace(node(1).description, mtus=((node(1).target.address, 1460),)))
+    assert per_node(schedule(pending(2, on_networks(net1)), with_networks([narrow, node(2)], net1))) == {
+        "node2": 2
+    }
+    assert schedule(pending(1, on_networks(net1)), with_networks([narrow], net1)).refusals == {
+        "web-1": "no suitable node (1 node whose link does not take the 1500 bytes of network net1 (MTU 1450))"
+    }
+    for fitting in (
+        replace(net1, mtu=1410),
+        replace(net1, mtu=1370, encrypted=True),
+        replace(net1, spec=replace(net1.spec, options={"com.docker.network.driver.mtu": "1450"})),
+    ):
+        assert schedule(pending(1, on_networks(fitting)), with_networks([narrow], fitting)).assignments
+    assert schedule(pending(1), with_networks([narrow], net1)).assignments
+
+
 def test_nodes_of_one_address_get_no_task_on_networks_and_it_says_what_to_do() -> None:
     net1 = a_network("net1", 1)
     forwarded = [replace(node(n), target=SshTarget(address="192.0.2.1", port=2200 + n)) for n in (1, 2)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from swarmsh.core.underlay import lack_of_underlay, sharing, underlays
+from swarmsh.core.underlay import lack_of_underlay, least_mtu, sharing, underlay_mtu, underlays
 from swarmsh.model.objects import Node
 from tests.fakes.objects import a_node
 
@@ -37,6 +37,23 @@ def test_an_address_is_a_nodes_if_no_other_has_it(nodes: list[Node], found: dict
     assert underlays(nodes) == {a_node(n).id: address for n, address in found.items()}
     for node in nodes:
         assert bool(lack_of_underlay(node, nodes)) == (node.number not in found)
+
+
+def with_mtu(node: Node, *mtus: tuple[str, int]) -> Node:
+    return replace(node, description=replace(node.description, mtus=mtus))
+
+
+def test_the_least_mtu_is_that_of_the_devices_that_have_the_underlay_addresses() -> None:
+    one = with_mtu(at(1, "192.0.2.1", "10.0.0.1"), ("192.0.2.1", 1280), ("10.0.0.1", 9000))
+    two = with_mtu(at(2, "192.0.2.2"), ("172.17.0.1", 1500), ("192.0.2.2", 8900))
+    mapped = with_mtu(at(3, "192.0.2.3"), ("10.1.1.1", 1300))  # has its address from somebody else's translation
+    assert [underlay_mtu(node) for node in (one, two, mapped)] == [9000, 8900, 0]
+    assert least_mtu([one, two]) == 8900
+    assert least_mtu([one, two, mapped]) == 1500, "who does not say it has what is usual"
+    assert least_mtu([one, with_mtu(two, ("192.0.2.2", 1460))]) == 1460
+    assert least_mtu([]) == 1500
+    # Of a node that can have no networks nothing depends.
+    assert least_mtu([one, at(4, "n4.example")]) == 9000
 
 
 def test_why_a_node_has_none_is_said() -> None:

@@ -247,6 +247,7 @@ docker0	000011AC	00000000	0001	0	0	0	0000FFFF	0	0	0
 async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     (tmp_path / "route").write_text(ROUTES)
     monkeypatch.setattr(facts, "ROUTES", str(tmp_path / "route"))
+    monkeypatch.setattr(facts, "own_mtus", lambda: [["10.0.0.12", 1500]])
     world = World(tmp_path)
     await world.engine.start()
     world.resume()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remote_helpers import ready
-from remote_helpers.facts import is_ours, parse_routes
+from remote_helpers.facts import is_ours, own_mtus, parse_addresses, parse_routes
 from remote_helpers.net.numbers import looks_ours
 from remote_helpers.netstate import Held, probed
 
@@ -40,6 +42,30 @@ def test_routes_are_subnets_that_are_reached_without_us() -> None:
         "192.168.0.0/16",
         "192.192.0.0/16",
     ]
+
+
+def test_addresses_are_those_of_devices_whatever_they_are_called() -> None:
+    def ifreq(label: str, address: str) -> bytes:
+        return struct.pack("16sHH4s16x", label.encode(), socket.AF_INET, 0, socket.inet_aton(address))
+
+    answer = ifreq("eth0", "10.0.0.2") + ifreq("eth0:1", "10.0.0.3") + ifreq("a-name-of-15-ch", "192.0.2.7")
+    assert parse_addresses(answer) == [
+        ("eth0", "10.0.0.2"),
+        ("eth0", "10.0.0.3"),
+        ("a-name-of-15-ch", "192.0.2.7"),
+    ]
+
+
+def test_this_machine_says_the_mtu_of_each_address_of_its_own() -> None:
+    found = own_mtus()
+    assert all(1 < mtu < 65536 and not address.startswith("127.") for address, mtu in found)
+    # By another way: the address from which it would send something far away.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect(("192.0.2.200", 9))
+        except OSError:
+            pytest.skip("this machine has no way to others")
+        assert sock.getsockname()[0] in dict(found)
 
 
 def test_the_devices_left_out_are_those_of_the_data_plane() -> None:
