@@ -146,7 +146,7 @@ def encrypted(spec: NetworkSpec) -> bool:
 
 
 def mtu(spec: NetworkSpec, links: int = USUAL_MTU) -> int:
-    """What is asked for, else what nodes' links carry (`links`: bytes of an IP packet) less what goes around it."""
+    """What is asked for, else what nodes' links carry (`links`: bytes of an IP packet) less what goes around."""
     text, (low, high) = spec.options.get(MTU, ""), _MTUS
     if not text:
         return max(low, links - (ENCRYPTED_BYTES if encrypted(spec) else PLAIN_BYTES))
