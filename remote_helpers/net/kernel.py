@@ -26,6 +26,15 @@ CLSACT_EGRESS = 0xFFFFFFF3
 ETH_ALL, ETH_ARP = 0x0003, 0x0806
 DROP = 2
 SKIP_STATS = 8
+# Family to the attribute with its settings (IFLA_INET_CONF, IFLA_INET6_CONF); and where in them a setting is, with
+# which a file less is to be read (linux/ip.h counts from 1, linux/ipv6.h from 0).
+_CONF = {socket.AF_INET: 1, socket.AF_INET6: 2}
+_TOLD = {
+    ("ipv4", "send_redirects"): (socket.AF_INET, 5),
+    ("ipv4", "rp_filter"): (socket.AF_INET, 7),
+    ("ipv4", "route_localnet"): (socket.AF_INET, 25),
+    ("ipv6", "disable_ipv6"): (socket.AF_INET6, 26),
+}
 
 
 class Link(NamedTuple):
@@ -40,6 +49,7 @@ class Link(NamedTuple):
     master: int  # index of its bridge; 0: none
     vxlan: tuple = ()  # (vni, local address, port, learning)
     hairpin: bool | None = None  # None: no port of a bridge
+    settings: tuple = ()  # (family, its numbers) of what /proc/sys/net/ipv4|ipv6/conf has of the device
 
 
 class Route(NamedTuple):
@@ -103,7 +113,33 @@ def parse_link(data: bytes) -> Link:
         hairpin = parse_attributes(info.get(5, b"")).get(4, b"\0") != b"\0"
     mac = found.get(1, b"").hex(":") if len(found.get(1, b"")) == 6 else ""
     mtu, master = u32(found.get(4, b"")), u32(found.get(10, b""))
-    return Link(index, _text(found.get(3, b"")), kind, mac, mtu, flags, master, vxlan, hairpin)
+    name = _text(found.get(3, b""))
+    return Link(index, name, kind, mac, mtu, flags, master, vxlan, hairpin, _settings(found.get(26, b"")))
+
+
+def _settings(data: bytes) -> tuple:
+    """Of IFLA_AF_SPEC."""
+    families = parse_attributes(data)
+    found = []
+    for family, number in _CONF.items():
+        of = parse_attributes(families.get(family, b"")).get(number, b"")
+        if of:
+            found.append((family, struct.unpack(f"={len(of) // 4}i", of[: len(of) & ~3])))
+    return tuple(found)
+
+
+def _setting(path: str, links: dict):
+    """The value of /proc/sys/PATH, if it is one that a device's link tells; "" if not; None: it does not exist."""
+    words = path.split("/")
+    at = _TOLD.get((words[1], words[-1])) if len(words) == 5 and words[2] == "conf" else None
+    if at is None or words[3] in ("all", "default"):
+        return ""
+    family, place = at
+    link = links.get(words[3])
+    if link is None:
+        return None
+    numbers = dict(link.settings).get(family, ())
+    return str(numbers[place]) if place < len(numbers) else ""
 
 
 class Read:
@@ -135,7 +171,7 @@ class Read:
                 guards,
                 drops,
                 filters,
-                {path: value for path, value in zip(sysctls, map(read_sysctl, sysctls)) if value is not None},
+                _read_sysctls(sysctls, links),
             )
 
     def _set(self, dump: str, names, parse, entries: list) -> set:
@@ -270,6 +306,14 @@ def _arp_target(selector: bytes):
         return None
     mask, value = struct.unpack_from("!II", selector, 16)
     return (value, mask) if struct.unpack_from("=i", selector, 24)[0] == 24 else None
+
+
+def _read_sysctls(paths, links: dict) -> dict:
+    found = {}
+    for path in paths:
+        value = _setting(path, links)
+        found[path] = read_sysctl(path) if value == "" else value
+    return {path: value for path, value in found.items() if value is not None}
 
 
 def read_sysctl(path: str):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import struct
 
@@ -96,7 +97,6 @@ class Netlink:
 
     def __init__(self, protocol: int) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
-        self._socket.settimeout(ANSWER_S)
         self._socket.bind((0, 0))
         self._number = 0
 
@@ -164,9 +164,15 @@ class Netlink:
 
     def _receive(self) -> list:
         try:
-            return list(parse_messages(self._socket.recv(RECEIVE)))
-        except socket.timeout:
-            raise NetlinkError(f"the kernel did not answer within {ANSWER_S:g} s") from None
+            # Not by the socket's own timeout: it would ask each time whether there is something, and there is.
+            data = self._socket.recv(RECEIVE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            waiting = select.poll()
+            waiting.register(self._socket, select.POLLIN)
+            if not waiting.poll(ANSWER_S * 1000):
+                raise NetlinkError(f"the kernel did not answer within {ANSWER_S:g} s") from None
+            data = self._socket.recv(RECEIVE)
+        return list(parse_messages(data))
 
 
 def family_id(link: Netlink, name: str) -> int:

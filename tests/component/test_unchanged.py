@@ -1,4 +1,4 @@
-"""Whether rules, SAs and policies are as before, asked of this host's kernel in a namespace of the test."""
+"""What is looked at every few seconds at little cost, on this host's kernel in a namespace of the test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from remote_helpers.net import unchanged
+from remote_helpers.net import kernel, unchanged
 
 CLONE_NEWNET = 0x40000000
 TRAFFIC = """
@@ -139,5 +139,24 @@ def test_each_change_of_sas_and_policies_changes_their_digest_and_packets_do_not
             before, _ = unchanged.xfrm_digest(), shell(change)
             assert unchanged.xfrm_digest() not in (before, b""), change
         assert unchanged.xfrm_digest() == empty
+
+    inside(ask)
+
+
+@pytest.mark.skipif(not works("ip link add br9 type bridge"), reason="needs root, iproute2 and bridges")
+def test_what_a_link_tells_of_its_settings_is_what_their_files_say() -> None:
+    paths = [f"net/ipv4/conf/br9/{key}" for key in ("send_redirects", "rp_filter", "route_localnet")]
+    paths += ["net/ipv6/conf/br9/disable_ipv6"] if kernel.exists("/proc/sys/net/ipv6") else []
+    others = ["net/ipv4/ip_forward", "net/ipv4/conf/all/rp_filter"]
+
+    def ask() -> None:
+        shell("ip link add name br9 type bridge; ip link set dev br9 up")
+        read = kernel.Read()
+        for path in paths:
+            for value in ("0", "1", "2" if path.endswith("rp_filter") else "0"):
+                kernel.write(f"/proc/sys/{path}", value)
+                found = read(lambda name: True, [*paths, *others, "net/ipv4/conf/nosuch/rp_filter"])
+                assert found.sysctls == {one: kernel.read_sysctl(one) for one in [*paths, *others]}
+                assert found.sysctls[path] == value == kernel._setting(path, found.links)
 
     inside(ask)
