@@ -40,6 +40,8 @@ class Manager:
     _workers: dict[str, tuple[NodeWorker, asyncio.Task[None]]] = field(init=False, default_factory=dict)
     _tellers: dict[str, asyncio.Task[None]] = field(init=False, default_factory=dict)
     _leaving: dict[str, asyncio.Event] = field(init=False, default_factory=dict)
+    _left: dict[str, int] = field(init=False, default_factory=dict)  # nodes that left cleanly, at which index
+    _told: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self._orchestrator = Orchestrator(self.store, self.clock, self.ids)
@@ -62,6 +64,7 @@ class Manager:
             tasks.create_task(self._orchestrator.run())
             tasks.create_task(self._networks.keeper.run())
             tasks.create_task(self._safety_net())
+            tasks.create_task(self._give_numbers_back())
             async for after, change in changes:
                 await self._spread(before, after, change, tasks)
                 before = after
@@ -108,6 +111,7 @@ class Manager:
         cluster = self.store.snapshot.cluster
         reported = self._leaving[node_id] = asyncio.Event()
         told: set[str] = set()
+        cleared = False
         try:
             async with asyncio.timeout(self.settings.leave_deadline_s):
                 while cluster is not None and (held := self._held(node_id, worker)):
@@ -120,7 +124,7 @@ class Manager:
                     reported.clear()
                 if self.nodes.report(node_id) is not None:
                     await networks.clear()
-                    await release_number(self.store, self.clock, node_id)
+                    cleared = True
         except TimeoutError:
             log.warning("node_left_with_containers node=%s error=deadline", node_id)
         except SwarmshError as e:
@@ -129,7 +133,27 @@ class Manager:
             del self._leaving[node_id]
             self._watch.forget(node_id)
             self._networks.forget(node_id)
-            await self.nodes.drop(node_id, release=True)
+            released = await self.nodes.drop(node_id, release=True)
+        if cleared and released:  # and its keys go with it
+            self._left[node_id] = self.store.snapshot.index
+            self._told.set()
+
+    async def _give_numbers_back(self) -> None:
+        """Let numbers of nodes that left be given again once no other node knows them as theirs any more.
+
+        One that is away keeps them: it would take the next owner's packets for those of the one that left. A
+        manager that starts anew does not know who left: then it takes as long as for one that never said so.
+        """
+        while True:
+            await self._told.wait()
+            self._told.clear()
+            for node_id in [i for i, index in self._left.items() if self._networks.all_settled(index)]:
+                try:
+                    await release_number(self.store, self.clock, node_id)
+                except SwarmshError as e:
+                    log.error("node_number_kept node=%s error=%s", node_id, e)  # the next full pass tries again
+                else:
+                    del self._left[node_id]
 
     def _held(self, node_id: str, worker: NodeWorker) -> set[str]:
         """Tasks that the node has, or was told of and has not spoken of yet; empty if it does not answer.
@@ -155,6 +179,7 @@ class Manager:
 
     def _network_told(self) -> None:
         """A node acknowledged networks: tasks on it may wait for that to start, and tasks anywhere to stop."""
+        self._told.set()
         for worker, _ in self._workers.values():
             if worker.waits:
                 worker.touch()
@@ -174,5 +199,6 @@ class Manager:
                 log.error("full_pass_failed error=%s", e)  # a full disk, most likely: the next pass tries again
             self._orchestrator.touch_all()
             self._networks.touch_all()
+            self._told.set()
             for worker, _ in self._workers.values():
                 worker.touch()

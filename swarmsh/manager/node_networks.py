@@ -81,6 +81,16 @@ class NodeNetworks:
         """Whether the node acknowledged all that there was to say up to this version index."""
         return self._has_index >= index or not self.behind
 
+    def settled(self, index: int) -> bool:
+        """As `has`, and whether it acknowledged the keys that it is to have now."""
+        return self.has(index) and self._keys == self._wanted_keys()
+
+    def _wanted_keys(self) -> EspKeys | None:
+        ring = self.keeper.ring
+        # Nothing, once a session: it may have been away, or another manager's, when its last encrypted network
+        # went.
+        return ring.wanted(self.node_id) or ring.nothing(self.node_id)
+
     def holds(self, task: Task) -> bool:
         """Whether the node has what this task of it needs, as far as it can have it."""
         key: Key = ("tasks", task.id)
@@ -94,7 +104,7 @@ class NodeNetworks:
         """
         if self.states.snapshot.cluster is None or not self.nodes.connected(self.node_id):
             return  # a session's start is heard of
-        keys = self.keeper.ring.wanted(self.node_id)
+        keys = self._wanted_keys()
         refused: NodeRequestFailed | None = None
         if keys is not None and keys.closed:
             # Before a network that needs them. Without them it stays closed, and other networks need not wait.
@@ -104,9 +114,7 @@ class NodeNetworks:
                 self._failed("keys", e.message)
                 refused = e
         await self._tell_state()
-        if keys is None:
-            # Once a session: it may have been away, or another manager's, when its last encrypted network went.
-            keys = self.keeper.ring.nothing(self.node_id)
+        # As they were before: what ended meanwhile the node has not been told yet.
         if keys is not None and not keys.closed:
             await self._give_keys(keys)  # it has no encrypted network any more
         if refused is not None:
@@ -121,6 +129,7 @@ class NodeNetworks:
             self._keys = keys
             self._works("keys")
             self.keeper.acknowledged(self.node_id, keys, lost)
+            self.on_told()
 
     async def _tell_state(self) -> None:
         snapshot = self.states.snapshot
@@ -323,6 +332,12 @@ class ClusterNetworks:
         if self.states.snapshot.index < index:
             return False
         return all(node.has(index) for node_id, node in self._nodes.items() if self._can_be_told(node_id))
+
+    def all_settled(self, index: int) -> bool:
+        """Whether every node, out of touch or not, acknowledged all up to this index, and its keys of now."""
+        if self.states.snapshot.index < index:
+            return False
+        return all(i in self._nodes and self._nodes[i].settled(index) for i in self.states.snapshot.nodes)
 
     def _can_be_told(self, node_id: str) -> bool:
         node = self.states.snapshot.nodes.get(node_id)

@@ -136,8 +136,8 @@ class NodeClient(Protocol):
     def keep(self, node_id: str, name: str, target: SshTarget) -> None:
         """Keep a session to this node from now on (idempotent; a changed target reconnects)."""
 
-    async def drop(self, node_id: str, *, release: bool = False) -> None:
-        """End the session for good; with `release` the helper forgets the cluster first."""
+    async def drop(self, node_id: str, *, release: bool = False) -> bool:
+        """End the session for good; with `release` the helper forgets the cluster first: whether it said so."""
 
     async def leave(self, node_id: str) -> tuple[str, ...]:
         """End the session for good, and leave nothing of ours on the node; words about what is left all the same.

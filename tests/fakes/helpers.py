@@ -92,6 +92,7 @@ class FakeHelpers:
 
     async def drop(self, node_id, *, release=False):
         self._note(node_id, "released", release)
+        return release
 
     async def events(self) -> AsyncIterator[NodeEvent]:
         while True:

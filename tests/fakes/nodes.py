@@ -45,6 +45,7 @@ class FakeNodes:
     async def drop(self, node_id, *, release=False):
         self.kept.pop(node_id, None)
         self.dropped.append((node_id, release))
+        return release
 
     async def leave(self, node_id) -> tuple[str, ...]:
         self.kept.pop(node_id, None)

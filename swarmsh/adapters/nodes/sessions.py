@@ -173,20 +173,22 @@ class NodeSessions:
         if self._watcher is None:
             self._watcher = asyncio.create_task(self._watch(), name="node sessions")
 
-    async def drop(self, node_id: str, *, release: bool = False) -> None:
-        """End the session for good; with `release` the helper forgets the cluster first."""
-        kept = self._kept.pop(node_id, None)
+    async def drop(self, node_id: str, *, release: bool = False) -> bool:
+        """As the port says."""
+        kept, released = self._kept.pop(node_id, None), False
         if kept is None:
-            return
+            return False
         if release and kept.session is not None:
             try:
                 await kept.session.request("release", {}, self._limits.request_s)
+                released = True
             except SwarmshError as e:
                 log.warning("release_failed node=%s reason=%s", kept.name, e)
         if kept.supervisor is not None:
             await _ended(kept.supervisor)
         if kept.engine is not None:
             await kept.engine.close()
+        return released
 
     async def leave(self, node_id: str) -> tuple[str, ...]:
         """As the port says."""

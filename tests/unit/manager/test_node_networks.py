@@ -550,6 +550,39 @@ async def test_who_leaves_the_last_encrypted_network_is_opened_after_it_has_gone
         assert scene.nodes.keys[N1.id].closed
 
 
+async def test_the_number_of_a_removed_node_is_kept_until_no_other_has_its_keys_or_its_address() -> None:
+    one, two, three = placed(LONE, 1, N1), placed(LONE, 2, N2), placed(LONE, 3, N3)
+    async with encrypted(one, two, three) as scene:
+        for _ in range(2):
+            await scene.keys_settled()
+        scene.nodes.slow(N1.id)
+        scene.nodes.cut(N3.id)
+        scene.nodes.keyless[N1.id] = NetworkFailed("node n1: ip does not answer")
+        await scene.store.commit(lambda s: Changes(delete_nodes=(N2.id,), delete_tasks=(two.id,)))
+        await scene.nodes.until(lambda: scene.nodes.place(N2.id, "released") >= 0)
+
+        def numbers() -> set[str]:
+            return {r for r in scene.store.snapshot.releases if r.endswith("nodes/2")}
+
+        async def kept() -> bool:
+            scene.manager._networks.touch_all()
+            for _ in range(200):
+                await asyncio.sleep(0)  # the others' turns
+            return numbers() == {"lost-nodes/2"}
+
+        assert await kept(), "node 1 has not answered, node 3 is away"
+        scene.nodes.connect(N3.id)
+        await scene.nodes.until(lambda: 2 not in scene.nodes.held[N3.id]["peers"])
+        assert await kept()
+        scene.nodes.release(N1.id)
+        await scene.nodes.until(lambda: 2 not in scene.nodes.held[N1.id]["peers"])
+        assert await kept(), "it still has the keys"
+        del scene.nodes.keyless[N1.id]
+        scene.manager._networks.touch_all()
+        await scene.nodes.until(lambda: numbers() == {"nodes/2"})
+        assert 2 not in epochs(scene.nodes.keys[N1.id]) and 2 not in epochs(scene.nodes.keys[N3.id])
+
+
 async def test_a_removed_node_holds_nothing_before_it_is_released() -> None:
     one, two = placed(WEB, 1, N1), placed(WEB, 2, N2)
     async with scene_of(WEB, one, two) as scene:
