@@ -365,15 +365,15 @@ def test_names_are_let_in_past_a_firewall_and_nothing_else(cluster: Cluster) -> 
     def ask(node: Node) -> None:
         gateway = f"10.255.{node.n}.1"
         node.run("iptables -A INPUT -i swgw0 -j REJECT")
-        units = [(f"dp-names{port}", port) for port in (53, 54)]
+        units = [(f"dp-names{port}", port) for port in (4792, 4793)]
         for unit, port in units:
             node.run(f"systemd-run -q --unit {unit} python3 -m http.server --bind {gateway} {port}")
         try:
             listening = (
-                f"for _ in $(seq 100); do ss -ltn | grep -c {gateway}:5 | grep -q 2 && break; sleep .1; done"
+                f"for _ in $(seq 100); do ss -ltn | grep -c {gateway}:479 | grep -q 2 && break; sleep .1; done"
             )
             node.run(listening)
-            assert node.is_open(gateway, 53) and not node.is_open(gateway, 54), node.machine.suite
+            assert node.is_open(gateway, 4792) and not node.is_open(gateway, 4793), node.machine.suite
         finally:
             node.run(f"systemctl stop {' '.join(unit for unit, _ in units)}; iptables -D INPUT -i swgw0 -j REJECT")
 
