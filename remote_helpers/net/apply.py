@@ -64,6 +64,7 @@ class DataPlane:
         self._before, self._modules = Before(root), Modules()
         self._left = None  # what the last pass left behind, as (links, services, rules, sets); None: not sure
         self._known, self._wanted = b"", ()  # the last state that was applied, and (links, services, sets) for it
+        self._timeouts = ipvs.TIMEOUTS  # of that state
         self._by_sets: bool | None = None  # None: the kernel has not been asked yet
         self._read, self._read_sets, self._parse_services = kernel.Read(), ipsets.Read(), ipvs.Parse()
         self._shown: tuple = (
@@ -147,7 +148,7 @@ class DataPlane:
         sets = ipsets.wanted(state) if self._by_sets else {}
         wanted = links.wanted(state), ipvs.wanted(state), self._rules(state), sets
         left, self._left = self._left, None
-        if left[0] != wanted[0]:
+        if left[0] != wanted[0] or self._timeouts != ipvs.timeouts(state):
             await self.apply(state)
             return
         self._begin()
@@ -227,6 +228,7 @@ class DataPlane:
         if not packed or packed != self._known:
             check_state(state)
             self._wanted = links.wanted(state), ipvs.wanted(state), ipsets.wanted(state)
+            self._timeouts = ipvs.timeouts(state)
             self._known = packed
 
     def _begin(self) -> None:
@@ -371,10 +373,10 @@ class DataPlane:
         """
         with Ipvs() as balancer:
             found = balancer.timeouts()
-            if found != ipvs.TIMEOUTS:
+            if found != self._timeouts:
                 self._before.keep_timeouts(found)
                 self._words.append("timeouts of IPVS were different")
-                balancer.set_timeouts(ipvs.TIMEOUTS)
+                balancer.set_timeouts(self._timeouts)
             now, last, words = ipvs.plan_changes(want, have)
             self._words += words
             try:

@@ -27,7 +27,8 @@ PERSISTENT, SCHEDULER_FLAGS = 0x1, 0x18
 FALLBACK = 0x8
 BY_ADDRESS = ("sh", "mh")
 _BACKEND, _COUNTERS = "  -> ", 38  # how a backend's line begins, and where in it the numbers of connections do
-# Seconds for TCP, TCP after a FIN, UDP. The kernel's 900 s for TCP would reset idle connections.
+# Seconds for TCP, TCP after a FIN, UDP, where the state has none: that of an older manager, or from an older file.
+# The kernel's 900 s for TCP would reset idle connections.
 TIMEOUTS = (432000, 120, 300)
 
 
@@ -66,6 +67,12 @@ def wanted(state: dict) -> dict:
         flags = FALLBACK if scheduler in BY_ADDRESS else 0
         found[MARK + one["id"]] = Service(scheduler, int(one["persist_s"]), dests, flags)
     return found
+
+
+def timeouts(state: dict) -> tuple:
+    """Seconds for TCP, TCP after a FIN, UDP."""
+    given = state["egress"].get("timeouts_s")
+    return TIMEOUTS if given is None else (given["tcp"], given["tcp_fin"], given["udp"])
 
 
 def balanced(want: dict, have: dict) -> set:

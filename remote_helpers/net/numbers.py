@@ -11,6 +11,7 @@ import socket
 
 MARK, MARK_MASK = 0x53000000, 0xFF000000  # fwmarks of IPVS services: MARK + id
 INGRESS, INGRESS_MASK = 0x5F00, 0xFF00  # connmarks of connections that came in by node n: INGRESS + n
+MOST_TIMEOUT_S = (1 << 31) // 1000 - 1  # what IPVS can count of the shortest ticks that kernels have
 MOST_NODES = 255  # what fits INGRESS
 TABLE, RULE_PREF = 24200, 1000  # route table of answers that leave by node n: TABLE + n
 PORT, PORT_ENCRYPTED = 4789, 4790  # UDP
@@ -77,6 +78,9 @@ def _check_nodes(state: dict) -> None:
     _check_number("MTU", state["egress"]["mtu"], 576, 65535)
     prefix = state["egress"]["prefix"]
     _check_number("prefix", prefix, 8, 30)
+    timeouts = state["egress"].get("timeouts_s")
+    for kind in ("tcp", "tcp_fin", "udp") if timeouts is not None else ():
+        _check_number(f"timeout {kind}", timeouts[kind], 1, MOST_TIMEOUT_S)  # 0 would leave what there is
     pool = _check_net(state["egress"]["pool"])
     for node in [state["node"], *state["peers"]]:
         _check_number("node number", node["n"], 1, MOST_NODES)

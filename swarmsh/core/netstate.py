@@ -34,9 +34,10 @@ from swarmsh.model.netstate import (
     Port,
     Section,
     ServiceNames,
+    Timeouts,
     Vip,
 )
-from swarmsh.model.objects import Node, PortMark, Service, Task
+from swarmsh.model.objects import LBTimeouts, Node, PortMark, Service, Task
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.states import NodeState, TaskState
 
@@ -318,9 +319,7 @@ class NetStates:
                 number = self._numbers[node_id]
                 return OwnNode(n=number, underlay=self._peers[number].underlay)
             case "egress", _:
-                return Egress(
-                    pool=str(egress_pool(self.snapshot)), prefix=EGRESS_PREFIX, mtu=egress_mtu(self.snapshot)
-                )
+                return _egress(self.snapshot)
             case "peers", int(number):
                 return self._peers.get(number) if number != self._numbers[node_id] else None
             case "networks", str(network):
@@ -383,7 +382,7 @@ class NetStates:
         """Take over the snapshot after `changes`: keys of what may differ now, by node."""
         before, self.snapshot = self.snapshot, after
         dirty = _Dirty(self)
-        if (egress_pool(before), egress_mtu(before)) != (egress_pool(after), egress_mtu(after)):
+        if before.cluster is not after.cluster and _egress(before) != _egress(after):
             dirty.everywhere(EGRESS)
         services = self._follow_nodes(before, changes, dirty)
         services.update(s.id for s in changes.put_services)
@@ -565,6 +564,16 @@ class _Dirty:
             if states._active(node_id) != self._was_active[node_id]:
                 keys.update((NODE, EGRESS, *(("peers", n) for n in states._peers), *states.keys(node_id)))
         return {node_id: keys for node_id, keys in self._nodes.items() if keys}
+
+
+def _egress(snapshot: ClusterSnapshot) -> Egress:
+    limits = snapshot.cluster.lb_timeouts if snapshot.cluster is not None else LBTimeouts()
+    return Egress(
+        pool=str(egress_pool(snapshot)),
+        prefix=EGRESS_PREFIX,
+        mtu=egress_mtu(snapshot),
+        timeouts_s=Timeouts(tcp=limits.tcp_s, tcp_fin=limits.tcp_fin_s, udp=limits.udp_s),
+    )
 
 
 def _counts(node: Node) -> tuple[object, ...]:

@@ -35,12 +35,21 @@ class PeerNode(Entry):
     underlay: str
 
 
+class Timeouts(Entry):
+    """Seconds after which IPVS forgets a connection on which nothing passes."""
+
+    tcp: int
+    tcp_fin: int
+    udp: int
+
+
 class Egress(Entry):
     """Where tasks' ways outside and to the mesh are numbered: node number n has the n-th /prefix of the pool."""
 
     pool: str
     prefix: int
     mtu: int
+    timeouts_s: Timeouts  # here because every node has this entry, and all have the same
 
 
 class NodeNetwork(Entry):

@@ -255,6 +255,17 @@ class Node(Record, kw_only=True):
 
 
 # --- the cluster --------------------------------------------------------------------------------------------
+class LBTimeouts(Record, rename={"tcp_s": "TCP", "tcp_fin_s": "TCPFin", "udp_s": "UDP"}):
+    """Seconds after which the load balancer of nodes forgets a connection on which nothing passes.
+
+    The kernel's own 900 s for TCP would reset what is idle until the first keepalive (2 h by default).
+    """
+
+    tcp_s: int = 432000  # established; as long as conntrack keeps it
+    tcp_fin_s: int = 120  # after a FIN
+    udp_s: int = 300
+
+
 class Cluster(Record):
     """There is one; without it the manager answers as an Engine that is no swarm manager."""
 
@@ -264,6 +275,7 @@ class Cluster(Record):
     updated_at: float
     task_history: int = 5  # ended tasks kept for each slot
     down_after_s: float = 10.0
+    lb_timeouts: LBTimeouts = field(default_factory=LBTimeouts, name="LBTimeouts")
     # Where overlays without a subnet of their own get one. 256 of them, each with a gateway for all nodes.
     default_addr_pool: tuple[str, ...] = ("10.48.0.0/12",)
     subnet_size: int = 20  # prefix length

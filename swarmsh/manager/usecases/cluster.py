@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +21,13 @@ LEAVE_DEADLINE_S = 60.0  # for tasks to stop on nodes that answer
 MOST_HISTORY = 1000
 # Below the first, a node would be down before it is silent; above the second nobody would wait for it.
 LEAST_DOWN_AFTER_S, MOST_DOWN_AFTER_S = 3.0, 3600.0
+# Of each field of LBTimeouts its name for users, and from when to when, in seconds. The kernel counts in its own
+# ticks: 24 days are what fits where a second has 1000.
+LB_TIMEOUT_BOUNDS = {
+    "tcp_s": ("TCP", 60, 24 * 86400),
+    "tcp_fin_s": ("TCPFin", 10, 3600),
+    "udp_s": ("UDP", 10, 86400),
+}
 
 
 class ArchivingStore(Store, Protocol):
@@ -70,21 +78,29 @@ async def update_cluster(
     return require_cluster(await store.commit(decide))
 
 
-async def tune_cluster(store: Store, *, down_after_s: float | None = None) -> Cluster:
+async def tune_cluster(
+    store: Store, *, down_after_s: float | None = None, lb_timeouts: Mapping[str, int] | None = None
+) -> Cluster:
     """Change what is given of what only we have: it holds from the next look at the nodes. Raises InvalidSpec.
 
-    `down_after_s` is the silence after which a node is down if no other node reaches it.
+    `down_after_s` is the silence after which a node is down if no other node reaches it. `lb_timeouts`: seconds by
+    fields of LBTimeouts; nodes are told at once, and no task is touched.
     """
     if down_after_s is not None and not LEAST_DOWN_AFTER_S <= down_after_s <= MOST_DOWN_AFTER_S:
         raise InvalidSpec(
             f"invalid DownAfterS {down_after_s:g}: {LEAST_DOWN_AFTER_S:g} to {MOST_DOWN_AFTER_S:g} seconds"
         )
 
+    for key, seconds in (lb_timeouts or {}).items():
+        name, least, most = LB_TIMEOUT_BOUNDS[key]
+        if not least <= seconds <= most:
+            raise InvalidSpec(f"invalid LBTimeouts.{name} {seconds}: {least} to {most} seconds")
+
     def decide(snapshot: ClusterSnapshot) -> Changes:
         stored = require_cluster(snapshot)
-        if down_after_s in (None, stored.down_after_s):
-            return Changes()
-        return Changes(cluster=replace(stored, down_after_s=down_after_s))
+        tuned = stored if down_after_s is None else replace(stored, down_after_s=down_after_s)
+        tuned = replace(tuned, lb_timeouts=replace(stored.lb_timeouts, **(lb_timeouts or {})))
+        return Changes() if tuned == stored else Changes(cluster=tuned)
 
     return require_cluster(await store.commit(decide))
 

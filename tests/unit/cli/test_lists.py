@@ -298,6 +298,12 @@ def test_info_version_and_events(cluster: Recorder, cli: Cli) -> None:
     cluster.on("GET", "/events", Raw((json.dumps(event) + "\n").encode() * 2))
     assert "active" in cli("info").out
     assert json.loads(cli("info", "--format", "json").out) == info
+    info["Swarm"]["Cluster"] = {"ID": "c"}
+    limits = {"TCP": 86400, "TCPFin": 60, "UDP": 30}
+    cluster.on("GET", "/swarmsh/cluster", {"ID": "c", "DownAfterS": 12.5, "LBTimeouts": limits})
+    shown = cli("info").out.splitlines()
+    assert "Down after:    12.5 s" in shown
+    assert "LB time-outs:  TCP 86400 s, TCP after a FIN 60 s, UDP 30 s" in shown
     assert "1.51" in cli("version").out
     assert json.loads(cli("version", "--format", "json").out)["Server"]["Version"] == "0.1.0"
     lines = cli("events", "--since", "10m", "-f", "type=service").out.splitlines()

@@ -26,9 +26,21 @@ from swarmsh.model.netstate import (
     Port,
     Section,
     ServiceNames,
+    Timeouts,
     Vip,
 )
-from swarmsh.model.objects import Cluster, Endpoint, Network, Node, NodeStatus, PortMark, Service, Task, VirtualIP
+from swarmsh.model.objects import (
+    Cluster,
+    Endpoint,
+    LBTimeouts,
+    Network,
+    Node,
+    NodeStatus,
+    PortMark,
+    Service,
+    Task,
+    VirtualIP,
+)
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.specs import NetworkAttachment
 from swarmsh.model.states import NodeState, TaskState
@@ -49,6 +61,7 @@ def put(*objects: Node | Network | Service | Task) -> Changes:
     )
 
 
+TIMEOUTS = Timeouts(tcp=432000, tcp_fin=120, udp=300)
 N1, N2, N3 = a_node(1), a_node(2), a_node(3)
 WEB = networked(a_service("web"), NET1, ports=(HTTP,))
 LONE = networked(a_service("lone"), NET1)
@@ -73,7 +86,7 @@ def test_a_node_is_told_all_that_its_tasks_and_the_clusters_ports_need() -> None
     found = state_of(N1, WEB, one, two)
     assert found == {
         ("node", ""): OwnNode(n=1, underlay="10.0.0.1"),
-        ("egress", ""): Egress(pool="10.255.0.0/16", prefix=24, mtu=1450),
+        ("egress", ""): Egress(pool="10.255.0.0/16", prefix=24, mtu=1450, timeouts_s=TIMEOUTS),
         ("peers", 2): PeerNode(n=2, underlay="10.0.0.2"),
         ("peers", 3): PeerNode(n=3, underlay="10.0.0.3"),
         ("networks", NET1.id): NodeNetwork(
@@ -329,11 +342,26 @@ def test_where_the_egress_networks_are_is_the_clusters_to_say() -> None:
     cluster = Cluster(id="c", version=1, created_at=0.0, updated_at=0.0)
     told = Told()
     told.step(put(N1, NET1, WEB))
-    assert told.held[N1.id]["egress", ""] == Egress(pool="10.255.0.0/16", prefix=24, mtu=1450)
+    assert told.held[N1.id]["egress", ""] == Egress(pool="10.255.0.0/16", prefix=24, mtu=1450, timeouts_s=TIMEOUTS)
     assert egress_gateway(told.snapshot, N3) == "10.255.3.1"
     told.step(Changes(cluster=replace(cluster, egress_pool="172.30.0.0/16")))
-    assert told.held[N1.id]["egress", ""] == Egress(pool="172.30.0.0/16", prefix=24, mtu=1450)
+    assert told.held[N1.id]["egress", ""] == Egress(pool="172.30.0.0/16", prefix=24, mtu=1450, timeouts_s=TIMEOUTS)
     assert egress_gateway(told.snapshot, N3) == "172.30.3.1"
+
+
+def test_new_timeouts_reach_every_node_that_has_networks_and_change_nothing_else() -> None:
+    cluster = Cluster(id="c", version=1, created_at=0.0, updated_at=0.0)
+    told = Told()
+    told.step(replace(put(N1, N2, NET1, WEB), cluster=cluster))
+    before = {node: dict(held) for node, held in told.held.items()}
+    assert set(before) == {N1.id, N2.id}
+    told.step(Changes(cluster=replace(cluster, lb_timeouts=LBTimeouts(tcp_s=86400, tcp_fin_s=60, udp_s=30))))
+    for node_id, held in told.held.items():
+        changed = replace(before[node_id]["egress", ""], timeouts_s=Timeouts(tcp=86400, tcp_fin=60, udp=30))
+        assert held == {**before[node_id], ("egress", ""): changed}
+    told.check()
+    found = told.states.update(told.snapshot, Changes(cluster=told.snapshot.cluster))
+    assert found == {}
 
 
 # --- step by step -----------------------------------------------------------------------------------------------

@@ -579,6 +579,28 @@ async def test_settings_that_come_with_a_late_module_are_put_back_too(node: Fake
     assert node.timeouts == (900, 120, 300) and {path: node.sysctls[path] for path in late} == late
 
 
+async def test_timeouts_are_those_of_the_state_at_once_and_drift_is_mended(
+    node: FakeNode, plane: DataPlane
+) -> None:
+    state = node_state()
+    state["egress"]["timeouts_s"] = {"tcp": 86400, "tcp_fin": 60, "udp": 30}
+    await plane.apply(state)
+    assert node.timeouts == (86400, 60, 30)
+    node.timeouts = (900, 120, 300)
+    assert await plane.apply(state) == ["timeouts of IPVS were different"]
+    assert node.timeouts == (86400, 60, 30)
+    state = copy.deepcopy(state)
+    state["egress"]["timeouts_s"]["tcp"] = 7200
+    await plane.change(state)  # as a manager that changes the setting tells it: not with the next look
+    assert node.timeouts == (7200, 60, 30)
+    assert await plane.apply(state) == []
+    del (state := copy.deepcopy(state))["egress"]["timeouts_s"]  # an older manager, or the file of an older helper
+    await plane.change(state)
+    assert node.timeouts == (432000, 120, 300)
+    await plane.purge()
+    assert node.timeouts == (900, 120, 300)
+
+
 async def test_a_missing_module_is_named_with_what_needs_it(node: FakeNode, plane: DataPlane) -> None:
     node.loaded = False
     node.fails["modprobe"] = "FATAL: Module esp4 not found in directory /lib/modules/6.1"

@@ -333,6 +333,21 @@ def test_what_cannot_be_gets_into_no_text(part: str, key: str, value: object, wo
         check_state(state)
 
 
+def test_timeouts_are_whole_seconds_that_the_kernel_can_count() -> None:
+    state = node_state()
+    for given in ({"tcp": 1, "tcp_fin": 1, "udp": 1}, {"tcp": 2147482, "tcp_fin": 120, "udp": 300, "sctp": 0}):
+        state["egress"]["timeouts_s"] = given
+        check_state(state)
+    for kind in ("tcp", "tcp_fin", "udp"):
+        for wrong in (0, -1, 2147483, 60.5, "60", True, None):
+            state["egress"]["timeouts_s"] = {"tcp": 60, "tcp_fin": 60, "udp": 60, kind: wrong}
+            with pytest.raises(BadState, match=f"timeout {kind} "):
+                check_state(state)
+        del state["egress"]["timeouts_s"][kind]
+        with pytest.raises(BadState, match=kind):
+            check_state(state)
+
+
 @pytest.mark.parametrize("section", ["node", "egress", "peers", "networks", "vips", "ports", "tasks", "v"])
 def test_a_section_that_is_missing_is_refused_before_anything(section: str) -> None:
     state = node_state()
