@@ -1,8 +1,9 @@
 /* Load for bench/network_load.py: one small static program, so that what is measured is the network rather than the
  * client. Strands are processes that wait for each answer; what they count is in memory that they share.
  *
- *   netload requests ADDRESS PORT new|keep STRANDS SECONDS MOST
- *       GET / over and over, on a connection each or on one a strand; ends after SECONDS, or MOST requests
+ *   netload requests ADDRESS PORT new|keep STRANDS SECONDS MOST FROM
+ *       GET / over and over, on a connection each or on one a strand; ends after SECONDS, or MOST requests;
+ *       connections come from the ports FROM, FROM + 1, …, or, if it is 0, from those that the kernel gives
  *       -> {"requests":N,"failed":N,"seconds":S,"error":"…"}   (error: of the first that failed)
  *   netload sink PORT SECONDS
  *       says `ready`, takes one connection and reads it to its end; ends by itself after SECONDS
@@ -44,13 +45,16 @@ static struct sockaddr_in place(const char *address, const char *port) {
     return to;
 }
 
-/* A connected socket whose waits end after PATIENCE_S, or -1. */
-static int connected(const struct sockaddr_in *to) {
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+/* A connected socket whose waits end after PATIENCE_S, or -1. `from`: its own port, or 0. */
+static int connected(const struct sockaddr_in *to, int from) {
+    struct sockaddr_in own = {.sin_family = AF_INET, .sin_port = htons(from)};
+    int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     struct timeval limit = {.tv_sec = PATIENCE_S};
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
-    if (fd >= 0 && connect(fd, (const struct sockaddr *)to, sizeof *to) != 0) {
+    if (fd >= 0 && ((from && bind(fd, (struct sockaddr *)&own, sizeof own)) ||
+                    connect(fd, (const struct sockaddr *)to, sizeof *to))) {
         int why = errno;
         close(fd);
         errno = why;
@@ -81,10 +85,13 @@ static int ask(int fd, int keep) {
     return 0;
 }
 
-static void strand(struct counts *counts, const struct sockaddr_in *to, int keep, double until, long most) {
+static void strand(struct counts *counts, const struct sockaddr_in *to, int keep, double until, long most,
+                   int from) {
     int fd = -1;
-    while (now() < until && atomic_load(&counts->failed) < FAILED_MOST && atomic_fetch_add(&counts->begun, 1) < most) {
-        if (fd < 0) fd = connected(to);
+    long number;
+    while (now() < until && atomic_load(&counts->failed) < FAILED_MOST &&
+           (number = atomic_fetch_add(&counts->begun, 1)) < most) {
+        if (fd < 0) fd = connected(to, from ? from + number : 0);
         if (fd >= 0 && ask(fd, keep) == 0) {
             atomic_fetch_add(&counts->done, 1);
             if (keep) continue;
@@ -106,7 +113,7 @@ static int requests(char **words) {
     double began = now();
     for (int i = 0; i < strands; i++) {
         pid_t child = fork();
-        if (child == 0) strand(counts, &to, keep, began + seconds, atol(words[5]));
+        if (child == 0) strand(counts, &to, keep, began + seconds, atol(words[5]), atoi(words[6]));
         if (child < 0) return 2;
     }
     while (wait(NULL) > 0) {}
@@ -143,7 +150,7 @@ static int sink(char **words) {
 static int stream(char **words) {
     static char buffer[1 << 17];
     struct sockaddr_in to = place(words[0], words[1]);
-    int fd = connected(&to);
+    int fd = connected(&to, 0);
     for (double until = now() + atof(words[2]); fd >= 0 && now() < until;) {
         if (send(fd, buffer, sizeof buffer, MSG_NOSIGNAL) < 0) {
             close(fd);
@@ -155,10 +162,10 @@ static int stream(char **words) {
 }
 
 int main(int count, char **words) {
-    if (count == 8 && !strcmp(words[1], "requests")) return requests(words + 2);
+    if (count == 9 && !strcmp(words[1], "requests")) return requests(words + 2);
     if (count == 4 && !strcmp(words[1], "sink")) return sink(words + 2);
     if (count == 5 && !strcmp(words[1], "stream")) return stream(words + 2);
-    fputs("netload: usage: requests ADDRESS PORT new|keep STRANDS SECONDS MOST | sink PORT SECONDS | "
+    fputs("netload: usage: requests ADDRESS PORT new|keep STRANDS SECONDS MOST FROM | sink PORT SECONDS | "
           "stream ADDRESS PORT SECONDS\n", stderr);
     return 2;
 }
