@@ -479,6 +479,11 @@ class Helper:
     async def _op_check(self, session: Session, args: dict) -> dict:
         return {"items": await run_checks(self.engine, args.get("now"), self.root)}
 
+    async def _op_listeners(self, session: Session, args: dict) -> dict:
+        from .listeners import listeners
+
+        return {"listeners": listeners(args)}
+
     async def _op_check_listen(self, session: Session, args: dict) -> dict:
         if self._paths is None:
             from .paths import Paths

@@ -11,7 +11,7 @@ from swarmsh.api import execs
 from swarmsh.api.context import Deps, body_of, json_response, segment
 from swarmsh.api.render import rfc3339
 from swarmsh.errors import InvalidSpec
-from swarmsh.manager.usecases import lookup, nodes, paths, trace
+from swarmsh.manager.usecases import listeners, lookup, nodes, paths, trace
 from swarmsh.model.objects import SshTarget
 from swarmsh.model.specs import NodeSpec
 from swarmsh.model.states import Availability, NodeState, Role
@@ -95,7 +95,8 @@ async def retarget_node(request: web.Request, deps: Deps) -> web.Response:
 async def check_node(request: web.Request, deps: Deps) -> web.Response:
     lookup.require_cluster(deps.snapshot)
     node = lookup.find_node(deps.snapshot, segment(request))
-    return json_response({"items": [*await deps.nodes.check(node.id), nodes.check_routes(deps.snapshot, node)]})
+    items = [*await deps.nodes.check(node.id), nodes.check_routes(deps.snapshot, node)]
+    return json_response({"items": [*items, await listeners.check_node(deps.snapshot, deps.nodes, node)]})
 
 
 class PathsRequest(Record):

@@ -37,7 +37,7 @@ async def create(request: web.Request, deps: Deps) -> web.Response:
     warnings: list[str] = []
     if version_of(request) < _CLIENTS_PIN_SINCE:
         spec, warnings = await _pinned(deps, spec, auth)
-    service = await services.create_service(deps.store, deps.ids, deps.clock, spec, auth=auth)
+    service = await services.create_service(deps.store, deps.ids, deps.clock, spec, nodes=deps.nodes, auth=auth)
     answer: dict[str, Any] = {"ID": service.id}
     if warnings:
         answer["Warnings"] = warnings
@@ -97,6 +97,7 @@ async def update(request: web.Request, deps: Deps) -> web.Response:
         segment(request),
         version,
         spec,
+        nodes=deps.nodes,
         auth=auth,
         auth_from=request.query.get("registryAuthFrom", ""),
         rollback=request.query.get("rollback", ""),

@@ -7,7 +7,7 @@ A task may have an address of its own node sooner, if there is no other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
@@ -187,6 +187,7 @@ class Allocator:
     snapshot: ClusterSnapshot
     now: float
     quarantine_s: float = QUARANTINE_S
+    occupied: Mapping[str, int] = field(default_factory=dict)  # protocol -> bits of ports not to be chosen
     _given: dict[str, int] = field(default_factory=dict)  # pool -> bits
     # By pool, begin of a range that is full, and node: what may be given again, in this order.
     _again: dict[tuple[str, int, str], tuple[int, ...]] = field(default_factory=dict)
@@ -275,7 +276,9 @@ class Allocator:
             protocol,
             FIRST_CHOSEN_PORT,
             LAST_CHOSEN_PORT,
-            occupied_ports(self.snapshot, protocol) | sum(1 << port for port in asked),
+            occupied_ports(self.snapshot, protocol)
+            | self.occupied.get(protocol, 0)
+            | sum(1 << port for port in asked),
             f"{protocol} port from {FIRST_CHOSEN_PORT} to {LAST_CHOSEN_PORT}",
             "Publish it with a number",
         )

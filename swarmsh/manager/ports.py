@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 
 from swarmsh.model.actions import Batch, NodeReport, TaskReport
+from swarmsh.model.listeners import Listener, PortRange
 from swarmsh.model.netstate import EspKeys, NetworkChange
 from swarmsh.model.objects import Event, SshTarget
 from swarmsh.model.paths import Heard, Listen, Send, Sent
@@ -191,6 +192,9 @@ class NodeClient(Protocol):
 
     async def check(self, node_id: str) -> Sequence[dict[str, object]]:
         """What the node offers: items with name, ok, detail, fix. Raises as `apply`."""
+
+    async def listeners(self, node_id: str, ranges: Sequence[PortRange], timeout_s: float) -> Sequence[Listener]:
+        """Sockets of the node itself, but for the helper's, to which anybody may send. Raises as `check`."""
 
     async def listen_on_paths(self, node_id: str, listen: Listen) -> bool:
         """Let the node listen for a check of the ways between nodes, from when this returns.

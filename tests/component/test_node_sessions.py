@@ -13,6 +13,7 @@ from swarmsh.adapters.nodes import sessions as sessions_module
 from swarmsh.errors import HelperRefused, NetworkFailed, NodeDeadline, NodeRequestFailed, NodeUnreachable
 from swarmsh.manager.ports import Connected, Described, Disconnected, NetworkChecked, Refused, TasksReported
 from swarmsh.model.actions import Batch, EnsureTask, RemoveTask, StopTask
+from swarmsh.model.listeners import Listener, PortRange
 from swarmsh.model.netstate import EspEpoch, EspKeys, EspPeer, NetworkChange, OwnNode
 from swarmsh.model.paths import Listen, Send
 from swarmsh.model.trace import TraceSend, TraceWatch
@@ -369,6 +370,12 @@ async def test_the_other_questions(serve, make_sessions, helper, key_file: Path)
     helper.answers["end_processes"] = {"ended": ["t1"]}
     assert await sessions.end_processes("node1", ["t1", "t2"]) == {"t1"}
     assert helper.requests[-1]["args"] == {"task_ids": ["t1", "t2"]}
+    helper.answers["listeners"] = {"listeners": [{"protocol": "tcp", "address": "::", "port": 80}]}
+    asked = (PortRange(protocol="tcp", first=80, last=81),)
+    found = await sessions.listeners("node1", asked, 2.0)
+    assert found == (Listener(protocol="tcp", address="::", port=80),)
+    assert helper.requests[-1]["args"] == {"ports": [{"protocol": "tcp", "first": 80, "last": 81}]}
+    assert helper.requests[-1]["deadline_s"] == 2.0
     helper.answers |= {
         "check_listen": {"guarded": True},
         "check_send": {"sent": [{"n": 2, "refused": {"esp": "Operation not permitted"}}]},

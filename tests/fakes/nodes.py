@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from swarmsh.errors import NodeRequestFailed, NodeUnreachable
+from swarmsh.errors import NodeDeadline, NodeRequestFailed, NodeUnreachable
 from swarmsh.manager.key_keeper import Rotation
 from swarmsh.manager.ports import ExecRequest
+from swarmsh.model.listeners import Listener, PortRange
 from swarmsh.model.objects import SshTarget
 from swarmsh.model.paths import KINDS, Heard, Listen, Send, Sent
 from swarmsh.model.trace import Sighting, Traced, TraceSend, TraceWatch
@@ -28,6 +29,8 @@ class FakeNodes:
         self.silent: set[tuple[str, str]] = set()  # node, question
         self.registry: dict[str, str] = {}  # complete reference -> digest
         self.asked: list[tuple[str, str, str]] = []
+        self.listening: dict[str, tuple[Listener, ...]] = {}  # on the node itself
+        self.asked_ports: list[tuple[str, tuple[PortRange, ...]]] = []
         self.ways: list[str] = []  # what was asked of ways between nodes, in this order
         self.blocked: set[tuple[int, str]] = set()  # number of a node -> id of one that does not hear ESP of it
         self.watches: dict[str, TraceWatch] = {}
@@ -70,6 +73,18 @@ class FakeNodes:
         if node_id in self.away:
             raise NodeUnreachable(f"node {node_id} cannot be reached: no route to host")
         return [{"name": "ip_vs", "ok": False, "detail": "module missing", "fix": "modprobe ip_vs"}]
+
+    async def listeners(self, node_id, ranges: Sequence[PortRange], timeout_s: float) -> Sequence[Listener]:
+        self.asked_ports.append((node_id, tuple(ranges)))
+        if (node_id, "listeners") in self.silent:
+            raise NodeDeadline(f"node {node_id} did not answer listeners within {timeout_s:g} s")
+        if node_id in self.away:
+            raise NodeUnreachable(f"node {node_id} cannot be reached: no route to host")
+        return tuple(
+            one
+            for one in self.listening.get(node_id, ())
+            if any(r.protocol == one.protocol and r.first <= one.port <= r.last for r in ranges)
+        )
 
     async def rotate_keys(self, deadline_s: float) -> Rotation:
         """In the manager's place."""

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from swarmsh.model.actions import TaskReport
+from swarmsh.model.listeners import Listener
 from swarmsh.model.objects import NodeDescription
 from swarmsh.model.paths import Heard, Sent
 from swarmsh.model.specs import DiscreteGenericResource, GenericResource, NamedGenericResource, Platform
@@ -124,6 +125,12 @@ class LostPeers(msgspec.Struct):
     """The result of `secure`."""
 
     lost: tuple[int, ...] = ()
+
+
+class FoundListeners(msgspec.Struct):
+    """The result of `listeners`."""
+
+    listeners: tuple[Listener, ...] = ()
 
 
 class PathsListened(msgspec.Struct):

@@ -23,6 +23,7 @@ from swarmsh.adapters.nodes.messages import (
     CheckItems,
     Drift,
     EndedProcesses,
+    FoundListeners,
     Hello,
     LostPeers,
     MalformedLine,
@@ -58,6 +59,7 @@ from swarmsh.manager.ports import (
     Untrusted,
 )
 from swarmsh.model.actions import Action, Batch, NodeReport, TaskReport
+from swarmsh.model.listeners import Listener, PortRange
 from swarmsh.model.netstate import EspKeys, NetworkChange
 from swarmsh.model.objects import SshTarget
 from swarmsh.model.paths import Heard, Listen, Send, Sent
@@ -339,6 +341,9 @@ class NodeSessions:
     async def check(self, node_id: str) -> Sequence[dict[str, object]]:
         args = {"now": self._clock.now()}
         return (await self._call(node_id, "check", args, CheckItems, 30.0)).items
+
+    async def listeners(self, node_id: str, ranges: Sequence[PortRange], timeout_s: float) -> Sequence[Listener]:
+        return (await self._call(node_id, "listeners", {"ports": ranges}, FoundListeners, timeout_s)).listeners
 
     async def listen_on_paths(self, node_id: str, listen: Listen) -> bool:
         answer = await self._call(node_id, "check_listen", listen, PathsListened, self._limits.request_s)

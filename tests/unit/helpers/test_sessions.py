@@ -51,7 +51,7 @@ async def test_a_session_speaks_as_in_the_samples(world: World) -> None:
     running = await manager.task(task_id, "running")
     assert set(running) <= set(sample("task_running")["data"])
     assert shape(await manager.event("heartbeat")) == shape(sample("heartbeat")["data"])
-    for op in ("lease", "report", "check", "end_processes", "resolve_image"):
+    for op in ("lease", "report", "check", "end_processes", "resolve_image", "listeners"):
         request, wanted = sample(op), sample(f"{op}_reply")
         reply = await manager.request(op, request["args"])
         assert reply["ok"], reply

@@ -11,6 +11,7 @@ import pytest
 
 from swarmsh.adapters.nodes.messages import (
     Drift,
+    FoundListeners,
     Line,
     LostPeers,
     NetworkState,
@@ -21,6 +22,7 @@ from swarmsh.adapters.nodes.messages import (
     TraceSeen,
 )
 from swarmsh.model.actions import Batch
+from swarmsh.model.listeners import Listener, PortRange
 from swarmsh.model.netstate import (
     Egress,
     EspKeys,
@@ -109,6 +111,13 @@ def test_a_check_of_ways_is_said_and_read_as_in_the_samples() -> None:
     heard = msgspec.convert(sample("check_heard_reply")["result"], PathsHeard).heard
     assert heard[0].let_in == ("udp4789", "esp")
     assert heard[1] == Heard(n=3)
+
+
+def test_a_question_for_listeners_is_said_and_read_as_in_the_samples() -> None:
+    asked = sample("listeners")["args"]
+    assert as_json({"ports": msgspec.convert(asked["ports"], list[PortRange])}) == asked
+    found = msgspec.convert(sample("listeners_reply")["result"], FoundListeners).listeners
+    assert found[1] == Listener(protocol="udp", address="::", port=30001)
 
 
 def test_a_trace_is_said_and_read_as_in_the_samples() -> None:
