@@ -208,9 +208,12 @@ class KeyRing:
         begun: set[str] = set()
         for pair in sorted(wanting):
             between, (low, high) = self._pairs[pair], pair
-            sent = {self._held(low, high).sends, self._held(high, low).sends}
+            held = self._held(low, high), self._held(high, low)
+            used, heard = [h.sends for h in held], held[0].hears | held[1].hears
+            if not any(used):  # what one hears the other may have been told to send in, and not have answered yet
+                used = [e.number for e in between.epochs if e.number in heard]
             # Older ones, and those that never came to be used, are not needed by anybody.
-            needed = [e for e in between.epochs if any(sent) and e.number >= min(sent)]
+            needed = [e for e in between.epochs if used and e.number >= min(used)]
             if any(e.number % SPI_EPOCHS == epoch % SPI_EPOCHS for e in needed):
                 self.wanting.add(pair)
                 continue
