@@ -173,23 +173,22 @@ def test_a_rebooted_node_gets_new_keys_only_and_until_then_nothing_is_sent() -> 
 
 
 def test_what_a_node_was_told_to_send_in_stays_heard_though_its_answer_is_still_on_its_way() -> None:
-    at = Kernels()
-    at.share({("a", "b")})
-    at.ring.booted("a", "1")
-    at.begin()
-    at.settle()
-    at.ring.booted("a", "2")  # so nothing of before is kept
-    epoch = at.begin()
-    at.take("a")
-    at.take("b")
-    at.take("b", heard=False)
-    assert at.have["b"].peers[0].sends == epoch
-    at.ring.renew_all()
-    newer = at.begin()
-    at.take("a")
-    assert [e.epoch for e in at.have["a"].peers[0].epochs] == [epoch, newer]
-    at.settle()
-    assert at.have["a"].peers[0].sends == at.have["b"].peers[0].sends == newer
+    kernels = a_settled_pair()
+    kernels.reboot("a")  # so nothing of before is kept
+    kernels.settle()
+    epoch = kernels.begin()
+    for name in ("a", "b"):
+        kernels.take(name, heard=False)
+    for name in ("a", "b"):  # both answer when both were told to hear it
+        kernels.ring.acknowledged(name, kernels.have[name], kernels.now)
+    kernels.take("b", heard=False)
+    assert kernels.sends("b", "a") == epoch
+    kernels.ring.renew_all()
+    newer = kernels.begin()
+    kernels.take("a")
+    assert [e.epoch for e in kernels.have["a"].peers[0].epochs] == [epoch, newer]
+    kernels.settle()
+    assert kernels.sends("a", "b") == kernels.sends("b", "a") == newer
 
 
 def test_the_same_boot_goes_on_with_its_keys_and_an_unknown_one_does_not() -> None:
