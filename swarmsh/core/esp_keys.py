@@ -112,9 +112,10 @@ class KeyRing:
                     changed.add(peer_id)
                     between.told.clear()
         self._nodes, self._closed = dict(nodes), frozenset(closed)
+        # Which boot it was is remembered: one that lost its address may have it back within its session, and
+        # reboot after that.
         for gone in self._given.keys() - nodes.keys():
             del self._given[gone]
-            self._boots.pop(gone, None)
         return self._forget(changed)
 
     def _add(self, pair: Pair) -> None:

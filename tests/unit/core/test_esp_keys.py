@@ -172,6 +172,17 @@ def test_a_rebooted_node_gets_new_keys_only_and_until_then_nothing_is_sent() -> 
     )
 
 
+def test_a_reboot_is_seen_of_a_node_that_had_no_address_for_a_while() -> None:
+    kernels = a_settled_pair()
+    kernels.ring.follow({name: node for name, node in NODES.items() if name != "a"}, set(), set())
+    kernels.share({("a", "b")})  # within the same session
+    kernels.begin()
+    kernels.settle()
+    kernels.reboot("a")
+    kernels.settle()
+    assert kernels.key("a", "b") == kernels.key("b", "a") == ""
+
+
 def test_what_a_node_was_told_to_send_in_stays_heard_though_its_answer_is_still_on_its_way() -> None:
     kernels = a_settled_pair()
     kernels.reboot("a")  # so nothing of before is kept
