@@ -34,7 +34,9 @@ OWN_LAB = os.environ.get("SWARMSH_HELPER_LAB")
 CLUSTER = "clustera"
 NET, VIP = "net1net1net1net1net1net1n", "10.50.128.5"
 OUTSIDE = "10.98.0.1"
-AS_FOUND = SNAPSHOT + "\nip xfrm policy; ip xfrm state; ls /run | grep -x swarmsh; pgrep -fc '[h]elper.pyz'; true\n"
+AS_FOUND = (
+    SNAPSHOT + "\nip xfrm policy; ip xfrm state; ls /run | grep -x swarmsh; pgrep -fc '[h]elper.pyz'; true\n"
+)
 PURGE = """
 ids=$(docker ps -aq --filter label=swarmsh.cluster)
 [ -z "$ids" ] || docker rm -f $ids
