@@ -18,6 +18,7 @@ from swarmsh.model.specs import EndpointSpec, PortConfig, ServiceSpec, TaskSpec
 _PROTOCOLS = ("tcp", "udp", "sctp")
 # VXLAN of plain and of encrypted networks. A rule that publishes one would take the nodes' own packets.
 OVERLAY_PORTS = (4789, 4790)
+NAMES_PORT = 4792  # of `remote_helpers/net/numbers.py`, at the nodes' own addresses in networks
 
 
 def accept_endpoint(endpoint: EndpointSpec | None, task: TaskSpec) -> EndpointSpec | None:
@@ -49,6 +50,11 @@ def _accept_port(port: PortConfig) -> PortConfig:
     if protocol == "udp" and port.published_port in OVERLAY_PORTS:
         raise InvalidSpec(
             f"port {port.published_port}/udp carries overlays between the nodes, and cannot be published",
+            hint="Publish another port",
+        )
+    if mode == "host" and port.published_port == NAMES_PORT:
+        raise InvalidSpec(
+            f"port {NAMES_PORT} is where nodes answer their tasks for names: it cannot be published in host mode",
             hint="Publish another port",
         )
     return replace(port, protocol=protocol, publish_mode=mode)

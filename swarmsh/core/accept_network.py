@@ -146,10 +146,13 @@ def encrypted(spec: NetworkSpec) -> bool:
 
 
 def mtu(spec: NetworkSpec, links: int = USUAL_MTU) -> int:
-    """What is asked for, else what nodes' links carry (`links`: bytes of an IP packet) less what goes around."""
+    """What is asked for, else what nodes' links carry (`links`: bytes of an IP packet) less what goes around.
+
+    Never more than what is usual unless it is asked for: a link's MTU is not that of the whole way to others.
+    """
     text, (low, high) = spec.options.get(MTU, ""), _MTUS
     if not text:
-        return max(low, links - (ENCRYPTED_BYTES if encrypted(spec) else PLAIN_BYTES))
+        return max(low, min(links, USUAL_MTU) - (ENCRYPTED_BYTES if encrypted(spec) else PLAIN_BYTES))
     if not (text.isascii() and text.isdigit() and len(text) < 6 and low <= int(text) <= high):
         raise InvalidSpec(f"invalid option {MTU}={text}", hint=f"Give {low} to {high}")
     return int(text)

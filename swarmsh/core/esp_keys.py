@@ -139,6 +139,10 @@ class KeyRing:
             self._wanted.pop(node_id, None)
         return changed
 
+    def boot(self, node_id: str) -> str:
+        """The kernel's boot that the node's keys are for; "" if it is not known."""
+        return self._boots.get(node_id, "")
+
     def booted(self, node_id: str, boot_id: str) -> set[str]:
         """The node's kernel, as a session begins: another one than before, or one that cannot be told from it."""
         known, before = node_id in self._boots, self._boots.get(node_id)

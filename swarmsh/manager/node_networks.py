@@ -104,6 +104,8 @@ class NodeNetworks:
         """
         if self.states.snapshot.cluster is None or not self.nodes.connected(self.node_id):
             return  # a session's start is heard of
+        if not self._is_as_known():
+            return  # rebooted, which the ring hears with the session's start: these keys would be used anew
         keys = self._wanted_keys()
         refused: NodeRequestFailed | None = None
         if keys is not None and keys.closed:
@@ -119,6 +121,13 @@ class NodeNetworks:
             await self._give_keys(keys)  # it has no encrypted network any more
         if refused is not None:
             raise refused
+
+    def _is_as_known(self) -> bool:
+        """Whether the node's kernel is the one that the ring's keys are for, where that can be told."""
+        report = self.nodes.report(self.node_id)
+        if report is None or not report.description.boot_id:
+            return True
+        return self.keeper.ring.boot(self.node_id) in ("", report.description.boot_id)
 
     async def _give_keys(self, keys: EspKeys) -> None:
         if keys == self._keys:

@@ -111,7 +111,7 @@ def _refuse_to_take_an_address(snapshot: ClusterSnapshot, node: Node) -> None:
             raise InvalidSpec(
                 f"node {node.spec.name} would have the address {address} of node {other}, whose tasks use "
                 "networks: nobody could tell whose a packet is",
-                hint=f"For one of the two {WAY_OUT}",
+                hint=f"If {other} is no more, `swarmsh node rm {other}` first; else for one of the two {WAY_OUT}",
             )
 
 

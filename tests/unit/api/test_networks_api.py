@@ -381,6 +381,12 @@ async def test_a_rollback_brings_networks_and_ports_back_if_they_are_to_be_had(a
         ({}, [{"TargetPort": 9, "PublishedPort": 4789, "Protocol": "udp"}], 400, "4789/udp carries overlays"),
         (
             {},
+            [{"TargetPort": 9, "PublishedPort": 4792, "PublishMode": "host"}],
+            400,
+            "port 4792 is where nodes answer",
+        ),
+        (
+            {},
             [{"TargetPort": 9, "PublishedPort": 4790, "Protocol": "udp", "PublishMode": "host"}],
             400,
             "4790/udp carries overlays",

@@ -524,6 +524,22 @@ async def test_a_rebooted_node_and_a_lost_key_make_a_new_epoch() -> None:
         await scene.nodes.until(lambda: epochs(scene.nodes.keys[N2.id])[1][0] == 3)
 
 
+async def test_a_rebooted_node_gets_no_keys_before_its_session_is_heard_of() -> None:
+    one, two = placed(LONE, 1, N1), placed(LONE, 2, N2)
+    async with encrypted(one, two) as scene:
+        scene.nodes.cut(N1.id)
+        scene.nodes.boots[N1.id] = "another"
+        begin = len(scene.nodes.said("secure", N1.id))
+        scene.nodes.away.discard(N1.id)  # attached; what the session said is still to be taken in
+        scene.manager.rotate_keys()
+        await scene.nodes.until(lambda: 2 in epochs(scene.nodes.keys[N2.id])[1][1])
+        await scene.manager._networks._nodes[N1.id].tell()
+        assert scene.nodes.said("secure", N1.id)[begin:] == []
+        scene.nodes.connect(N1.id)
+        await scene.keys_settled()
+        assert epochs(scene.nodes.keys[N1.id])[2][0] > 1
+
+
 async def test_keys_that_are_refused_keep_no_other_network_away() -> None:
     one, two = placed(LONE, 1, N1), placed(LONE, 2, N2)
     async with scene_of(LONE) as scene:
