@@ -63,9 +63,13 @@ def wanted(state: dict) -> dict:
     found = {}
     for one in [*state["vips"], *state["ports"]]:
         dests = {(dest["address"], int(dest.get("port", 0))): int(dest["weight"]) for dest in one["dests"]}
-        scheduler = one["scheduler"] or "rr"
+        scheduler, persist_s = one["scheduler"] or "rr", int(one["persist_s"])
+        if persist_s and any(port not in (0, one.get("port")) for _, port in dests):
+            # By a mark the kernel keeps a persistent client's packets to the port that they came for, whatever a
+            # backend's is (`ip_vs_sched_persist`): each would be refused. The client's address alone does as well.
+            scheduler, persist_s = ("sh" if scheduler == "sh" else "mh"), 0
         flags = FALLBACK if scheduler in BY_ADDRESS else 0
-        found[MARK + one["id"]] = Service(scheduler, int(one["persist_s"]), dests, flags)
+        found[MARK + one["id"]] = Service(scheduler, persist_s, dests, flags)
     return found
 
 

@@ -55,7 +55,7 @@ def test_what_chooses_by_address_may_fall_back_from_a_backend_that_drains(
     scheduler: str, persist_s: int, flags: int
 ) -> None:
     state = node_state()
-    state["ports"][0].update(scheduler=scheduler, persist_s=persist_s)
+    state["ports"][0].update(scheduler=scheduler, persist_s=persist_s, port=80)  # where its backends listen
     service = ipvs.wanted(state)[0x53000004]
     payload = ipvs.pack_change(Change(1, 0x53000004, service))
     assert fields(fields(payload[4:])[1])[7] == struct.pack("=II", flags, 0xFFFFFFFF)
@@ -63,6 +63,18 @@ def test_what_chooses_by_address_may_fall_back_from_a_backend_that_drains(
     without = {0x53000004: service._replace(flags=0)}
     now, _, words = ipvs.plan_changes({0x53000004: service}, without)
     assert [one.command for one in now] == ([ipvs.SET_SERVICE] if flags & 8 else []) and bool(words) == bool(now)
+
+
+@pytest.mark.parametrize(("scheduler", "chosen"), [("rr", "mh"), ("wlc", "mh"), ("mh", "mh"), ("sh", "sh")])
+def test_a_client_of_another_port_than_its_backends_is_kept_by_its_address(scheduler: str, chosen: str) -> None:
+    """The kernel translates no port of what is persistent by a mark."""
+    state = node_state()
+    state["ports"][0].update(scheduler=scheduler, persist_s=60, port=8080)
+    state["vips"][0].update(scheduler=scheduler, persist_s=60)
+    service = ipvs.wanted(state)[0x53000004]
+    assert (service.scheduler, service.persist_s, service.flags) == (chosen, 0, ipvs.FALLBACK)
+    of_vip = ipvs.wanted(state)[0x53000001]
+    assert (of_vip.scheduler, of_vip.persist_s) == (scheduler, 60)
 
 
 def test_the_bytes_of_a_whole_message() -> None:
