@@ -37,6 +37,8 @@ PREFIX = "SW-"
 RAW = "raw"  # restored in a call of its own: a kernel without conntrack zones refuses it
 TABLES = (RAW, "mangle", "nat", "filter")
 QUEUE = 53000  # read by nobody
+# Below what systems give their programs: from 32768 (Linux, net.ipv4.ip_local_port_range) or 49152 (RFC 6335, 6.2).
+MOVED_PORTS = "1024-32767"
 FIRST, ANYWHERE, LAST = "first", "anywhere", "last"
 _OURS = f"{MARK:#x}/{MARK_MASK:#x}"
 _SEEN = "-m conntrack --ctstate RELATED,ESTABLISHED"
@@ -106,7 +108,7 @@ def wanted(state: dict, marks=None, queue: bool = True, sets: bool = True) -> di
         "SW-DNS": _questions(state),
         "SW-NIN": _behind_ipvs() if queue else [],
         "SW-OUT": loopback,
-        "SW-POST": _source_rules(state) + own,
+        "SW-POST": _source_rules(state) + own + _moved_ports(state),
     }
     filters = {
         "SW-IN": _input_rules(state),
@@ -226,6 +228,16 @@ def _source_rules(state: dict) -> list:
     ]
     # A node's own address that comes back to it is a martian.
     return rules + [f"-s {peer['underlay']}/32 -o {EGRESS_VXLAN} -j MASQUERADE" for peer in state["peers"]]
+
+
+def _moved_ports(state: dict) -> list:
+    """Clients keep their address on the way to another node, but not a port such as clients have.
+
+    IPVS knows a connection by client and backend. On the backend's node it would take the replies to a client that
+    came by another node for those of a connection that the same port had by this one, or had two minutes ago.
+    """
+    came = f"! -s {state['egress']['pool']} -o {EGRESS_VXLAN}"
+    return [f"{came} -p {kind} -j SNAT --to-source :{MOVED_PORTS}" for kind in ("tcp", "udp")]
 
 
 _OWN_BY_SET = f"-m set --match-set {OWN} src,dst -j MASQUERADE"

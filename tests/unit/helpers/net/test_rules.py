@@ -84,6 +84,8 @@ COMMIT
 -A SW-POST -s 10.98.0.11/32 -o swgwv -j MASQUERADE
 -A SW-POST -s 10.98.0.13/32 -o swgwv -j MASQUERADE
 -A SW-POST -m set --match-set swarmsh-own src,dst -j MASQUERADE
+-A SW-POST ! -s 10.255.0.0/16 -o swgwv -p tcp -j SNAT --to-source :1024-32767
+-A SW-POST ! -s 10.255.0.0/16 -o swgwv -p udp -j SNAT --to-source :1024-32767
 COMMIT
 *filter
 :INPUT ACCEPT [0:0]
@@ -143,6 +145,8 @@ BY_RULES = """\
 -A SW-POST -s 10.98.0.13/32 -o swgwv -j MASQUERADE
 -A SW-POST -s 10.50.1.2/32 -d 10.50.1.2/32 -j MASQUERADE
 -A SW-POST -s 10.255.2.11/32 -d 10.255.2.11/32 -j MASQUERADE
+-A SW-POST ! -s 10.255.0.0/16 -o swgwv -p tcp -j SNAT --to-source :1024-32767
+-A SW-POST ! -s 10.255.0.0/16 -o swgwv -p udp -j SNAT --to-source :1024-32767
 """
 
 
