@@ -37,7 +37,7 @@ PREFIX = "SW-"
 RAW = "raw"  # restored in a call of its own: a kernel without conntrack zones refuses it
 TABLES = (RAW, "mangle", "nat", "filter")
 QUEUE = 53000  # read by nobody
-# Below what systems give their programs: from 32768 (Linux, net.ipv4.ip_local_port_range) or 49152 (RFC 6335, 6.2).
+# Below those that systems choose for programs: from 32768 (Linux's ip_local_port_range) or 49152 (RFC 6335, 6.2).
 MOVED_PORTS = "1024-32767"
 FIRST, ANYWHERE, LAST = "first", "anywhere", "last"
 _OURS = f"{MARK:#x}/{MARK_MASK:#x}"
