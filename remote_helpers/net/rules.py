@@ -263,7 +263,12 @@ def _input_rules(state: dict) -> list:
         rules += [f"-d {gateway}/32 -i {bridge} {port} -j ACCEPT" for port in _to_ports(DNS_PORT)]
     # A VIP that no service has must not lead to the node's own sshd.
     refuse = "-j REJECT --reject-with icmp-port-unreachable"
-    return rules + [f"-d {network['vips']} {refuse}" for network in state["networks"]]
+    rules += [f"-d {network['vips']} {refuse}" for network in state["networks"]]
+    # Nor must what listens on this node be in reach of containers on all others, past a firewall between them.
+    for network in state["networks"]:
+        bridge = bridge_name(network)
+        rules += [f"-i {bridge} {_SEEN} -j RETURN", f"-i {bridge} -p icmp -j RETURN", f"-i {bridge} {refuse}"]
+    return rules
 
 
 def _output_rules() -> list:

@@ -1,18 +1,21 @@
 """GET requests at a steady rate: a program of its own, to be run inside the lab's network.
 
-    python load.py URL…
+    python load.py [--from ADDRESS] URL…
 
 Some 20 a second to each URL, in four strands, each request on a connection of its own. It says `ready` when every
 strand has had its first, ends with its standard input (or after LIMIT_S), and prints what it counted:
-{"answered": {URL: number}, "failed": [what went wrong, …]}.
+{"answered": {URL: number}, "failed": [what went wrong, …], "began_s": [when each of those began, …]}; times are
+counted from `ready`.
 """
 
 from __future__ import annotations
 
+import functools
 import http.client
 import json
 import sys
 import threading
+import time
 import urllib.request
 
 STRANDS = 4
@@ -20,39 +23,56 @@ PAUSE_S = 0.2  # after each request of a strand
 PATIENCE_S = 30.0  # busy machines are slow: a failure is a refusal, a reset, or an answer that never comes
 LIMIT_S = 300.0
 
-# Without the environment's proxies.
-_open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+class Bound(urllib.request.HTTPHandler):
+    """Connections from one address of this machine's; from "" from whichever fits."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__()
+        source = (address, 0) if address else None
+        self._connection = functools.partial(http.client.HTTPConnection, source_address=source)
+
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._connection, request)
 
 
 class Strand(threading.Thread):
     """One request after another to one URL, until `over`."""
 
-    def __init__(self, url: str, over: threading.Event) -> None:
+    def __init__(self, url: str, source: str, over: threading.Event) -> None:
         super().__init__()
         self.url, self.over = url, over
+        # Without the environment's proxies.
+        self.open = urllib.request.build_opener(urllib.request.ProxyHandler({}), Bound(source)).open
         self.first = threading.Event()
         self.answered = 0
         self.failed: list[str] = []
+        self.began: list[float] = []  # each failed one, by the monotonic clock
 
     def run(self) -> None:
         while not self.over.is_set():
+            began = time.monotonic()
             try:
-                with _open(self.url, timeout=PATIENCE_S) as answer:
+                with self.open(self.url, timeout=PATIENCE_S) as answer:
                     answer.read()
                 self.answered += 1
             except (OSError, http.client.HTTPException) as e:
                 self.failed.append(f"{self.url}: {e!r}")
+                self.began.append(began)
             self.first.set()
             self.over.wait(PAUSE_S)
 
 
 def main(urls: list[str]) -> None:
-    over = threading.Event()
-    strands = [Strand(url, over) for url in urls for _ in range(STRANDS)]
+    over, source = threading.Event(), ""
+    if urls[0] == "--from":
+        _, source, *urls = urls
+    strands = [Strand(url, source, over) for url in urls for _ in range(STRANDS)]
     for strand in strands:
         strand.start()
     for strand in strands:
         strand.first.wait()
+    ready = time.monotonic()
     print("ready", flush=True)
 
     def end_with_input() -> None:
@@ -65,7 +85,9 @@ def main(urls: list[str]) -> None:
     for strand in strands:
         strand.join()
     answered = {url: sum(s.answered for s in strands if s.url == url) for url in urls}
-    print(json.dumps({"answered": answered, "failed": [f for s in strands for f in s.failed]}))
+    failed = [f for s in strands for f in s.failed]
+    began_s = [round(began - ready, 3) for s in strands for began in s.began]
+    print(json.dumps({"answered": answered, "failed": failed, "began_s": began_s}))
 
 
 if __name__ == "__main__":

@@ -380,6 +380,17 @@ def test_names_are_let_in_past_a_firewall_and_nothing_else(cluster: Cluster) -> 
     cluster.each(ask)
 
 
+def test_what_listens_on_nodes_is_out_of_reach_by_an_overlay(cluster: Cluster) -> None:
+    def ask(node: Node) -> None:
+        assert node.is_open(f"10.255.{node.n}.1", 22), node.machine.suite  # sshd listens everywhere
+        for other in cluster.nodes:
+            gateway = f"10.50.0.{other.n}"
+            assert not node.is_open(gateway, 22), (node.n, other.n)
+            node.run(f"nsenter -t {node.pid} -n ping -c 1 -W 5 {gateway}")
+
+    cluster.each(ask)
+
+
 # A client's ports, each used by every node in turn before the kernels have forgotten the time before.
 REUSE = """
 import socket, sys

@@ -125,6 +125,9 @@ COMMIT
 -A SW-IN -d 10.255.2.1/32 -i swgw0 -p udp -m udp --dport 4792 -j ACCEPT
 -A SW-IN -d 10.255.2.1/32 -i swgw0 -p tcp -m tcp --dport 4792 -j ACCEPT
 -A SW-IN -d 10.50.128.0/17 -j REJECT --reject-with icmp-port-unreachable
+-A SW-IN -i sb1000 -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
+-A SW-IN -i sb1000 -p icmp -j RETURN
+-A SW-IN -i sb1000 -j REJECT --reject-with icmp-port-unreachable
 COMMIT
 """  # noqa: E501
 
