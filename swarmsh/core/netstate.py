@@ -3,9 +3,7 @@
 A service and its tasks add the same to the state of all nodes (`ServicePart`), so a change costs the work on the
 services that it concerns, and one entry for each node that has to hear of it.
 
-A published port leads to the tasks' addresses in the egress networks, on every node. That IPVS on a task's own
-node should use its overlay address for TCP (networking.md, 5) is the data plane's to do: `tasks` tell it that
-address, and the same entry is also what its loopback rules are made of, which must not use it.
+A published port leads to the tasks' addresses in the egress networks, on every node.
 """
 
 from __future__ import annotations
