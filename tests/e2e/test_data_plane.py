@@ -708,6 +708,7 @@ from remote_helpers.net import esp
 from remote_helpers.net.apply import ApplyFailed, DataPlane
 step, state, message = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
 FAKE = "/usr/local/sbin/ip"  # found before the real one
+OTHERS = "src 192.0.2.1 dst 192.0.2.2 dir out"
 
 async def main():
     closed = esp.Esp()
@@ -721,6 +722,7 @@ async def main():
         await closed.apply(esp.parse_wanted({**message, "peers": [], "closed": False}))
         return {"words": words, "errors": [], "failed": plane.failed}
     if step == "hiccup":
+        os.system(f"ip xfrm policy add {OTHERS} action allow")  # else nothing has changed, and nobody looks
         with open(FAKE, "w") as file:
             file.write('#!/bin/sh\\ncase "$*" in *xfrm*) echo no memory >&2; exit 2; esac\\nexec /sbin/ip "$@"\\n')
         os.chmod(FAKE, 0o755)
@@ -731,6 +733,7 @@ async def main():
     finally:
         if step == "hiccup":
             os.unlink(FAKE)
+            os.system(f"ip xfrm policy delete {OTHERS}")
     return {"words": words, "errors": errors, "failed": plane.failed}
 
 print(json.dumps(asyncio.run(main())))
