@@ -19,7 +19,7 @@ from .netstate import DRAINS, EGRESS, OUT, SINGLE, BadChange, Held, named, probe
 from .timing import wait_event
 
 FILE, BEFORE = "network.json", "net-before.json"
-CHECK_S = 3.0  # from the start of a whole pass to the end of the next: what drifts is to be back within 5 s
+CHECK_S = 2.0  # from the start of a whole pass to the end of the next: what drifts is to be back within 5 s
 LEAST_PAUSE_S = 1.0  # between two, however long they take
 RETRY_S = (1.0, 2.0)  # then each CHECK_S
 REMIND_S = 60.0  # drift that comes back with each pass is told again so often
