@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 # What tests need of Debian beyond Python; the lab installs its own needs.
-PACKAGES := curl openssh-client openssh-server vagrant
+PACKAGES := bind9-dnsutils curl dnsmasq-base openssh-client openssh-server vagrant
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: venv packages lint types test unit demo demo-down clean

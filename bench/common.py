@@ -266,7 +266,10 @@ class Machines:
             self.lab.ssh(
                 name,
                 "docker swarm leave --force >/dev/null 2>&1; systemctl stop swarmsh-helper 2>/dev/null; "
-                "rm -rf /run/swarmsh; docker ps -aq | xargs -r docker rm -f >/dev/null; true",
+                "docker ps -aq | xargs -r docker rm -f >/dev/null; "
+                "if [ -e /run/swarmsh/net-before.json ]; then "
+                "PYTHONPATH=/run/swarmsh/helper.pyz python3 -m remote_helpers.net purge >/dev/null; fi; "
+                "rm -rf /run/swarmsh; ip xfrm policy flush; ip xfrm state flush; true",
                 timeout_s=180,
             )
 
@@ -660,14 +663,16 @@ class ProcessUse:
     cpu_s: float  # user and system time since its start
     rss_mb: float
     pss_mb: float
+    children_s: float  # of processes that it has waited for
 
 
 def parse_use(stat: str, rollup: str) -> ProcessUse:
-    """From the texts of /proc/PID/stat (proc(5): fields 14 and 15) and /proc/PID/smaps_rollup."""
+    """From the texts of /proc/PID/stat (proc(5): fields 14 to 17) and /proc/PID/smaps_rollup."""
     fields = stat.rpartition(")")[2].split()
     sizes: Mapping[str, str] = dict(re.findall(r"^(Rss|Pss):\s+(\d+) kB", rollup, re.MULTILINE))
-    ticks = int(fields[11]) + int(fields[12])
-    return ProcessUse(ticks / CLOCK_TICKS, int(sizes["Rss"]) / 1024, int(sizes["Pss"]) / 1024)
+    own, children = int(fields[11]) + int(fields[12]), int(fields[13]) + int(fields[14])
+    rss_mb, pss_mb = int(sizes["Rss"]) / 1024, int(sizes["Pss"]) / 1024
+    return ProcessUse(own / CLOCK_TICKS, rss_mb, pss_mb, children / CLOCK_TICKS)
 
 
 def use_of_unit(lab: Lab, node: str, unit: str) -> ProcessUse:

@@ -17,6 +17,7 @@ MODULES = (
     ("esp4", "encrypted overlay networks"),
     ("xfrm_user", "encrypted overlay networks"),
 )
+SETS = ("ip_set_hash_ip", "ip_set_hash_ipport", "ip_set_hash_netnet", "ip_set_bitmap_port", "xt_set")
 # Command: Debian's package, Fedora's package.
 COMMANDS = {
     "iptables": ("iptables", "iptables-nft"),
@@ -35,6 +36,7 @@ async def run_checks(engine: Engine, manager_now, root: str) -> list:
     items = [_python()]
     items += await _engine(engine, root)
     items += [_module(name, purpose) for name, purpose in MODULES]
+    items.append(_sets())
     items += [_command(name) for name in COMMANDS]
     items += [_clock(manager_now), _cgroup()]
     return items
@@ -94,6 +96,13 @@ def _module(name: str, purpose: str) -> dict:
         f"linux-modules-extra-$(uname -r); Fedora: dnf install kernel-modules-extra; then reboot"
     )
     return _item(name, bool(state), state or "not in this kernel", fix)
+
+
+def _sets() -> dict:
+    """No fault: without them networks work by rules."""
+    lacks = [name for name in SETS if not module_state(name, os.uname().release)]
+    words = f"not in this kernel ({', '.join(lacks)}): with many services each change costs more"
+    return _item("ip_set", True, words if lacks else "in this kernel")
 
 
 def module_state(name: str, release: str, sys_module: str = "/sys/module", lib: str = "/lib/modules") -> str:

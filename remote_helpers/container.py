@@ -57,6 +57,7 @@ class View:
         self.runtime: str = host.get("Runtime") or ""
         self.ports = bound_ports(network.get("Ports") or {})
         self.address = first_address(network)
+        self.networks = set(network.get("Networks") or ())  # by name; it may not be attached yet
 
     def started_before(self, at_ns: int) -> bool:
         """Whether its present run began before that time (nanoseconds since the epoch, as events have it)."""

@@ -123,9 +123,13 @@ class Engine:
     async def negotiate(self, timeout_s: float = 10.0) -> None:
         """Learn which API version to speak: the Engine's highest, as far as tested."""
         self.version = await self._json_of("GET", "/version", timeout_s=timeout_s, versioned=False)
-        highest = parse_version(self.version.get("ApiVersion", "1.41"))
         lowest = parse_version(self.version.get("MinAPIVersion", "1.24"))
-        self._prefix = "/v%d.%d" % max(min(highest, HIGHEST_API), lowest)
+        self._prefix = "/v%d.%d" % max(self.api, lowest)
+
+    @property
+    def api(self) -> tuple:
+        """The API version that is spoken, as (1, 45)."""
+        return min(parse_version(self.version.get("ApiVersion", "1.41")), HIGHEST_API)
 
     @property
     def tells_ends_early(self) -> bool:

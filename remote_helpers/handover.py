@@ -1,12 +1,14 @@
 """The helper's own socket: sessions arrive here as file descriptors, and a newer helper as a request to give way.
 
 A message is one JSON line, `{"verb":"session"|"handover","helper":"<sha256>"}`, sent with SCM_RIGHTS for a
-session; the answer is one line. The socket itself is passed on across a hand-over, so nobody is refused meanwhile.
+session; the answer is one line. The socket itself is passed on across a hand-over, so nobody is refused meanwhile;
+those of the name server as well.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -15,8 +17,9 @@ import sys
 from .log import log
 
 SOCKET_NAME = "helper.sock"
-INHERITED = "SWARMSH_LISTENING_FD"
+INHERITED, INHERITED_DNS = "SWARMSH_LISTENING_FD", "SWARMSH_DNS_FDS"
 MESSAGE_LIMIT = 128 * 1024
+ACCEPT_AGAIN_S = 0.5  # without free descriptors
 
 
 def listening_socket(root: str) -> socket.socket:
@@ -51,12 +54,23 @@ class Doorway:
         self.sock, self._hash = sock, own_hash
         self._open_session, self._hand_over = open_session, hand_over
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(sock.fileno(), self._accept)
+        self._leaving = False
+        self._listen()
+
+    def _listen(self) -> None:
+        if self._leaving:
+            return
+        self._loop.add_reader(self.sock.fileno(), self._accept)
 
     def _accept(self) -> None:
         try:
             link, _ = self.sock.accept()
-        except OSError:
+        except OSError as e:
+            if e.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                # The stub stays in the queue: to be told of it at once again would keep the loop busy.
+                log("sessions_wait", cause=e)
+                self._loop.remove_reader(self.sock.fileno())
+                self._loop.call_later(ACCEPT_AGAIN_S, self._listen)
             return
         link.setblocking(False)
         self._loop.add_reader(link.fileno(), self._message, link)
@@ -85,8 +99,13 @@ class Doorway:
         """Whether link and file descriptors are in use from now on."""
         if message["verb"] == "handover":
             link.sendall(b'{"ok":true}\n')
-            self._hand_over()
-        elif message["verb"] == "session" and message["helper"] != self._hash:
+            # Asked again while it happened, the newer one is there already: it need not give way to itself.
+            if message["helper"] != self._hash:
+                # Who comes from now on waits for the newer one: a link that is cut looks like a dead helper.
+                self._leaving = True
+                self._loop.remove_reader(self.sock.fileno())
+                self._hand_over()
+        elif message["verb"] == "session" and (message["helper"] != self._hash or self._leaving):
             link.sendall(json.dumps({"helper": self._hash, "pid": os.getpid()}).encode() + b"\n")
         elif message["verb"] == "session" and len(fds) == 2:
             link.sendall(b'{"ok":true}\n')
@@ -95,8 +114,16 @@ class Doorway:
         return False
 
 
-def become_newer(root: str, sock: socket.socket) -> None:
-    """Replace this process by whatever `root/helper.pyz` is now; pid, unit and socket stay the same."""
+def inherited_dns() -> list:
+    """File descriptors of a former process's name server."""
+    words = os.environ.pop(INHERITED_DNS, "").split(",")
+    return [int(word) for word in words if word.isdigit()]
+
+
+def become_newer(root: str, sock: socket.socket, dns_fds: list) -> None:
+    """Replace this process by whatever `root/helper.pyz` is now; pid, unit and sockets stay the same."""
     sock.set_inheritable(True)
     os.environ[INHERITED] = str(sock.fileno())
+    if dns_fds:
+        os.environ[INHERITED_DNS] = ",".join(map(str, dns_fds))
     os.execv(sys.executable, [sys.executable, "-ISu", f"{root}/helper.pyz", *sys.argv[1:]])

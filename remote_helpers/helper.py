@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from contextlib import suppress
 
 from .check import run_checks
 from .container import index_of
@@ -14,6 +15,7 @@ from .fence import Fence, Refused
 from .isolation import Isolation, now
 from .lease import Lease
 from .log import log
+from .network import Network
 from .peers import check_peers
 from .runtimes import harmless_runtimes
 from .session import LINE_LIMIT, Session, split_reports, to_line
@@ -26,6 +28,7 @@ VERSION = 1
 HELLO_WAITS_S = 3.0
 ATTACH_WITHIN_S = 60.0
 REPORT_ROOM = LINE_LIMIT - 256 * 1024  # of a line, for reports: the rest is for the description
+CLEAR_S = 40.0  # for containers to be removed before a node is left; the manager waits for 60 s
 EXIT_RELEASED = 64  # the unit does not start it again
 
 
@@ -43,6 +46,15 @@ class Helper:
         self.isolation = Isolation(
             self.tasks, self.lease, lambda: self.fence.node_id, self._spawn, self.state.save_soon
         )
+        self.network = Network(
+            root,
+            engine_path,
+            self.tasks.by_id,
+            self._tell_network,
+            self._spawn,
+            self.watch.synced.is_set,
+            lambda: self.state.trouble,
+        )
         self.sessions: dict = {}
         self.session = None  # the attached one
         self.description = own_facts()
@@ -56,10 +68,16 @@ class Helper:
         self._listed = False  # the Engine has told its containers, once in this process
         self._seen = asyncio.Event()  # and each of them was looked at, or too slow for it
         self._described = asyncio.Event()
+        self._leaving = False
+        self._turn = asyncio.Lock()  # of requests that are carried out in their order
+        self._paths = self._tracing = None  # made by the first check of ways between nodes, the first trace
         self._changed: dict = {}  # tasks whose report goes out in this turn of the loop
 
-    def start(self) -> None:
-        """Resume from the saved state, and follow the Engine from now on."""
+    def start(self, dns_fds: list = ()) -> None:
+        """Resume from the saved state, and follow the Engine from now on.
+
+        `dns_fds`: sockets of a former process's name server.
+        """
         saved = self.state.load()
         self.fence.restore(saved.get("fence") or {})
         self.lease.restore(saved.get("lease") or {})
@@ -67,7 +85,11 @@ class Helper:
         self.tasks.node.manager_missing = self._manager_missing
         self.tasks.node.may_start = self.isolation.may_start
         self.isolation.restore(saved.get("isolation") or {})
+        self.tasks.node.root, self.tasks.node.joinable = self.root, self.network.joinable
+        self.tasks.node.name_server = self.network.name_server
         self.tasks.restore(saved.get("tasks") or {})
+        self.network.restore(dns_fds)
+        self.network.set_alone(self.lease.alone)
         log("helper_started", helper=self.hash[:12], pid=os.getpid(), tasks=len(self.tasks.by_id))
         self._spawn(self.watch.run())
         self._spawn(self.isolation.run())
@@ -159,7 +181,20 @@ class Helper:
         self._leave_if_released()
 
     def _leave_if_released(self) -> None:
-        if self.fence.released and not self.sessions and not self.tasks.by_id:
+        if self._is_released and not self._leaving:
+            self._leaving = True
+            self._spawn(self._leave())
+
+    @property
+    def _is_released(self) -> bool:
+        return self.fence.released and not self.sessions and not self.tasks.by_id
+
+    async def _leave(self) -> None:
+        try:
+            await self.network.release()
+        finally:
+            self._leaving = False
+        if self._is_released:  # else somebody came meanwhile
             log("helper_released")
             self.finish(EXIT_RELEASED)
 
@@ -170,6 +205,7 @@ class Helper:
 
     # --- what goes out by itself ------------------------------------------------------------------------------
     def _on_report(self, task) -> None:
+        self.network.task_changed(task)
         if not self._changed:
             asyncio.get_running_loop().call_soon(self._send_reports)
         self._changed[task.id] = task
@@ -197,6 +233,7 @@ class Helper:
 
     def _on_lease(self, alone: bool) -> None:
         self.tasks.set_alone(alone)
+        self.network.set_alone(alone)
         self.state.save_soon()
 
     def _on_connected(self, containers: list) -> None:
@@ -205,6 +242,7 @@ class Helper:
             self._spawn(self._see_all())
         self._listed = True
         self.tasks.on_connected(containers)
+        self.network.engine_is_back()
         self._spawn(self._describe())
 
     async def _see_all(self) -> None:
@@ -247,8 +285,11 @@ class Helper:
         self.state.save_soon()
 
     def _on_event(self, event) -> None:
-        if isinstance(event, dict):
-            self.tasks.on_event(event)
+        if not isinstance(event, dict):
+            return
+        if (event.get("Action") or event.get("status")) == "start":
+            self.network.saw_start()
+        self.tasks.on_event(event)
 
     def _on_health(self) -> None:
         if self.session is not None and self._engine_ok == self.watch.ok:  # else it follows the first list
@@ -270,6 +311,10 @@ class Helper:
         if session is not None and session.described != self.description:
             session.described = self.description
             session.event("description", self.description)
+
+    def _tell_network(self, data: dict) -> None:
+        if self.session is not None:
+            self.session.event("network", data)
 
     def _beat(self) -> None:
         session = self.session
@@ -386,6 +431,31 @@ class Helper:
         self.state.save()
         return {"accepted": len(actions)}
 
+    async def _op_network(self, session: Session, args: dict) -> dict:
+        def admit() -> None:
+            self.fence.batch(args)
+            session.index = max(session.index, self.fence.index)
+            # On a full file system dead backends are to leave all the same; the pass's errors tell of it.
+            with suppress(OSError):
+                self.state.save()
+
+        async with self._turn:
+            await self._wait_until_ours(session)
+            outcome = self.network.change(session.number, args, admit)
+        return await outcome
+
+    async def _op_secure(self, session: Session, args: dict) -> dict:
+        async with self._turn:
+            await self._wait_until_ours(session)
+            outcome = self.network.secure(args)
+        return await outcome
+
+    async def _wait_until_ours(self, session: Session) -> None:
+        """Until the Engine has told its containers nothing is begun: another cluster may hold this node."""
+        if self.fence.unchecked:
+            await self.watch.synced.wait()
+        self._only_newest(session)
+
     def _only_newest(self, session: Session) -> None:
         if session is not self.session:
             raise Refused("stale_epoch", "another session holds this node by now")
@@ -409,6 +479,50 @@ class Helper:
     async def _op_check(self, session: Session, args: dict) -> dict:
         return {"items": await run_checks(self.engine, args.get("now"), self.root)}
 
+    async def _op_listeners(self, session: Session, args: dict) -> dict:
+        from .listeners import listeners
+
+        return {"listeners": listeners(args)}
+
+    async def _op_check_listen(self, session: Session, args: dict) -> dict:
+        if self._paths is None:
+            from .paths import Paths
+
+            self._paths = Paths()
+        self._paths.listen(args)
+        return {"guarded": self.network.active}
+
+    async def _op_check_send(self, session: Session, args: dict) -> dict:
+        from .paths import send
+
+        return {"sent": await send(args)}
+
+    async def _op_check_heard(self, session: Session, args: dict) -> dict:
+        if self._paths is None:
+            raise Refused("bad_request", "this node does not listen for any check")
+        return {"heard": await self._paths.heard(args)}
+
+    async def _op_trace_watch(self, session: Session, args: dict) -> dict:
+        self._get_tracing().watch(args)
+        return {}
+
+    async def _op_trace_send(self, session: Session, args: dict) -> dict:
+        return await self._get_tracing().send(args)
+
+    async def _op_trace_seen(self, session: Session, args: dict) -> dict:
+        return {"seen": self._get_tracing().seen(args)}
+
+    def _get_tracing(self):
+        if self._tracing is None:
+            from .tracing import Tracing
+
+            def pid_of(task_id: str) -> int:
+                task = self.tasks.by_id.get(task_id)
+                return task.pid if task is not None and task.cluster_id == self.fence.cluster_id else 0
+
+            self._tracing = Tracing(pid_of)
+        return self._tracing
+
     async def _op_end_processes(self, session: Session, args: dict) -> dict:
         self._only_newest(session)
         named = set(args.get("task_ids") or [])
@@ -429,12 +543,18 @@ class Helper:
 
     async def _op_release(self, session: Session, args: dict) -> dict:
         self._only_newest(session)
+        if args.get("clear"):
+            await self.tasks.remove_all(self.fence.cluster_id, CLEAR_S)
+            self._only_newest(session)
         self.fence.release()
         self.tasks.let_go()
         self.lease.drop()
         self.state.save()
         log("released")
-        return {}
+        if not args.get("clear"):
+            return {}
+        tasks = [task.id for task in self.tasks.by_id.values()]
+        return {"tasks": tasks, "left": [] if tasks else await self.network.release()}
 
 
 def _peers(args: dict):

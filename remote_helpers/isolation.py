@@ -18,6 +18,7 @@ from .peers import check_peers
 # The manager counts with these (`swarmsh/core/fence.py`).
 LOOK_S = 1.0  # how often it is seen whether the lease is lost
 CHECK_S = 5.0  # a round of peers at most, and the time between the starts of two rounds
+ROUNDS = 2  # in a row that must fail: a machine that is busy for a moment is not cut off
 KILL_AFTER_S = 2.0  # beyond the grace period: then processes are ended without the Engine
 
 
@@ -35,6 +36,7 @@ class Isolation:
         self.peers: list = []
         self._proven = -math.inf  # when this node said the last thing that the manager is known to have heard
         self._reached = -math.inf  # start of the last round that reached another node
+        self._in_vain = 0  # rounds in a row without an answer, since the lease was lost
         self._beats: deque = deque(maxlen=128)
         self._wanted = asyncio.Event()
         self._ending: set = set()
@@ -94,13 +96,15 @@ class Isolation:
                 continue
             began = now()
             if self.leased:
+                self._in_vain = 0
                 self._tell(False)
                 await asyncio.sleep(LOOK_S)
             else:
                 reached = await self._somebody()
                 if reached:
                     self._reached = began
-                self._tell(not reached and not self.leased)
+                self._in_vain = 0 if reached else self._in_vain + 1
+                self._tell(self._in_vain >= ROUNDS and not self.leased)
                 await asyncio.sleep(max(0.1, began + CHECK_S - now()) if reached else LOOK_S)
 
     def _fenced(self) -> list:

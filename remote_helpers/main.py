@@ -10,7 +10,7 @@ import signal
 import sys
 
 from .engine import SOCKET
-from .handover import Doorway, become_newer, listening_socket
+from .handover import Doorway, become_newer, inherited_dns, listening_socket
 from .helper import EXIT_RELEASED, Helper
 from .log import log
 
@@ -25,9 +25,9 @@ def main(archive: str) -> None:
     own_hash = own[: -len(".pyz")] if own.endswith(".pyz") else own
     os.chdir("/")
     os.umask(0o077)
-    code, sock = asyncio.run(_serve(root, own_hash, engine_path))
+    code, sock, dns_fds = asyncio.run(_serve(root, own_hash, engine_path))
     if sock is not None:
-        become_newer(root, sock)
+        become_newer(root, sock, dns_fds)
     if code == EXIT_RELEASED:
         shutil.rmtree(root, ignore_errors=True)
     sys.exit(code)
@@ -47,7 +47,7 @@ def arguments(words: list) -> tuple:
 async def _serve(root: str, own_hash: str, engine_path: str):
     sock = listening_socket(root)
     helper = Helper(root, own_hash, engine_path)
-    helper.start()
+    helper.start(inherited_dns())
     newer = []
 
     def hand_over() -> None:
@@ -70,8 +70,9 @@ async def _serve(root: str, own_hash: str, engine_path: str):
         helper.state.save()
     except OSError as e:
         log("state_not_written", cause=e)
+    dns_fds = await helper.network.end(bool(newer))
     log("helper_ends", reason=reason)
-    return helper.exit_code, (sock if newer else None)
+    return helper.exit_code, (sock if newer else None), dns_fds
 
 
 def remove_older(root: str, own_hash: str) -> None:

@@ -11,7 +11,7 @@ from .timing import Expired, deadline
 
 LATE_S = 60.0
 _CLONE_NEWNET = 0x40000000
-_LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp (linux: include/net/tcp_states.h)
+_LISTEN, _ESTABLISHED = "0A", "01"  # in /proc/net/tcp (linux: include/net/tcp_states.h)
 
 
 # --- ports that listen ----------------------------------------------------------------------------------
@@ -51,6 +51,33 @@ def listening_ports(pid: int) -> set:
         except OSError:
             continue
     return found
+
+
+def parse_clients(text: str) -> set:
+    """Local ports in /proc/net/tcp or tcp6 of established connections with somebody else."""
+    ports = set()
+    for line in text.splitlines()[1:]:
+        words = line.split()
+        if len(words) < 4 or words[3] != _ESTABLISHED:
+            continue
+        address, _, port = words[1].partition(":")
+        if not is_loopback(address) and address != words[2].partition(":")[0]:
+            ports.add(int(port, 16))
+    return ports
+
+
+def has_clients(pid: int) -> bool:
+    """Whether somebody is connected to a port that listens in the namespace of `pid`; no if it is gone."""
+    listening, connected = set(), set()
+    for name in ("tcp", "tcp6"):
+        try:
+            with open(f"/proc/{pid}/net/{name}", encoding="ascii") as file:
+                text = file.read()
+        except OSError:
+            continue
+        listening |= parse_listening(text)
+        connected |= parse_clients(text)
+    return bool(listening & connected)
 
 
 # --- probes ---------------------------------------------------------------------------------------------
@@ -130,12 +157,13 @@ class Watch:
 
     `passing` is the newest answer; `failed` says that the probe failed `retries` times in a row; `why` is the
     reason for not passing. As with Docker's HEALTHCHECK, failures in the first `start_s` (`LATE_S` if 0) do not
-    count unless it had passed.
+    count unless it had passed, as it had (`passed`) if a former process of the helper found this start ready.
     """
 
-    def __init__(self, pid: int, address: str, action: dict, on_change, start_s: float = 0.0) -> None:
-        self.passing = False
-        self.passed_once = False
+    def __init__(
+        self, pid: int, address: str, action: dict, on_change, start_s: float = 0.0, passed: bool = False
+    ) -> None:
+        self.passing = self.passed_once = passed
         self.failed = False
         self.why = ""
         self._pid, self._address = pid, address
@@ -143,7 +171,7 @@ class Watch:
         self._ports = sorted(action.get("tcp_ports") or ())
         self._on_change = on_change
         self._start_s = start_s or LATE_S
-        if not self._probe and not self._missing():
+        if not self._probe and (passed or not self._missing()):
             self.passing = self.passed_once = True
             self._task = None
             return

@@ -10,15 +10,20 @@ from .log import log
 
 VERSION = 1
 COALESCE_S = 0.05
+AGAIN_S = 1.0  # where it cannot be written
 
 
 class StateFile:
-    """`root/state.json` (0600). `collect` is asked for the content when it is written."""
+    """`root/state.json` (0600). `collect` is asked for the content when it is written.
+
+    `trouble`: why what is in the file is not the newest; "" else. It is written again and again until it is.
+    """
 
     def __init__(self, path: str, collect) -> None:
         self._path = path
         self._collect = collect
         self._timer = None
+        self.trouble = ""
 
     def load(self) -> dict:
         """The last written state; empty if there is none or it cannot be read."""
@@ -38,10 +43,12 @@ class StateFile:
             self._timer = asyncio.get_running_loop().call_later(COALESCE_S, self._on_timer)
 
     def _on_timer(self) -> None:
+        known = self.trouble
         try:
             self.save()
         except OSError as e:
-            log("state_not_written", path=self._path, error=e)
+            if self.trouble != known:
+                log("state_not_written", path=self._path, error=e)
 
     def save(self) -> None:
         """Write now. Raises OSError if the file system is full."""
@@ -49,6 +56,15 @@ class StateFile:
             self._timer.cancel()
             self._timer = None
         content = json.dumps(dict(self._collect(), v=VERSION), separators=(",", ":")).encode()
+        try:
+            self._write(content)
+        except OSError as e:
+            self.trouble = f"{self._path} cannot be written: {e.strerror}"
+            self._timer = asyncio.get_running_loop().call_later(AGAIN_S, self._on_timer)
+            raise
+        self.trouble = ""
+
+    def _write(self, content: bytes) -> None:
         temporary = self._path + ".new"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:

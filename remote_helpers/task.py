@@ -7,9 +7,10 @@ off (by the death of this process, or of the Engine) is simply taken again.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 
-from . import ready
+from . import joins, ready, resolvconf
 from .cgroups import cgroup_of, end_cgroup, find_cgroup, pids_in
 from .container import (
     GOALS,
@@ -31,6 +32,9 @@ ERR_LIMIT = 4000
 ENDED = "ended by its cgroup"
 CUT_OFF = "stopped by its node: no manager and no other node in reach"
 CUT_OFF_GRACE_S = 60.0  # at most, for a fenced task: the manager waits for the end of it
+DRAIN_LOOK_S = (
+    0.25  # while clients are connected to a task that is to stop: the kernel tells nobody of the last one
+)
 LOOK_AGAIN_S = 10.0  # while the end of a container is awaited: should its event have been lost
 
 
@@ -39,6 +43,7 @@ class Node:
 
     def __init__(self, engine: Engine, wait_engine, on_report, on_gone, save_soon) -> None:
         self.engine = engine
+        self.root = ""  # the helper's folder
         self.wait_engine = wait_engine  # returns when the Engine answers
         self.on_report = on_report  # (task): its report changed
         self.on_gone = on_gone  # (task): it may be forgotten
@@ -47,8 +52,14 @@ class Node:
         self.harmless_runtimes: frozenset = frozenset()  # none, until the Engine told which it has
         self.manager_missing = lambda: False  # the lease still holds, but nobody may be there to act
         self.may_start = lambda first: True  # a fenced task: somebody is in reach
+        self.name_server = lambda names: ""  # where a task on these networks asks
+        self.joinable = _nothing_to_join  # (names): waits until the Engine has these networks; why not, or ""
         self.cluster_id = ""
         self.slots = asyncio.Semaphore(8)  # creates and starts at once; more only slow each other down
+
+
+async def _nothing_to_join(names: list) -> str:
+    return f"network {names[0]}: this node was not told of it"
 
 
 class Task:
@@ -63,6 +74,7 @@ class Task:
         self.action: dict = {}  # the last ensure_task, without `auth`; empty for what labels alone told
         self.goal = ""
         self.grace_s = 10.0
+        self.drain_s = 0.0
         self.state = "accepted"
         self.since = time.time()
         self.message = "accepted"
@@ -81,6 +93,7 @@ class Task:
         self._started_at = ""
         self._starts_seen = 0
         self._running_since = 0.0  # monotonic
+        self._drains_until = None  # monotonic: so long the stop signal waits at most
         self._signalled_at = None  # monotonic: when the stop signal was sent
         self._unhealthy = ""  # why it is being stopped although it is wanted
         self._cgroup = ""
@@ -93,6 +106,9 @@ class Task:
         self._dirty = True
         self._search = False  # a container may exist whose id is not known
         self._watch = None
+        self._was_ready = False  # a former process found this start of the container ready
+        self.exited = False  # its process has ended, by the kernel's word: the Engine's comes seconds later
+        self._followed = (0, -1)  # process whose end the kernel will tell, and by which descriptor
         self._ended_seen = 0.0
         self._kick = asyncio.Event()
         self._goal_changed = asyncio.Event()
@@ -108,14 +124,18 @@ class Task:
         self.action = action
         self._set_goal(action["desired"])
 
-    def stop(self, grace_s: float) -> None:
-        self.grace_s = grace_s
+    def stop(self, grace_s: float, drain_s: float = 0.0) -> None:
+        """Stop it; the stop signal waits at most `drain_s` for clients that are connected."""
+        self.grace_s, self.drain_s = grace_s, drain_s
+        self._stop_watch()
+        self._set(ready=False)  # from now on it is to get no new connection
         if not self.container_id:
             self._search = self._dirty = True
         self._set_goal("stop")
 
     def remove(self) -> None:
         self._search = self._dirty = True
+        self._set(ready=False)
         self._set_goal("remove")
 
     def let_go(self) -> None:
@@ -128,7 +148,7 @@ class Task:
     def cut_off(self) -> None:
         """Nobody is in reach: a fenced task ends, and stays ended whoever returns."""
         if self.goal == "stop":
-            self.grace_s = min(self.grace_s, CUT_OFF_GRACE_S)
+            self.grace_s, self.drain_s = min(self.grace_s, CUT_OFF_GRACE_S), 0.0
             self.kick(dirty=False)
         if not self.terminal and self.goal == "running" and not self.is_cut_off:
             self._unhealthy = CUT_OFF
@@ -179,6 +199,8 @@ class Task:
         )
         if known:
             self._told_end = view.after_end(int(exit_code), self._oom or view.oom_killed)
+        elif view is None or view.started_before(at_ns):
+            self._set(ready=False)  # at once, however long the Engine takes to say more
         self.kick(dirty=not known)
 
     def _holds_what_others_may_want(self) -> bool:
@@ -253,7 +275,8 @@ class Task:
     # --- what outlives the process ----------------------------------------------------------------------------
     def to_state(self) -> dict:
         return {
-            "action": self.action, "goal": self.goal, "grace_s": self.grace_s, "cluster_id": self.cluster_id,
+            "action": self.action, "goal": self.goal, "grace_s": self.grace_s, "drain_s": self.drain_s,
+            "drains_until": self._drains_until, "cluster_id": self.cluster_id,
             "service_id": self.service_id, "index": self.index, "state": self.state, "since": self.since,
             "message": self.message, "err": self.err, "container_id": self.container_id, "pid": self.pid,
             "exit_code": self.exit_code, "ports": self.ports, "ready": self.ready, "restarts": self.restarts,
@@ -266,15 +289,18 @@ class Task:
     def from_state(cls, node: Node, task_id: str, state: dict) -> Task:
         """A task as a former process of this helper left it; its container may exist without a known id."""
         task = cls(node, task_id)
-        for key in ("action", "goal", "grace_s", "cluster_id", "service_id", "index", "state", "since", "message",
-                    "err", "container_id", "pid", "exit_code", "ports", "ready", "restarts"):  # fmt: skip
+        for key in ("action", "goal", "grace_s", "drain_s", "cluster_id", "service_id", "index", "state", "since",
+                    "message", "err", "container_id", "pid", "exit_code", "ports", "ready",
+                    "restarts"):  # fmt: skip
             if key in state:
                 setattr(task, key, state[key])
         task._started_at = state.get("started_at", "")
+        task._drains_until = state.get("drains_until")
         task._signalled_at = state.get("signalled_at")
         task._unhealthy = state.get("unhealthy", "")
         task._cgroup = state.get("cgroup", "")
         task._policy = state.get("policy", "")
+        task._was_ready = task.ready
         task._search = not task.container_id
         task._auth_lost = bool(state.get("auth")) and RANK[task.state] < RANK["ready"]
         return task
@@ -405,6 +431,7 @@ class Task:
         """Take over what an inspection says."""
         self._absent = view is None
         if view is None:
+            self._follow(0)
             self._set(pid=0, ready=False)
             self._stop_watch()
             return
@@ -415,10 +442,12 @@ class Task:
                 log("container_restarted", task=self.id, restarts=self.restarts)
             self._started_at = view.started_at
             self._running_since = time.monotonic()
+            self._was_ready = False
             self._stop_watch()
         self._starts_seen = 0
         if view.running and view.pid != self.pid:
             self._cgroup = cgroup_of(view.pid, view.id)
+        self._follow(view.pid if view.running else 0)
         if view.running:
             self._ended_seen = 0.0
             self._set(pid=view.pid, ports=view.ports, container_id=view.id)
@@ -442,7 +471,34 @@ class Task:
             log("task_" + self.state, task=self.id, container=self.container_id[:12], err=self.err)
         self.node.on_report(self)
 
+    def _follow(self, pid: int) -> None:
+        """Hear of the end of a process that takes connections on networks; 0: of none any more.
+
+        Engines tell of an end (from 23.0 on) only after they have taken the container's networks apart.
+        """
+        known, fd = self._followed
+        if pid == known:
+            return
+        if fd >= 0:
+            asyncio.get_running_loop().remove_reader(fd)
+            os.close(fd)
+        self._followed, self.exited = (0, -1), False
+        if pid and self.action.get("networks") and hasattr(os, "pidfd_open"):
+            try:
+                fd = os.pidfd_open(pid)
+            except OSError:
+                return  # Linux before 5.3, no descriptor free, or it has ended: then the Engine tells
+            self._followed = (pid, fd)
+            asyncio.get_running_loop().add_reader(fd, self._saw_exit)
+
+    def _saw_exit(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._followed[1])
+        self.exited = True
+        self._set(ready=False)
+        self.node.on_report(self)  # also one that was not ready holds connections
+
     def _end(self, state: str, message: str, err: str, exit_code=None) -> None:
+        self._follow(0)
         self._stop_watch()
         self._set(state=state, message=message, err=err, exit_code=exit_code, ready=False, pid=0)
 
@@ -461,6 +517,8 @@ class Task:
         self._set(state="preparing", message="preparing")
         pull_error = await self._pull() if self.action.get("pull") == "always" and not self._pulled else ""
         while self.goal in ("ready", "running"):
+            if not await self._may_join():
+                return None if self.terminal else 0.0
             try:
                 async with self.node.slots:
                     if self.goal in ("ready", "running"):
@@ -487,14 +545,9 @@ class Task:
         reference = self.action["image"]
         pull = asyncio.ensure_future(self.node.engine.pull(reference, self._auth))
         try:
-            while not pull.done():
-                self._goal_changed.clear()
-                changed = asyncio.ensure_future(self._goal_changed.wait())
-                await asyncio.wait({pull, changed}, return_when=asyncio.FIRST_COMPLETED)
-                changed.cancel()
-                if self.goal not in ("ready", "running"):
-                    log("pull_cancelled", task=self.id, image=reference)
-                    return ""
+            if not await self._while_wanted(pull):
+                log("pull_cancelled", task=self.id, image=reference)
+                return ""
             pull.result()
             self._pulled = True
             return ""
@@ -505,19 +558,57 @@ class Task:
         finally:
             pull.cancel()
 
+    async def _while_wanted(self, job: asyncio.Future) -> bool:
+        """Wait for it, but only as long as the task is to run; whether it is done."""
+        while not job.done():
+            self._goal_changed.clear()
+            changed = asyncio.ensure_future(self._goal_changed.wait())
+            await asyncio.wait({job, changed}, return_when=asyncio.FIRST_COMPLETED)
+            changed.cancel()
+            if self.goal not in ("ready", "running"):
+                return False
+        return True
+
+    async def _may_join(self) -> bool:
+        """Wait until its networks were made. False if one cannot be, which ends it, or if it is not to run."""
+        wanted = self.action.get("networks")
+        if not wanted:
+            return True
+        made = asyncio.ensure_future(self.node.joinable([join["name"] for join in wanted]))
+        try:
+            if not await self._while_wanted(made):
+                return False
+            words = made.result()
+        finally:
+            made.cancel()
+        if words:
+            self._end("rejected", "preparing", words)
+        return not words
+
     async def _create(self) -> None:
         body = dict(self.action["config"])
         body["Image"] = self.action["image"]
         body["Labels"] = dict(body.get("Labels") or {}, **labels_of(self.action, self.cluster_id))
         name = self.action["name"]
         engine = self.node.engine
+        wanted = self.action.get("networks") or []
+        if wanted:
+            server = self.node.name_server([join["name"] for join in wanted])
+            body = resolvconf.with_file(joins.with_first(body, wanted, engine.api), self.node.root, server)
         try:
             made = await engine.call(
                 "POST", "/containers/create", query={"name": name}, body=body, timeout_s=300.0
             )
             self.container_id, self._absent = made["Id"], False
             # What was just created needs no inspection.
-            self._view = View({"Id": made["Id"], "Config": body, "HostConfig": body.get("HostConfig")})
+            joined = {"Networks": {join["name"]: {} for join in wanted[:1]}}
+            told = {
+                "Id": made["Id"],
+                "Config": body,
+                "HostConfig": body.get("HostConfig"),
+                "NetworkSettings": joined,
+            }
+            self._view = View(told)
             self._note(self._view)
         except EngineError as e:
             if e.status != 409:
@@ -531,7 +622,26 @@ class Task:
         self.node.save_soon()
 
     # --- to running -------------------------------------------------------------------------------------------
+    async def _join(self, view: View) -> bool:
+        """Have it on all of its networks, also one that was made before a crash. As `_may_join` else."""
+        left = joins.left_to_join(self.action.get("networks") or [], view.networks)
+        if left and not await self._may_join():
+            return False
+        engine = self.node.engine
+        for join in left:
+            body = {"Container": view.id, "EndpointConfig": joins.endpoint(join, engine.api)}
+            try:
+                async with self.node.slots:
+                    await engine.call("POST", f"/networks/{join['name']}/connect", body=body, timeout_s=60.0)
+            except EngineError as e:
+                self._end("rejected", "preparing", e.message)
+                return False
+            view.networks.add(join["name"])
+        return True
+
     async def _start(self, view: View):
+        if not await self._join(view):
+            return None if self.terminal else 0.0
         self._set(state="ready", message="prepared")
         if self.goal != "running":
             return None
@@ -554,6 +664,8 @@ class Task:
 
     async def _judge(self, view: View):
         """It runs: which state that is, and whether it is ready."""
+        if self.exited:
+            return LOOK_AGAIN_S  # the Engine is about to tell
         if RANK[self.state] < RANK["starting"]:
             self._set(state="starting", message="starting")
         if self._unhealthy:
@@ -561,8 +673,10 @@ class Task:
             return await self._wind_down(view, grace)
         by_ports = bool(self.action.get("tcp_ports")) and not view.health
         if self._watch is None and (self.action.get("probe") or by_ports):
+            # Else it would be out of balancers and names until the first probe has passed.
+            passed, self._was_ready = self._was_ready, False
             self._watch = ready.Watch(
-                view.pid, view.address, self.action, self._on_watch, start_s=view.start_period_s
+                view.pid, view.address, self.action, self._on_watch, start_s=view.start_period_s, passed=passed
             )
         watch = self._watch
         if view.health == "unhealthy" or (watch is not None and watch.failed):
@@ -644,7 +758,26 @@ class Task:
             code = view.exit_code if view is not None and view.started_at else None
             self._end("shutdown", "shutdown", "", exit_code=code)
             return None
+        if self._signalled_at is None and not await self._drain(view):
+            return 0.0
         return await self._wind_down(view, self.grace_s)
+
+    async def _drain(self, view: View) -> bool:
+        """Let connected clients finish, for a while. False if something else is to be seen to."""
+        if self._drains_until is None:
+            self._drains_until = time.monotonic() + self.drain_s
+            self.node.save_soon()
+        loop, pause = asyncio.get_running_loop(), 0.0
+        while self.drain_s > 0 and not self.node.alone:  # alone, nobody sends clients elsewhere
+            left = self._drains_until - time.monotonic()
+            if left > 0 and await wait_event(self._kick, min(left, pause)):
+                return False
+            began = time.monotonic()
+            if left <= 0 or not view.pid or not await loop.run_in_executor(None, ready.has_clients, view.pid):
+                break
+            # With very many connections a look takes long itself.
+            pause = max(DRAIN_LOOK_S, 10 * (time.monotonic() - began))
+        return True
 
     async def _wind_down(self, view: View, grace_s: float):
         """Stop signal, the whole grace period, SIGKILL; the end comes as an event."""

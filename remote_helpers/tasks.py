@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 from .container import RANK
 from .engine import LABEL_CLUSTER, LABEL_TASK, Engine
+from .joins import is_join
 from .log import log
 from .task import Node, Task
+from .timing import wait_event
 
 NEEDED = {
     "task_id": str,
@@ -35,8 +40,12 @@ def check_action(action) -> None:
             raise BadAction(f"{kind}: field {key} is missing or of the wrong type")
     if kind == "ensure_task" and action["desired"] not in ("ready", "running"):
         raise BadAction(f"ensure_task: desired must be ready or running, not {action['desired']!r}")
-    if kind == "stop_task" and not isinstance(action.get("grace_s", 10.0), (int, float)):
-        raise BadAction("stop_task: field grace_s is no number")
+    joins = action.get("networks") or []
+    if kind == "ensure_task" and not (isinstance(joins, list) and all(map(is_join, joins))):
+        raise BadAction("ensure_task: field networks is no list of networks with an address each")
+    for key in ("grace_s", "drain_s"):
+        if kind == "stop_task" and not isinstance(action.get(key, 0.0), (int, float)):
+            raise BadAction(f"stop_task: field {key} is no number")
 
 
 class Tasks:
@@ -46,6 +55,7 @@ class Tasks:
         self._on_report = on_report
         self._save_soon = save_soon
         self.by_id: dict = {}
+        self._went = asyncio.Event()  # a task has gone
         self.node = Node(engine, wait_engine, self._reported, self._gone, save_soon)
 
     # --- orders -----------------------------------------------------------------------------------------------
@@ -63,11 +73,21 @@ class Tasks:
             if action["do"] == "ensure_task":
                 task.ensure({key: value for key, value in action.items() if key != "do"}, cluster_id)
             elif action["do"] == "stop_task":
-                task.stop(float(action.get("grace_s", 10.0)))
+                task.stop(float(action.get("grace_s", 10.0)), float(action.get("drain_s", 0.0)))
             else:
                 task.remove()
             if begin:
                 task.run()
+
+    async def remove_all(self, cluster_id: str, seconds: float) -> None:
+        """Remove all of a cluster, and wait until they are gone, at most so long."""
+        named = [{"do": "remove_task", "task_id": task.id} for task in self.of(cluster_id)]
+        self.apply(named, cluster_id)
+        until = time.monotonic() + seconds
+        while self.of(cluster_id):
+            self._went.clear()
+            if not await wait_event(self._went, until - time.monotonic()):
+                return
 
     def let_go(self, but: str = "") -> None:
         """Nothing more is done for any cluster (`but` this one): what runs here runs on as it is."""
@@ -140,6 +160,7 @@ class Tasks:
 
     def _gone(self, task: Task) -> None:
         self.by_id.pop(task.id, None)
+        self._went.set()
         self._save_soon()
 
     def of(self, cluster_id: str) -> list:

@@ -253,6 +253,9 @@ class ManagerClient:
     def service(self, name: str, *, defaults: bool = False) -> Json:
         return dict(self.get(f"/services/{segment(name)}", insertDefaults="true" if defaults else None))
 
+    def networks(self, filters: Filters | None = None) -> list[Json]:
+        return list(self.get("/networks", filters=encode_filters(filters)))
+
     def tasks(self, filters: Filters | None = None) -> list[Json]:
         return list(self.get("/tasks", filters=encode_filters(filters)))
 

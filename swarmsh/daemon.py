@@ -84,6 +84,7 @@ async def _run(state_dir: Path, socket: Path, hosts: Inventory | None) -> None:
             clock=clock,
             nodes=nodes,
             streams=engines,
+            rotate_keys=manager.rotated,
             state_dir=state_dir,
             socket_path=socket,
             pid=os.getpid(),

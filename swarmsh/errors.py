@@ -65,6 +65,25 @@ class NameConflict(SwarmshError):
     kind = Kind.CONFLICT
 
 
+class Forbidden(SwarmshError):
+    """What Docker answers with 403: an object that is not to be made, changed or removed."""
+
+    kind = Kind.FORBIDDEN
+
+
+class Exhausted(SwarmshError):
+    """No address, subnet or number of a kind is left; the message says of which.
+
+    `free_at` is the time when one that was used lately may be given again, if there is such a one.
+    """
+
+    kind = Kind.INVALID
+
+    def __init__(self, message: str, *, hint: str = "", free_at: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.free_at = free_at
+
+
 class OutOfSequence(SwarmshError):
     """An update was based on an older version of the object."""
 
@@ -115,6 +134,10 @@ class HelperRefused(SwarmshError):
 
 class NodeRequestFailed(SwarmshError):
     """The helper or the Engine on a node answered a request with an error."""
+
+
+class NetworkFailed(NodeRequestFailed):
+    """A node holds its network state, but its kernel or Engine would not take all of it; it tries again itself."""
 
 
 class NodeDeadline(SwarmshError):

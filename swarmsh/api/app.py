@@ -13,7 +13,20 @@ from pathlib import Path
 
 from aiohttp import web
 
-from swarmsh.api import cluster, events, extras, logs, nodes, refusals, resources, services, swarm, system, tasks
+from swarmsh.api import (
+    cluster,
+    events,
+    extras,
+    logs,
+    networks,
+    nodes,
+    refusals,
+    resources,
+    services,
+    swarm,
+    system,
+    tasks,
+)
 from swarmsh.api.context import (
     API_VERSION,
     DEPS,
@@ -42,7 +55,7 @@ _STATUS = {
     Kind.UNAVAILABLE: 503,
     Kind.INTERNAL: 500,
 }
-_MODULES = (system, swarm, nodes, services, tasks, logs, events, resources, cluster, extras)
+_MODULES = (system, swarm, nodes, networks, services, tasks, logs, events, resources, cluster, extras)
 
 
 def build_app(deps: Deps) -> web.Application:

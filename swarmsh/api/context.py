@@ -18,6 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from swarmsh import __version__
 from swarmsh.api.encoded import EncodedObjects
 from swarmsh.errors import InvalidSpec
+from swarmsh.manager.key_keeper import Rotation
 from swarmsh.manager.ports import Clock, EngineStreams, IdSource, NodeClient
 from swarmsh.manager.usecases.cluster import ArchivingStore
 from swarmsh.model.snapshot import ClusterSnapshot
@@ -36,6 +37,7 @@ class Deps:
     clock: Clock
     nodes: NodeClient
     streams: EngineStreams
+    rotate_keys: Callable[[float], Awaitable[Rotation]]  # with the seconds to wait for acknowledgements
     state_dir: Path
     socket_path: Path
     name: str = "swarmsh"  # what `docker info` calls the machine

@@ -32,7 +32,10 @@ VOLUMES = (
     "Volumes are each node's own, made when a service first mounts them: talk to that Engine "
     "(`docker -H ssh://NODE volume …`); cluster volumes are not supported"
 )
-NETWORKS = "Overlay networks are not built yet: publish ports with mode=host, or use `--network host`"
+CONNECTING = (
+    "Containers of the cluster are tasks, on the networks that their service's spec names: nothing is connected "
+    "to a network, or taken from it, by hand"
+)
 SECRETS = "Secrets are not built yet: mount a file of the node, or pass the value in the environment"
 CONFIGS = "Configs are not built yet: mount a file of the node, or build it into the image"
 PLUGINS = "Plugins are each node's own: talk to that Engine (`docker -H ssh://NODE plugin …`)"
@@ -64,7 +67,8 @@ REFUSALS = (
     Refusal("/grpc", BUILD),
     Refusal("/volumes", VOLUMES),
     Refusal("/volumes/{rest:.*}", VOLUMES),
-    Refusal("/networks/{rest:.*}", NETWORKS, ("POST", "PUT", "DELETE")),
+    Refusal("/networks/{id}/connect", CONNECTING, ("POST",)),
+    Refusal("/networks/{id}/disconnect", CONNECTING, ("POST",)),
     Refusal("/secrets/{rest:.*}", SECRETS, ("POST", "PUT", "DELETE")),
     Refusal("/configs/{rest:.*}", CONFIGS, ("POST", "PUT", "DELETE")),
     Refusal("/plugins", PLUGINS),

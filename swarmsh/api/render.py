@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Network
 from typing import Any
 
-from swarmsh.model.objects import Cluster, Event, Node, Service, Task
+from msgspec.structs import replace
+
+from swarmsh.core.accept_network import VNI_LIST
+from swarmsh.model.objects import Cluster, Event, Network, Node, Service, Task
 from swarmsh.model.snapshot import ClusterSnapshot
-from swarmsh.model.specs import ServiceSpec
+from swarmsh.model.specs import PortConfig, ServiceSpec
 from swarmsh.model.states import NodeState, Role
 from swarmsh.model.wire import to_wire
 
@@ -28,7 +33,7 @@ def rfc3339(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + fraction + "Z"
 
 
-def _head(o: Service | Task | Node | Cluster) -> Json:
+def _head(o: Service | Task | Node | Network | Cluster) -> Json:
     return {
         "ID": o.id,
         "Version": {"Index": o.version},
@@ -38,11 +43,12 @@ def _head(o: Service | Task | Node | Cluster) -> Json:
 
 
 # --- services -----------------------------------------------------------------------------------------------
-def service_json(service: Service) -> Json:
+def service_json(service: Service, networks: Mapping[str, Network]) -> Json:
+    """`networks`: those that the service is on, by id."""
     answer = {**_head(service), "Spec": spec_json(service.spec)}
     if service.previous_spec is not None:
         answer["PreviousSpec"] = spec_json(service.previous_spec)
-    answer["Endpoint"] = _endpoint(service.spec)
+    answer["Endpoint"] = _endpoint(service, networks)
     update = service.update_status
     if update is not None:
         status: Json = {"State": update.state}
@@ -61,11 +67,25 @@ def spec_json(spec: ServiceSpec) -> Json:
     return wire
 
 
-def _endpoint(spec: ServiceSpec) -> Json:
-    if spec.endpoint_spec is None or not spec.endpoint_spec.ports:
-        return {"Spec": {}}
-    wire = to_wire(spec.endpoint_spec)
-    return {"Spec": wire, "Ports": wire["Ports"]}
+def _endpoint(service: Service, networks: Mapping[str, Network]) -> Json:
+    spec = service.spec.endpoint_spec
+    vips = [
+        {"NetworkID": vip.network_id, "Addr": _with_prefix(vip.address, networks[vip.network_id])}
+        for vip in service.endpoint.virtual_ips
+        if vip.network_id in networks
+    ]
+    # As swarmkit's allocator leaves it: nothing is said of a service for which there was nothing to do.
+    on_overlays = any(network.target in networks for network in service.spec.task_template.networks)
+    ports = to_wire(tuple(published_ports(service)))
+    answer: Json = {"Spec": to_wire(spec) if spec is not None and (ports or on_overlays) else {}}
+    return answer | ({"Ports": ports} if ports else {}) | ({"VirtualIPs": vips} if vips else {})
+
+
+def published_ports(service: Service) -> Iterator[PortConfig]:
+    """The ports of the service's spec, in their order, each that every node answers on with the number it got."""
+    given = iter(service.endpoint.ports)
+    for port in service.spec.endpoint_spec.ports if service.spec.endpoint_spec is not None else ():
+        yield replace(port, published_port=next(given).published_port) if port.publish_mode == "ingress" else port
 
 
 def with_defaults(service: Json) -> Json:
@@ -95,7 +115,8 @@ def with_defaults(service: Json) -> Json:
 
 
 # --- tasks --------------------------------------------------------------------------------------------------
-def task_json(task: Task) -> Json:
+def task_json(task: Task, networks: Mapping[str, Network]) -> Json:
+    """`networks`: those that the task is on, by id."""
     answer = {
         **_head(task),
         "Labels": task.labels,
@@ -110,6 +131,15 @@ def task_json(task: Task) -> Json:
         answer["NodeID"] = task.node_id
     if task.generic_resources:
         answer["GenericResources"] = to_wire(task.generic_resources)
+    if task.addresses:
+        answer["NetworksAttachments"] = [
+            {
+                "Network": network_object_json(networks[on.network_id]),
+                "Addresses": [_with_prefix(on.address, networks[on.network_id])],
+            }
+            for on in task.addresses
+            if on.network_id in networks
+        ]
     answer["Volumes"] = None
     return answer
 
@@ -134,12 +164,13 @@ def _task_status(task: Task) -> Json:
 
 
 # --- nodes --------------------------------------------------------------------------------------------------
-def node_json(node: Node, *, leader: bool) -> Json:
+def node_json(node: Node, *, leader: bool, note: str = "") -> Json:
+    """`note`: what is amiss with the node though its state is well."""
     answer = {
         **_head(node),
         "Spec": {"Labels": {}} | to_wire(node.spec),
         "Description": _description(node),
-        "Status": _node_status(node),
+        "Status": _node_status(node, note),
     }
     if node.spec.role is Role.MANAGER:
         gone = node.status.state is NodeState.DOWN
@@ -174,10 +205,10 @@ def _description(node: Node) -> Json:
     }
 
 
-def _node_status(node: Node) -> Json:
+def _node_status(node: Node, note: str) -> Json:
     status: Json = {"State": node.status.state.value}
-    if node.status.message:
-        status["Message"] = node.status.message
+    if message := "; ".join(filter(None, (node.status.message, note))):
+        status["Message"] = message
     status["Addr"] = node.target.address
     return status
 
@@ -196,6 +227,95 @@ def stand_in_node(cluster: Cluster) -> Json:
         },
         "Status": {"State": "unknown", "Message": "add nodes with `swarmsh node add`", "Addr": ""},
     }
+
+
+# --- networks -----------------------------------------------------------------------------------------------
+def network_json(network: Network) -> Json:
+    """As `GET /networks` has it (moby `api/types/network`)."""
+    spec = network.spec
+    return {
+        "Name": spec.name,
+        "Id": network.id,
+        "Created": rfc3339(network.created_at),
+        "Scope": "swarm",
+        "Driver": spec.driver,
+        "EnableIPv4": True,
+        "EnableIPv6": False,
+        "IPAM": {
+            "Driver": "default",
+            "Options": (spec.ipam.options if spec.ipam is not None else None) or None,
+            "Config": [_ipam_config(network, "IPRange")],
+        },
+        "Internal": spec.internal,
+        "Attachable": spec.attachable,
+        "Ingress": False,
+        "ConfigFrom": {"Network": ""},
+        "ConfigOnly": False,
+        "Containers": {},
+        "Options": _driver_options(network),
+        "Labels": spec.labels,
+    }
+
+
+def builtin_network_json(name: str, driver: str) -> Json:
+    """One of the networks that every Engine has; its id is its name."""
+    return {
+        "Name": name,
+        "Id": name,
+        "Created": GO_ZERO_TIME,
+        "Scope": "local",
+        "Driver": driver,
+        "EnableIPv4": True,
+        "EnableIPv6": False,
+        "IPAM": {"Driver": "default", "Options": None, "Config": []},
+        "Internal": False,
+        "Attachable": False,
+        "Ingress": False,
+        "ConfigFrom": {"Network": ""},
+        "ConfigOnly": False,
+        "Containers": {},
+        "Options": {},
+        "Labels": {},
+    }
+
+
+def network_object_json(network: Network) -> Json:
+    """As tasks have it (moby `api/types/swarm`, Network)."""
+    spec = network.spec
+    annotations = {"Name": spec.name, "Labels": spec.labels}
+    driver: Json = {"Name": spec.driver} | ({"Options": spec.options} if spec.options else {})
+    flags = {"Internal": spec.internal, "Attachable": spec.attachable}
+    ipam = {"Driver": {"Name": "default"}, "Configs": [_ipam_config(network, "Range")]}
+    return {
+        **_head(network),
+        "Spec": {
+            **annotations,
+            "DriverConfiguration": driver,
+            **{name: True for name, flag in flags.items() if flag},
+            "Scope": "swarm",
+        },
+        "DriverState": {"Name": spec.driver, "Options": _driver_options(network)},
+        "IPAMOptions": ipam,
+    }
+
+
+def _with_prefix(address: str, network: Network) -> str:
+    return f"{address}/{network.subnet.partition('/')[2]}"
+
+
+def _ipam_config(network: Network, range_key: str) -> Json:
+    asked = network.spec.ipam.config[0] if network.spec.ipam is not None and network.spec.ipam.config else None
+    first = str(IPv4Network(network.gateways)[1])
+    config: Json = {"Subnet": network.subnet, "Gateway": (asked.gateway if asked is not None else "") or first}
+    if asked is not None and asked.ip_range:
+        config[range_key] = asked.ip_range
+    if asked is not None and asked.auxiliary_addresses and range_key == "IPRange":
+        config["AuxiliaryAddresses"] = asked.auxiliary_addresses
+    return config
+
+
+def _driver_options(network: Network) -> Json:
+    return network.spec.options | {VNI_LIST: str(network.vni)}
 
 
 # --- the cluster --------------------------------------------------------------------------------------------
@@ -221,8 +341,8 @@ def cluster_json(cluster: Cluster) -> Json:
         },
         "TLSInfo": {},
         "RootRotationInProgress": False,
-        "DefaultAddrPool": ["10.0.0.0/8"],
-        "SubnetSize": 24,
+        "DefaultAddrPool": cluster.default_addr_pool,
+        "SubnetSize": cluster.subnet_size,
         "DataPathPort": 4789,
     }
 

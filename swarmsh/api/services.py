@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -35,7 +37,7 @@ async def create(request: web.Request, deps: Deps) -> web.Response:
     warnings: list[str] = []
     if version_of(request) < _CLIENTS_PIN_SINCE:
         spec, warnings = await _pinned(deps, spec, auth)
-    service = await services.create_service(deps.store, deps.ids, deps.clock, spec, auth=auth)
+    service = await services.create_service(deps.store, deps.ids, deps.clock, spec, nodes=deps.nodes, auth=auth)
     answer: dict[str, Any] = {"ID": service.id}
     if warnings:
         answer["Warnings"] = warnings
@@ -62,7 +64,7 @@ async def index(request: web.Request, deps: Deps) -> web.Response:
     lookup.require_cluster(deps.snapshot)
     found = lookup.list_services(deps.snapshot, filters_of(request))
     if not flag(request, "status"):
-        return raw_json(await deps.encoded.many(found, render.service_json))
+        return raw_json(await deps.encoded.many(found, _rendering(deps)))
     return raw_json(b"[" + b",".join(_with_status(deps, service) for service in found) + b"]")
 
 
@@ -73,7 +75,7 @@ def _with_status(deps: Deps, service: Service) -> bytes:
         "DesiredTasks": status.desired,
         "CompletedTasks": status.completed,
     }
-    head = deps.encoded.one(service, render.service_json)[:-1]
+    head = deps.encoded.one(service, _rendering(deps))[:-1]
     return head + b',"ServiceStatus":' + msgspec.json.encode(words) + b"}"
 
 
@@ -81,8 +83,8 @@ async def inspect(request: web.Request, deps: Deps) -> web.Response:
     lookup.require_cluster(deps.snapshot)
     service = lookup.find_service(deps.snapshot, segment(request))
     if flag(request, "insertDefaults"):
-        return json_response(render.with_defaults(render.service_json(service)))
-    return raw_json(deps.encoded.one(service, render.service_json))
+        return json_response(render.with_defaults(_rendering(deps)(service)))
+    return raw_json(deps.encoded.one(service, _rendering(deps)))
 
 
 async def update(request: web.Request, deps: Deps) -> web.Response:
@@ -95,6 +97,7 @@ async def update(request: web.Request, deps: Deps) -> web.Response:
         segment(request),
         version,
         spec,
+        nodes=deps.nodes,
         auth=auth,
         auth_from=request.query.get("registryAuthFrom", ""),
         rollback=request.query.get("rollback", ""),
@@ -105,6 +108,10 @@ async def update(request: web.Request, deps: Deps) -> web.Response:
 async def remove(request: web.Request, deps: Deps) -> web.Response:
     await services.remove_service(deps.store, deps.clock, segment(request))
     return web.Response()
+
+
+def _rendering(deps: Deps) -> Callable[[Service], dict[str, Any]]:
+    return partial(render.service_json, networks=deps.snapshot.networks)
 
 
 ROUTES = (

@@ -21,8 +21,8 @@ def connect() -> ManagerClient:
     return ManagerClient()
 
 
-def filter_option(keys: str) -> Callable[[_Command], _Command]:
-    """`--filter KEY=VALUE`, repeated; the server knows the keys, `keys` is for the help."""
+def filter_option(keys: str, *names: str) -> Callable[[_Command], _Command]:
+    """`--filter KEY=VALUE` (or `names`), repeated; the server knows the keys, `keys` is for the help."""
 
     def parse(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
@@ -34,8 +34,7 @@ def filter_option(keys: str) -> Callable[[_Command], _Command]:
         return found
 
     return click.option(
-        "-f",
-        "--filter",
+        *(names or ("-f", "--filter")),
         "filters",
         multiple=True,
         callback=parse,
@@ -105,3 +104,8 @@ def service_names(manager: ManagerClient) -> dict[str, str]:
 def task_place(task: Json, service: str, node: str = "") -> str:
     """`web.2`; a global service's task has its node's name (or id) in the slot's place."""
     return f"{service}.{task.get('Slot') or node or task.get('NodeID', '')}"
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 node`, `3 nodes`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

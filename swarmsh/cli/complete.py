@@ -36,6 +36,12 @@ def node_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
     return []
 
 
+def network_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    with suppress(SwarmshError):
+        return _matching((network["Name"] for network in _manager().networks()), incomplete)
+    return []
+
+
 def service_or_task_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
     """Services, their slots (`web.2`), and, once a slot is typed, whole task names."""
     with suppress(SwarmshError):

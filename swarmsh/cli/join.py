@@ -184,6 +184,7 @@ def target_json(target: SshTarget) -> Json:
         "Become": target.become,
         "Python": target.python,
         "Jump": [target_json(hop) for hop in target.jump],
+        **({"Underlay": target.underlay} if target.underlay else {}),
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from swarmsh.cli.output import format_option, note, print_json
+from swarmsh.cli.output import format_option, lb_timeouts_words, note, print_json
 from swarmsh.cli.values import POSITIVE_DURATION
 from swarmsh.client import ManagerClient, NoManager
 from swarmsh.errors import SwarmshError
@@ -23,6 +23,7 @@ LOG_TAIL = 20
 START_S = 30.0
 STOP_S = 30.0
 POLL_S = 0.05
+FIRST_KEEPALIVE_S = 7200  # net.ipv4.tcp_keepalive_time, see tcp(7)
 PATH = click.Path(path_type=Path)
 
 
@@ -207,13 +208,54 @@ def _status(manager: ManagerClient) -> dict[str, Any]:
 @click.option(
     "--down-after",
     type=POSITIVE_DURATION,
-    required=True,
     help="Silence after which a node is down if no other node reaches it (3s to 1h; 10s at first).",
 )
-def update(down_after: int) -> None:
-    """Change a setting of the cluster that Docker has no word for; holds at once."""
-    changed = ManagerClient().post("/swarmsh/cluster/update", {"DownAfterS": down_after / 1e9})
-    note(f"A silent node that no other node reaches is down after {changed['DownAfterS']:g} s.")
+@click.option(
+    "--lb-tcp-timeout",
+    type=POSITIVE_DURATION,
+    help="Idle TCP connections to services are forgotten after this (1m to 576h; 120h at first).",
+)
+@click.option(
+    "--lb-tcp-fin-timeout",
+    type=POSITIVE_DURATION,
+    help="Idle TCP connections that one side has closed are forgotten after this (10s to 1h; 2m at first).",
+)
+@click.option(
+    "--lb-udp-timeout",
+    type=POSITIVE_DURATION,
+    help="UDP clients that are idle for this long may get another task (10s to 24h; 5m at first).",
+)
+def update(
+    down_after: int | None,
+    lb_tcp_timeout: int | None,
+    lb_tcp_fin_timeout: int | None,
+    lb_udp_timeout: int | None,
+) -> None:
+    """Change a setting of the cluster that Docker has no word for; holds at once.
+
+    Connections that are idle for longer than --lb-tcp-timeout are reset when they are used again. Programs that
+    hold such ones ask the kernel for keepalives, which come after 2h by default: below that they come too late.
+    """
+    given = {"TCP": lb_tcp_timeout, "TCPFin": lb_tcp_fin_timeout, "UDP": lb_udp_timeout}
+    timeouts = {name: _seconds(value) for name, value in given.items() if value is not None}
+    settings: dict[str, Any] = {} if down_after is None else {"DownAfterS": down_after / 1e9}
+    if timeouts:
+        settings["LBTimeouts"] = timeouts
+    if not settings:
+        raise click.UsageError("Name a setting to change; `swarmsh info` shows those there are.")
+    changed = ManagerClient().post("/swarmsh/cluster/update", settings)
+    if down_after is not None:
+        note(f"A silent node that no other node reaches is down after {changed['DownAfterS']:g} s.")
+    if timeouts:
+        limits = changed["LBTimeouts"]
+        note(f"Idle connections to services are forgotten after: {lb_timeouts_words(limits)}.")
+        if limits["TCP"] <= FIRST_KEEPALIVE_S:
+            note("That is before the kernel's first keepalive of a TCP connection (2 h by default).")
+
+
+def _seconds(nanoseconds: int) -> int | float:
+    """Whole where it is: the manager takes no other time-outs, and says so."""
+    return nanoseconds // 10**9 if nanoseconds % 10**9 == 0 else nanoseconds / 1e9
 
 
 @GROUP.command("systemd-unit")

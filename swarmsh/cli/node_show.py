@@ -87,14 +87,25 @@ def _pretty(node: Json) -> list[str]:
 @format_option
 @click.option("-q", "--quiet", is_flag=True, help="Only print ids of nodes with a fault.")
 def check(names: tuple[str, ...], form: str, quiet: bool) -> None:
-    """Prove what nodes offer (all nodes if none is named); exit code 1 if something is missing."""
+    """Prove what nodes offer, and that packets of networks pass between them; exit code 1 if something is missing.
+
+    All nodes if none is named. Between each two nodes, in both directions, UDP 4789, UDP 4790 and ESP (IP protocol
+    50) are tried with marked packets, and how large a packet may be; there need not be any network for that.
+    """
     manager = connect()
     nodes = [find_node(manager, name) for name in names] if names else manager.nodes()
     found = {node_name(node): check_node(manager, node["ID"]) for node in nodes}
+    ids = {node["ID"]: node_name(node) for node in nodes}
+    for item in check_paths(manager, [node["ID"] for node in nodes]):
+        # The sender's name; of a node that was not asked for, if what it sends to one that was does not arrive.
+        name = item.pop("NodeName")
+        ids.setdefault(item["NodeID"], name)
+        found.setdefault(name, []).append(item)
+    found = {name: [{k: v for k, v in item.items() if k != "NodeID"} for item in found[name]] for name in found}
     if quiet:
-        for node in nodes:
-            if not all(item["OK"] for item in found[node_name(node)]):
-                click.echo(node["ID"])
+        for node_id, name in ids.items():
+            if not all(item["OK"] for item in found[name]):
+                click.echo(node_id)
     elif form == "json":
         print_json([{"Node": node, **item} for node, items in found.items() for item in items])
     else:
@@ -120,6 +131,22 @@ def check_node(manager: ManagerClient, name: str) -> list[Json]:
         return [{"Name": "session", "OK": False, "Detail": detail, "Fix": fix or NO_SESSION}]
     return [
         {
+            "Name": item.get("name", ""),
+            "OK": bool(item.get("ok")),
+            "Detail": item.get("detail", ""),
+            "Fix": item.get("fix", ""),
+        }
+        for item in answer["items"]
+    ]
+
+
+def check_paths(manager: ManagerClient, node_ids: list[str]) -> list[Json]:
+    """Items as of `check_node`, with NodeID and NodeName of the sender: ways between these nodes and others."""
+    answer = manager.post("/swarmsh/nodes/check-paths", {"Nodes": node_ids})
+    return [
+        {
+            "NodeID": item.get("node", ""),
+            "NodeName": item.get("node_name") or item.get("node", ""),
             "Name": item.get("name", ""),
             "OK": bool(item.get("ok")),
             "Detail": item.get("detail", ""),

@@ -108,6 +108,11 @@ def note(message: str) -> None:
     click.echo(message, err=True)
 
 
+def lb_timeouts_words(limits: dict[str, int]) -> str:
+    """`LBTimeouts` of `GET /swarmsh/cluster`."""
+    return f"TCP {limits['TCP']} s, TCP after a FIN {limits['TCPFin']} s, UDP {limits['UDP']} s"
+
+
 def short(identifier: str, *, no_trunc: bool = False) -> str:
     return identifier if no_trunc else identifier[:SHORT_ID]
 

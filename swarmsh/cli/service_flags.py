@@ -163,7 +163,7 @@ CREATE = apply(
         many("--host", EXTRA_HOST, "Set custom host-to-IP mappings (host:ip)"),
         many("-l --label", LABEL, "Service labels"),
         many("--mount", MOUNT, "Attach a filesystem mount to the service"),
-        many("--network", NETWORK, "Network attachments: host, bridge or none"),
+        many("--network", NETWORK, "Network attachments: overlays, or host, bridge or none"),
         many("--placement-pref", PREFERENCE, "Add a placement preference (spread=KEY)"),
         many("-p --publish", PORT, "Publish a port as a node port"),
         not_built("--secret", "SECRETS", "Specify secrets to expose to the service"),

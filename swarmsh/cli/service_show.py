@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -108,10 +111,19 @@ def inspect(names: tuple[str, ...], pretty: bool, form: str, quiet: bool) -> Non
                 found.append(manager.service(name, defaults=True))
             except ApiError as error:
                 failures.add(error)
-        print_inspected(found, _pretty, form=form, pretty=pretty, quiet=quiet)
+        words: Callable[[Json], list[str]] = _pretty
+        if (pretty or form == "table") and any(_network_targets(service) for service in found):
+            by_id = {network["Id"]: network["Name"] for network in manager.networks()}
+            words = partial(_pretty, networks=by_id)
+        print_inspected(found, words, form=form, pretty=pretty, quiet=quiet)
 
 
-def _pretty(service: Json) -> list[str]:
+def _network_targets(service: Json) -> list[str]:
+    return [network["Target"] for network in service["Spec"].get("TaskTemplate", {}).get("Networks") or []]
+
+
+def _pretty(service: Json, networks: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+    """`networks`: names by id."""
     spec = service["Spec"]
     task = spec.get("TaskTemplate", {})
     lines = [*_field("ID", service["ID"]), *_field("Name", spec["Name"])]
@@ -139,7 +151,11 @@ def _pretty(service: Json) -> list[str]:
             *_mapping(" Options", driver.get("Options")),
         ]
     endpoint = spec.get("EndpointSpec") or {}
+    lines += _field("Networks", ", ".join(networks.get(target, target) for target in _network_targets(service)))
     lines += _field("Endpoint Mode", endpoint.get("Mode") or "vip")
+    vips = (service.get("Endpoint") or {}).get("VirtualIPs") or []
+    for vip in vips:
+        lines += _field(" VIP", f"{vip['Addr']} in {networks.get(vip['NetworkID'], vip['NetworkID'])}")
     ports = (service.get("Endpoint") or {}).get("Ports") or endpoint.get("Ports") or []
     if ports:
         lines.append("Ports:")

@@ -12,9 +12,9 @@ import click
 
 import swarmsh
 from swarmsh.cli.common import connect, filter_option
-from swarmsh.cli.output import format_option, note, print_json, size_words
+from swarmsh.cli.output import format_option, lb_timeouts_words, note, print_json, size_words
 from swarmsh.cli.service_logs import parse_since
-from swarmsh.client import API_VERSION, Json, NoManager, encode_filters
+from swarmsh.client import API_VERSION, Json, ManagerClient, NoManager, encode_filters
 
 
 @click.command("events")
@@ -68,6 +68,7 @@ def info(form: str) -> None:
         "Task history": ((cluster.get("Spec") or {}).get("Orchestration") or {}).get(
             "TaskHistoryRetentionLimit", ""
         ),
+        **_settings(manager, cluster),
         "Name": found.get("Name", ""),
         "CPUs": found.get("NCPU", ""),
         "Memory": size_words(found["MemTotal"]) if found.get("MemTotal") else "",
@@ -78,6 +79,14 @@ def info(form: str) -> None:
             click.echo(f"{key + ':':<14} {value}")
     for warning in found.get("Warnings") or ():
         note(f"WARNING: {warning}")
+
+
+def _settings(manager: ManagerClient, cluster: Json) -> dict[str, str]:
+    """Those that Docker has no word for; none without a cluster."""
+    if not cluster.get("ID"):
+        return {}
+    found = manager.get("/swarmsh/cluster")
+    return {"Down after": f"{found['DownAfterS']:g} s", "LB time-outs": lb_timeouts_words(found["LBTimeouts"])}
 
 
 @click.command("version")

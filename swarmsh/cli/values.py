@@ -303,7 +303,9 @@ def _short_ports(text: str) -> list[Json]:
     protocol = _protocol(protocol.lower()) if slash else "tcp"
     address, _, rest = ports.rpartition(":")
     if ":" in address:
-        raise ValueError("hostip is not supported: a port is published on all addresses of a node")
+        raise ValueError(
+            "hostip is not supported: with --label swarmsh.publish.bind=ADDRESS all ports answer on one address"
+        )
     targets = _port_range(rest, "target")
     if not address:
         return [_port(protocol, target, 0, "ingress") for target in targets]

@@ -7,10 +7,9 @@ them. What is not built yet is refused with what to use instead.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from msgspec.structs import replace
 
+from swarmsh.core.accept_endpoint import accept_endpoint
 from swarmsh.core.accept_task import accept_task
 from swarmsh.core.difference import placement_only, template_changed
 from swarmsh.core.labels import check_labels
@@ -18,9 +17,7 @@ from swarmsh.core.names import check_name
 from swarmsh.errors import InvalidSpec, Unimplemented
 from swarmsh.model.objects import Service
 from swarmsh.model.specs import (
-    EndpointSpec,
     NodeSpec,
-    PortConfig,
     ReplicatedMode,
     ServiceMode,
     ServiceSpec,
@@ -31,11 +28,10 @@ __all__ = ["accept_node_spec", "accept_service", "accept_update", "placement_onl
 
 _FAILURE_ACTIONS = ("pause", "continue", "rollback")
 _ORDERS = ("stop-first", "start-first")
-_PROTOCOLS = ("tcp", "udp", "sctp")
 
 
 def accept_service(spec: ServiceSpec) -> ServiceSpec:
-    """The spec to store. Raises InvalidSpec, or Unimplemented for what is not built.
+    """The spec to store, but for names of networks. Raises InvalidSpec, or Unimplemented for what is not built.
 
     A service without a name is given one before (it takes randomness).
     """
@@ -54,7 +50,7 @@ def accept_service(spec: ServiceSpec) -> ServiceSpec:
         mode=mode,
         update_config=_accept_update_config(spec.update_config, "update"),
         rollback_config=_accept_update_config(spec.rollback_config, "rollback"),
-        endpoint_spec=_accept_endpoint(spec.endpoint_spec),
+        endpoint_spec=accept_endpoint(spec.endpoint_spec, task),
     )
 
 
@@ -120,44 +116,3 @@ def _accept_update_config(config: UpdateConfig | None, which: str) -> UpdateConf
     if not 0 <= config.max_failure_ratio <= 1:
         raise InvalidSpec(f"TaskSpec: {which}-maxfailureratio cannot be less than 0 or bigger than 1")
     return replace(config, failure_action=config.failure_action or "pause", order=config.order or "stop-first")
-
-
-def _accept_endpoint(endpoint: EndpointSpec | None) -> EndpointSpec | None:
-    if endpoint is None:
-        return None
-    if endpoint.mode not in ("", "vip", "dnsrr"):
-        raise InvalidSpec(f'invalid resolution mode: "{endpoint.mode}"')
-    ports = tuple(_accept_port(port) for port in endpoint.ports)
-    if endpoint.mode == "dnsrr" and any(port.publish_mode == "ingress" for port in ports):
-        raise InvalidSpec("EndpointSpec: port published with ingress mode can't be used with dnsrr mode")
-    _check_unique(ports)
-    for port in ports:
-        if port.publish_mode == "ingress":
-            raise Unimplemented(
-                f"publishing port {port.published_port or port.target_port} in ingress mode is not supported yet",
-                hint=f"Publish it on the nodes that run tasks: mode=host,target={port.target_port}"
-                + (f",published={port.published_port}" if port.published_port else ""),
-            )
-    return replace(endpoint, mode=endpoint.mode or "vip", ports=ports)
-
-
-def _accept_port(port: PortConfig) -> PortConfig:
-    protocol, mode = port.protocol.lower() or "tcp", port.publish_mode.lower() or "ingress"
-    if protocol not in _PROTOCOLS:
-        raise InvalidSpec(f"invalid protocol '{port.protocol}'", hint=f"Use {', '.join(_PROTOCOLS)}")
-    if mode not in ("ingress", "host"):
-        raise InvalidSpec(f"invalid publish mode '{port.publish_mode}'", hint="Use ingress or host")
-    if not 1 <= port.target_port <= 65535:
-        raise InvalidSpec(f"invalid target port {port.target_port}", hint="Ports are 1 to 65535")
-    if not 0 <= port.published_port <= 65535:
-        raise InvalidSpec(f"invalid published port {port.published_port}", hint="Ports are 1 to 65535, 0 is any")
-    return replace(port, protocol=protocol, publish_mode=mode)
-
-
-def _check_unique(ports: Iterable[PortConfig]) -> None:
-    seen: set[tuple[str, int]] = set()
-    for port in ports:
-        key = (port.protocol, port.published_port)
-        if port.published_port and key in seen:
-            raise InvalidSpec("EndpointSpec: duplicate published ports provided")
-        seen.add(key)

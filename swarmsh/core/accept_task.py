@@ -6,14 +6,13 @@ from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
+from swarmsh.core.accept_attachments import check_attachments
 from swarmsh.core.accept_container import accept_container
 from swarmsh.core.constraints import parse_constraints, parse_label_key
-from swarmsh.core.container import PREDEFINED_NETWORKS
 from swarmsh.errors import InvalidSpec, Unimplemented
 from swarmsh.model.specs import (
     GenericResource,
     Limits,
-    NetworkAttachment,
     Placement,
     Reservations,
     ResourceRequirements,
@@ -35,7 +34,7 @@ def accept_task(task: TaskSpec, service_name: str, labels: Mapping[str, str]) ->
     _check_resources(task.resources)
     placement = _accept_placement(task.placement)
     container = accept_container(task.container_spec, service_name, labels)
-    _check_networks(task.networks)
+    check_attachments(task.networks)
     if task.force_update < 0:
         raise InvalidSpec("TaskSpec: ForceUpdate cannot be negative")
     return replace(task, container_spec=container, restart_policy=policy, placement=placement, runtime="container")
@@ -121,14 +120,3 @@ def _accept_placement(placement: Placement | None) -> Placement | None:
     if placement.max_replicas < 0:
         raise InvalidSpec("Placement: MaxReplicas cannot be negative")
     return placement
-
-
-def _check_networks(networks: tuple[NetworkAttachment, ...]) -> None:
-    for network in networks:
-        if network.target not in PREDEFINED_NETWORKS:
-            raise Unimplemented(
-                f"overlay networks are not supported yet: the service names network {network.target}",
-                hint=f"Use one of {', '.join(PREDEFINED_NETWORKS)}, or none and publish ports with mode=host",
-            )
-    if len(networks) > 1:
-        raise InvalidSpec("a service can use only one of the networks host, bridge and none")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from swarmsh.core.labels import fenced, probe_of
@@ -17,7 +18,7 @@ from swarmsh.core.resources import generic_env
 from swarmsh.core.restart import restart_delay_s
 from swarmsh.core.template import context_of, expand_container
 from swarmsh.errors import InvalidSpec
-from swarmsh.model.actions import EnsureTask
+from swarmsh.model.actions import EnsureTask, NetworkJoin
 from swarmsh.model.objects import Node, Task
 from swarmsh.model.specs import ContainerSpec, HealthConfig, Mount, PortConfig, Privileges, TaskSpec
 from swarmsh.model.wire import to_wire
@@ -27,7 +28,17 @@ PREDEFINED_NETWORKS = ("host", "bridge", "none")
 DEFAULT_STOP_GRACE_S = 10.0  # swarmkit `api/defaults/service.go`
 
 
-def ensure_action(task: Task, node: Node, cluster_id: str, desired: str, auth: str = "") -> EnsureTask:
+@dataclass(frozen=True, slots=True)
+class Joins:
+    """The networks of ours that a container joins on its node, and the address where DNS answers it."""
+
+    networks: tuple[NetworkJoin, ...] = ()
+    dns: str = ""
+
+
+def ensure_action(
+    task: Task, node: Node, cluster_id: str, desired: str, auth: str = "", joins: Joins = Joins()
+) -> EnsureTask:
     """What the task's node is told so that its container becomes `desired`: "ready" or "running"."""
     policy = task.spec.restart_policy
     return EnsureTask(
@@ -37,25 +48,29 @@ def ensure_action(task: Task, node: Node, cluster_id: str, desired: str, auth: s
         name=task.name,
         desired=desired,
         image=image_name(container_spec(task.spec).image),
-        config=container_config(task, node, cluster_id),
+        config=container_config(task, node, cluster_id, joins.dns),
         auth=auth,
         restart=(policy.condition if policy is not None else "") or "any",
         restart_delay_s=restart_delay_s(policy),
         stop_grace_s=stop_grace_s(task.spec),
-        tcp_ports=tuple(sorted({p.target_port for p in _host_ports(task) if (p.protocol or "tcp") == "tcp"})),
+        tcp_ports=tuple(sorted({p.target_port for p in _ports(task) if (p.protocol or "tcp") == "tcp"})),
         probe=probe_of(task.labels),
         fence=fenced(task.labels),
+        networks=joins.networks,
     )
 
 
-def container_config(task: Task, node: Node, cluster_id: str) -> dict[str, Any]:
-    """The body of `POST /containers/create` for this task on this node; JSON-ready. Raises InvalidSpec."""
+def container_config(task: Task, node: Node, cluster_id: str, dns: str = "") -> dict[str, Any]:
+    """The body of `POST /containers/create` for this task on this node; JSON-ready. Raises InvalidSpec.
+
+    `dns` is asked where the spec names no server of its own. What concerns networks of ours is added on the node.
+    """
     spec = expand_container(container_spec(task.spec), context_of(task, node))
     ports = _host_ports(task)
     config: dict[str, Any] = {
         "Image": image_name(spec.image),
         "Labels": _labels(task, spec, cluster_id),
-        "HostConfig": _host_config(task, spec, ports),
+        "HostConfig": _host_config(task, spec, ports, dns),
     }
     optional: dict[str, Any] = {
         "Hostname": spec.hostname,
@@ -106,8 +121,9 @@ def _labels(task: Task, spec: ContainerSpec, cluster_id: str) -> dict[str, str]:
     }
 
 
-def _host_config(task: Task, spec: ContainerSpec, ports: Iterable[PortConfig]) -> dict[str, Any]:
+def _host_config(task: Task, spec: ContainerSpec, ports: Iterable[PortConfig], server: str) -> dict[str, Any]:
     dns, driver = spec.dns_config, task.spec.log_driver
+    servers = list(dns.nameservers) if dns else []
     optional: dict[str, Any] = {
         "PortBindings": _port_bindings(ports),
         "Mounts": [_mount(mount) for mount in spec.mounts],
@@ -121,7 +137,7 @@ def _host_config(task: Task, spec: ContainerSpec, ports: Iterable[PortConfig]) -
         "OomScoreAdj": spec.oom_score_adj,
         "SecurityOpt": _security_options(spec.privileges),
         "ExtraHosts": _extra_hosts(spec.hosts),
-        "Dns": list(dns.nameservers) if dns else None,
+        "Dns": servers or ([server] if server else []),
         "DnsSearch": list(dns.search) if dns else None,
         "DnsOptions": list(dns.options) if dns else None,
         "LogConfig": {"Type": driver.name, "Config": driver.options} if driver else None,
@@ -155,10 +171,12 @@ def _resources(task: TaskSpec, spec: ContainerSpec) -> dict[str, Any]:
     return _given(optional, keep=("MemorySwappiness",))
 
 
+def _ports(task: Task) -> tuple[PortConfig, ...]:
+    return task.endpoint.ports if task.endpoint is not None else ()
+
+
 def _host_ports(task: Task) -> tuple[PortConfig, ...]:
-    if task.endpoint is None:
-        return ()
-    return tuple(port for port in task.endpoint.ports if port.publish_mode == "host")
+    return tuple(port for port in _ports(task) if port.publish_mode == "host")
 
 
 def _port_key(port: PortConfig) -> str:

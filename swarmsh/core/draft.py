@@ -41,6 +41,8 @@ class Draft:
     now: float
     history: int  # tasks kept for each place, the living one included
     on_node: Callable[[str], Iterable[Task]] = lambda node_id: ()
+    # A service with what its spec needs of the cluster; raises SwarmshError if that is not to be had.
+    attach: Callable[[Service], Service] = lambda service: service
     tasks: dict[str, Task] = field(default_factory=dict)
     # The same tasks by place, oldest first; and which other versions of the spec are outdated, asked once each.
     _at: dict[Place, dict[str, Task]] = field(default_factory=dict)
@@ -57,10 +59,10 @@ class Draft:
     @classmethod
     def of(
         cls, service: Service, tasks: Iterable[Task], nodes: Mapping[str, Node], ids: Iterator[str], now: float,
-        history: int, on_node: Callable[[str], Iterable[Task]],
+        history: int, on_node: Callable[[str], Iterable[Task]], attach: Callable[[Service], Service],
     ) -> Draft:  # fmt: skip
         ordered = sorted(tasks, key=lambda t: (t.created_at, t.id))
-        draft = cls(service, nodes, ids, now, history, on_node, {t.id: t for t in ordered})
+        draft = cls(service, nodes, ids, now, history, on_node, attach, {t.id: t for t in ordered})
         for task in ordered:
             draft._at.setdefault(place_of(task), {})[task.id] = task
         return draft

@@ -18,7 +18,7 @@ from swarmsh.model.states import NodeState
 
 LEASE_S = 10.0  # the manager's own setting has the same default
 # Of the helper (`remote_helpers/isolation.py`, `task.py`):
-NOTICED_AFTER_S = 6.0  # a look at the lease, and a round of peers
+NOTICED_AFTER_S = 12.0  # a look at the lease, and two rounds of peers
 GRACE_LIMIT_S = 60.0
 KILLED_AFTER_S = 7.0  # beyond the grace period, should the Engine not answer
 MARGIN_S = 7.0  # for a node that is slow, and for clocks

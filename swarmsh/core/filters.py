@@ -1,7 +1,7 @@
 """Whether a task can go on a node: the filters, in their order, each with the words for its refusal.
 
 Order and phrases are swarmkit's (`manager/scheduler/filter.go`, `pipeline.go`), because people and tools know
-them; the last filter, for fields newer than a node's Engine, is ours.
+them; the last ones, for fields newer than a node's Engine and for addresses of networks, are ours.
 """
 
 from __future__ import annotations
@@ -10,11 +10,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from ipaddress import IPv4Network
 
+from swarmsh.core.accept_network import MTU
 from swarmsh.core.constraints import normal_architecture, parse_constraints, satisfied
 from swarmsh.core.engine_api import newest_field, parse_version
+from swarmsh.core.paths import size_on_the_wire
+from swarmsh.core.reach import overlap
 from swarmsh.core.resources import Available, reservations_of
-from swarmsh.model.objects import Node, Task
+from swarmsh.core.subnets import gateway_on
+from swarmsh.core.underlay import underlay, underlay_mtu
+from swarmsh.model.objects import Network, Node, Task
 from swarmsh.model.specs import EndpointSpec, GenericResource, Placement, Reservations, TaskSpec
 from swarmsh.model.states import Availability, NodeState, TaskState
 
@@ -30,11 +36,15 @@ class NodeLoad:
     used_ports: Counter[HostPort] = field(default_factory=Counter)
     tasks: int = 0
     tasks_of: Counter[str] = field(default_factory=Counter)  # service id -> tasks
+    shared: bool = False  # its underlay address is another node's as well, and therefore none
+    egress_left: int | None = None  # tasks that can still get an egress address; None: not counted
 
     @classmethod
-    def of(cls, node: Node, tasks: Iterable[Task]) -> NodeLoad:
+    def of(
+        cls, node: Node, tasks: Iterable[Task], *, shared: bool = False, egress_left: int | None = None
+    ) -> NodeLoad:
         """`tasks` are all that have not ended, those being stopped too: they hold their ports and memory."""
-        load = cls(node, Available.of(node.description))
+        load = cls(node, Available.of(node.description), shared=shared, egress_left=egress_left)
         for task in tasks:
             load.available.take_task(task)
             load._count(task.service_id, task.endpoint, active=task.desired <= TaskState.COMPLETE)
@@ -43,6 +53,8 @@ class NodeLoad:
     def add(self, demand: Demand) -> tuple[GenericResource, ...]:
         """Put one task of `demand` here; returns the generic resources it is dealt. Only if `demand` fits."""
         self._count(demand.service_id, demand.endpoint, active=True)
+        if demand.egress is not None and self.egress_left is not None:
+            self.egress_left -= 1
         return self.available.take(demand.reservations)
 
     def _count(self, service_id: str, endpoint: EndpointSpec | None, *, active: bool) -> None:
@@ -59,6 +71,8 @@ class Demand:
     service_id: str
     spec: TaskSpec
     endpoint: EndpointSpec | None
+    overlays: tuple[Network, ...] = ()  # those that the task joins on its node
+    egress: IPv4Network | None = None  # the pool of which it needs a node's part
 
     @cached_property
     def placement(self) -> Placement:
@@ -73,6 +87,12 @@ class Demand:
     constraints = cached_property(lambda self: parse_constraints(self.placement.constraints))
     ports = cached_property(lambda self: host_ports(self.endpoint))
     newest = cached_property(lambda self: newest_field(self.spec))
+
+    @cached_property
+    def blocks(self) -> tuple[tuple[str, IPv4Network], ...]:
+        """Addresses that lead to containers on a node as soon as the task is there, each with whose they are."""
+        found = [(f"network {network.spec.name}", IPv4Network(network.subnet)) for network in self.overlays]
+        return (*found, *([] if self.egress is None else [("the way outside", self.egress)]))
 
     @cached_property
     def volume_drivers(self) -> tuple[str, ...]:
@@ -181,6 +201,61 @@ def _explain_engine(demand: Demand, nodes: int) -> str:
     return f"{demand.newest.name} needs Engine API {version}, newer than on {_nodes(nodes)}"
 
 
+def _has_underlay(demand: Demand, load: NodeLoad) -> bool:
+    return bool(underlay(load.node))
+
+
+def _has_own_underlay(demand: Demand, load: NodeLoad) -> bool:
+    return not load.shared
+
+
+def _explain_shared(demand: Demand, nodes: int) -> str:
+    return f"{_nodes(nodes)} with the address of another node: set swarmsh_underlay in the inventory"
+
+
+def _has_gateways(demand: Demand, load: NodeLoad) -> bool:
+    number = load.node.number
+    return all(gateway_on(IPv4Network(network.gateways), number) is not None for network in demand.overlays)
+
+
+def _explain_gateways(demand: Demand, nodes: int) -> str:
+    smallest = min(demand.overlays, key=lambda network: IPv4Network(network.gateways).num_addresses)
+    last = IPv4Network(smallest.gateways).num_addresses - 1
+    return (
+        f"network {smallest.spec.name} ({smallest.subnet}) reaches the nodes of the numbers 1 to {last}, not "
+        f"{_nodes(nodes)}"
+    )
+
+
+def _has_egress(demand: Demand, load: NodeLoad) -> bool:
+    return load.egress_left is None or load.egress_left > 0
+
+
+def _carries(demand: Demand, load: NodeLoad) -> bool:
+    """Whether the node's link takes the networks' largest packets. An MTU that was asked for is not doubted."""
+    size = underlay_mtu(load.node)
+    return not size or all(_on_the_wire(n) <= size for n in demand.overlays if MTU not in n.spec.options)
+
+
+def _on_the_wire(network: Network) -> int:
+    return size_on_the_wire(network.mtu, encrypted=network.encrypted)
+
+
+def _explain_carries(demand: Demand, nodes: int) -> str:
+    largest = max((n for n in demand.overlays if MTU not in n.spec.options), key=_on_the_wire)
+    size, name = _on_the_wire(largest), largest.spec.name
+    return f"{_nodes(nodes)} whose link does not take the {size} bytes of network {name} (MTU {largest.mtu})"
+
+
+def _overlaps_nothing(demand: Demand, load: NodeLoad) -> bool:
+    return all(overlap(load.node, block) is None for _, block in demand.blocks)
+
+
+def _explain_overlap(demand: Demand, nodes: int) -> str:
+    whose = " or ".join(f"{name} ({block})" for name, block in demand.blocks)
+    return f"{_nodes(nodes)} with other routes into {whose}"
+
+
 def _nodes(count: int) -> str:
     return "1 node" if count == 1 else f"{count} nodes"
 
@@ -217,4 +292,14 @@ FILTERS: tuple[Filter, ...] = (
         lambda d, n: "max replicas per node limit exceed",
     ),
     Filter(lambda d: d.newest is not None, _has_engine, _explain_engine, lasting=True),
+    Filter(lambda d: d.blocks, _has_underlay, lambda d, n: f"{_nodes(n)} without an IPv4 address for networks"),
+    Filter(lambda d: d.blocks, _has_own_underlay, _explain_shared),
+    Filter(lambda d: d.overlays, _has_gateways, _explain_gateways),
+    Filter(lambda d: d.blocks, _overlaps_nothing, _explain_overlap),
+    Filter(lambda d: d.overlays, _carries, _explain_carries),
+    Filter(
+        lambda d: d.egress is not None,
+        _has_egress,
+        lambda d, n: f"{_nodes(n)} without a free address for the way outside",
+    ),
 )

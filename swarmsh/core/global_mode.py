@@ -36,7 +36,8 @@ def _judge(draft: Draft, task: Task, node: Node, fits: bool) -> None:
         why = NO_LONGER_FITS
     if why is None or not task.live:
         return
-    if task.placed:
+    # What follows an attempt that failed is kept too: that one alone would hold the place for good.
+    if task.placed or len(draft.at(node.id)) > 1:
         draft.put(withdraw(task, why))
     else:
         draft.wish(task, TaskState.REMOVE)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
 
 from swarmsh.core.words import nearest, parse_duration_s
 from swarmsh.errors import InvalidSpec
@@ -44,7 +45,33 @@ LABELS: tuple[ServiceLabel, ...] = (
         "no slot ever runs twice: a node that reaches neither the manager nor another node stops its tasks; only "
         "then are they placed elsewhere",
     ),
+    ServiceLabel(
+        "swarmsh.drain",
+        "a duration, 0s to 1h",
+        "the stop grace period",
+        "so long a stop waits at most for the task's connections to end; new ones go elsewhere by then",
+    ),
+    ServiceLabel(
+        "swarmsh.lb.scheduler",
+        "rr, wlc, sh or mh",
+        "rr",
+        "how IPVS spreads connections over tasks: in turn, to the least busy one, or by the client's address",
+    ),
+    ServiceLabel(
+        "swarmsh.lb.persist",
+        "a duration, 1s to 24h",
+        "each connection is spread anew",
+        "for so long after its last connection a client stays with its task",
+    ),
+    ServiceLabel(
+        "swarmsh.publish.bind",
+        "an IPv4 address",
+        "every address of every node",
+        "the one address at which published ports answer, on whichever node has it",
+    ),
 )
+SCHEDULERS = ("rr", "wlc", "sh", "mh")
+_NEVER_BOUND = IPv4Network("224.0.0.0/3")  # multicast, reserved, broadcast
 _KEYS = tuple(label.key for label in LABELS)
 _PROBE = re.compile(r"(?:(?P<kind>http):(?P<http_port>\d{1,5})(?P<path>/\S*)?|tcp:(?P<tcp_port>\d{1,5}))")
 
@@ -58,6 +85,8 @@ def check_labels(labels: Mapping[str, str]) -> None:
                 hint=f"Did you mean {nearest(key, _KEYS)}? Labels that start with {PREFIX} are swarmsh's own",
             )
     probe_of(labels)
+    balancing_of(labels)
+    drain_s(labels, 0.0)
     if labels.get("swarmsh.fence", "stop") != "stop":
         raise InvalidSpec(f"label swarmsh.fence: '{labels['swarmsh.fence']}' is not stop, its only value")
 
@@ -65,6 +94,44 @@ def check_labels(labels: Mapping[str, str]) -> None:
 def fenced(labels: Mapping[str, str]) -> bool:
     """Whether a task with these labels of its service must never run twice."""
     return "swarmsh.fence" in labels
+
+
+@dataclass(frozen=True, slots=True)
+class Balancing:
+    """How the load balancer treats a service."""
+
+    scheduler: str = "rr"
+    persist_s: int = 0  # 0: no affinity
+    bind: str = ""  # "": every address of every node
+
+
+def balancing_of(labels: Mapping[str, str]) -> Balancing:
+    """What `swarmsh.lb.*` and `swarmsh.publish.bind` ask for. Raises InvalidSpec."""
+    scheduler = labels.get("swarmsh.lb.scheduler", "rr")
+    if scheduler not in SCHEDULERS:
+        raise InvalidSpec(f"label swarmsh.lb.scheduler: '{scheduler}' is none of {', '.join(SCHEDULERS)}")
+    bind = labels.get("swarmsh.publish.bind", "")
+    if "swarmsh.publish.bind" in labels:
+        try:
+            unusable = IPv4Address(bind) in _NEVER_BOUND
+        except AddressValueError:
+            unusable = True
+        if unusable or bind == "0.0.0.0":
+            raise InvalidSpec(
+                f"label swarmsh.publish.bind: '{bind}' is no IPv4 address of a node",
+                hint="Leave it away to publish on all addresses",
+            )
+    persist_s = _duration_s(labels, "swarmsh.lb.persist", 0.0, 1.0, 24)
+    if persist_s != int(persist_s):
+        raise InvalidSpec(
+            f"label swarmsh.lb.persist: '{labels['swarmsh.lb.persist']}' is not a number of whole seconds"
+        )
+    return Balancing(scheduler, int(persist_s), bind)
+
+
+def drain_s(labels: Mapping[str, str], default: float) -> float:
+    """Seconds that the stop of a task waits at most for its connections. Raises InvalidSpec."""
+    return _duration_s(labels, "swarmsh.drain", default, 0.0)
 
 
 def probe_of(labels: Mapping[str, str]) -> Probe | None:
@@ -91,14 +158,14 @@ def probe_of(labels: Mapping[str, str]) -> Probe | None:
     )
 
 
-def _duration_s(labels: Mapping[str, str], key: str, default: float, least: float) -> float:
+def _duration_s(labels: Mapping[str, str], key: str, default: float, least: float, most_h: int = 1) -> float:
     text = labels.get(key)
     if text is None:
         return default
     value = parse_duration_s(text)
-    if value is None or not least <= value <= 3600:
+    if value is None or not least <= value <= 3600 * most_h:
         raise InvalidSpec(
-            f"label {key}: '{text}' is not a duration from {least:g}s to 1h", hint="Write it as 500ms or 2s"
+            f"label {key}: '{text}' is not a duration from {least:g}s to {most_h}h", hint="Write it as 500ms or 2s"
         )
     return value
 

@@ -142,8 +142,9 @@ def _judge_silence(signs: Signs, before: NodeStatus, moment: Moment) -> Verdict:
         return Verdict(status=silent, ask_peers=must_ask)
     if not moment.others_heard:
         return Verdict(status=replace(silent, message=DOUBT))
-    if not opinions:
-        return Verdict(status=silent, ask_peers=True)
+    if not opinions or (before.state is NodeState.UNREACHABLE and not _all_denied_twice(signs, opinions)):
+        # A peer reached it in this silence: what one look misses while the node is busy is no end.
+        return Verdict(status=silent, ask_peers=must_ask)
     down = _status(before, wall, NodeState.DOWN, f"no answer, and no other node reaches it: {why}")
     # Before the first no of any peer it may have been in touch with that one.
     noes = (o.no_since or o.asked_at for o in opinions.values())
@@ -200,13 +201,15 @@ def _denied_twice(signs: Signs, opinions: Mapping[str, Opinion]) -> bool:
     Rounds do not overlap, so each peer that could be asked has answered once by then. A peer that never reached
     the node says nothing by a no: there may be NAT between them.
     """
-    return any(
-        peer in signs.reached_by
-        and o.no_since is not None
-        and o.no_since > signs.heard_at
-        and o.asked_at - o.no_since >= ASK_AGAIN_S
-        for peer, o in opinions.items()
-    )
+    return any(_twice(signs, o) for peer, o in opinions.items() if peer in signs.reached_by)
+
+
+def _all_denied_twice(signs: Signs, opinions: Mapping[str, Opinion]) -> bool:
+    return all(_twice(signs, o) for o in opinions.values())
+
+
+def _twice(signs: Signs, o: Opinion) -> bool:
+    return o.no_since is not None and o.no_since > signs.heard_at and o.asked_at - o.no_since >= ASK_AGAIN_S
 
 
 def _hung(before: NodeStatus, wall: float, state: NodeState, message: str) -> NodeStatus:

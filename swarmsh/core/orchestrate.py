@@ -28,13 +28,15 @@ def plan_service(
     now: float,
     history: int = 5,
     on_node: Callable[[str], Iterable[Task]] = lambda node_id: (),
+    attach: Callable[[Service], Service] = lambda service: service,
 ) -> ServicePlan:
     """Changes to a service's tasks; applied and planned again at the same `now`, nothing is left to do.
 
     `tasks` are all of the service's, `nodes` all of the cluster's by id, `ids` yields ids for new tasks.
-    `on_node` gives all tasks of a node, those of other services too.
+    `on_node` gives all tasks of a node, those of other services too. `attach` gives a service that is rolled back
+    the VIPs and ports of its spec, and raises SwarmshError if they are not to be had any more.
     """
-    draft = Draft.of(service, tasks, nodes, ids, now, history, on_node)
+    draft = Draft.of(service, tasks, nodes, ids, now, history, on_node, attach)
     judge_update(draft)
     leave_removed_nodes(draft)
     settle_stand_ins(draft)

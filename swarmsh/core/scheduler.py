@@ -7,14 +7,18 @@ input gives an equal schedule, and tasks left on a lost node do not count for it
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import IPv4Network
 
 from msgspec import Struct
 
+from swarmsh.core.allocate import needs_egress
 from swarmsh.core.constraints import parse_constraints, parse_label_key, satisfied
 from swarmsh.core.filters import Demand, NodeLoad, explain, refused_by
+from swarmsh.core.reach import EGRESS_POOL, egress_pool
 from swarmsh.core.resources import Available, reservations_of
 from swarmsh.core.spread import SpreadTree
-from swarmsh.model.objects import Node, Task
+from swarmsh.core.underlay import underlay, underlays
+from swarmsh.model.objects import Network, Node, Task
 from swarmsh.model.snapshot import ClusterSnapshot
 from swarmsh.model.specs import EndpointSpec, GenericResource, Placement, TaskSpec
 from swarmsh.model.states import NodeState, TaskState
@@ -38,9 +42,18 @@ class SchedulingView(Struct, frozen=True, kw_only=True):
     tasks: Mapping[str, Sequence[Task]]
     now: float
     failures: Failures = {}
+    networks: Mapping[str, Network] = {}  # by id
+    egress: IPv4Network = EGRESS_POOL
+    egress_left: Mapping[str, int] = {}  # node id -> how many can get an address there; absent: any number
 
     @classmethod
-    def of(cls, snapshot: ClusterSnapshot, now: float, failures: Failures | None = None) -> SchedulingView:
+    def of(
+        cls,
+        snapshot: ClusterSnapshot,
+        now: float,
+        failures: Failures | None = None,
+        egress_left: Mapping[str, int] | None = None,
+    ) -> SchedulingView:
         """The view of a whole cluster."""
         tasks = {
             node_id: [
@@ -50,7 +63,21 @@ class SchedulingView(Struct, frozen=True, kw_only=True):
             ]
             for node_id in snapshot.nodes
         }
-        return cls(nodes=tuple(snapshot.nodes.values()), tasks=tasks, now=now, failures=failures or {})
+        return cls(
+            nodes=tuple(snapshot.nodes.values()),
+            tasks=tasks,
+            now=now,
+            failures=failures or {},
+            networks=snapshot.networks,
+            egress=egress_pool(snapshot),
+            egress_left=egress_left or {},
+        )
+
+    def demand(self, task: Task) -> Demand:
+        """What the task, and those of its service and version, ask of a node."""
+        overlays = tuple(self.networks[n.target] for n in task.spec.networks if n.target in self.networks)
+        egress = self.egress if needs_egress(task, overlays) else None
+        return Demand(task.service_id, task.spec, task.endpoint, overlays, egress)
 
 
 class Schedule(Struct, frozen=True, kw_only=True):
@@ -140,14 +167,20 @@ class _Pass:
     def __init__(self, view: SchedulingView, pending: set[str]) -> None:
         self.view = view
         self.result = Schedule(assignments={}, generic_resources={}, refusals={})
+        addressed = underlays(view.nodes)
         self.loads = {
-            node.id: NodeLoad.of(node, (t for t in view.tasks.get(node.id, ()) if t.id not in pending))
+            node.id: NodeLoad.of(
+                node,
+                (t for t in view.tasks.get(node.id, ()) if t.id not in pending),
+                shared=node.id not in addressed and bool(underlay(node)),
+                egress_left=view.egress_left.get(node.id),
+            )
             for node in sorted(view.nodes, key=lambda node: (node.number, node.id))
         }
 
     def confirm(self, task: Task) -> None:
         """Check a task against the node it was made for."""
-        demand, load = _demand(task), self.loads.get(task.node_id)
+        demand, load = self.view.demand(task), self.loads.get(task.node_id)
         if load is None:
             self.result.refusals[task.id] = f"node {task.node_id} is not in the cluster"
         elif refused_by(demand, load) is not None:
@@ -157,7 +190,7 @@ class _Pass:
 
     def place(self, tasks: Sequence[Task]) -> None:
         """Place tasks of one service and version, in order; refuse those for which there is no room."""
-        demand = _demand(tasks[0])
+        demand = self.view.demand(tasks[0])
         tree = self._tree(demand, tasks[0].spec_version)
         for i, task in enumerate(tasks):
             load = tree.take()
@@ -190,7 +223,3 @@ class _Pass:
         times = self.view.failures.get((node_id, service_id, spec_version), ())
         recent = sum(self.view.now - at <= MONITORED_S for at in times)
         return recent if recent >= MANY_FAILURES else 0
-
-
-def _demand(task: Task) -> Demand:
-    return Demand(task.service_id, task.spec, task.endpoint)

@@ -13,8 +13,9 @@ from swarmsh.core.difference import task_outdated
 from swarmsh.core.draft import Draft, Place
 from swarmsh.core.labels import fenced
 from swarmsh.core.scheduler import violated
+from swarmsh.errors import SwarmshError
 from swarmsh.model.objects import Service, Task, UpdateStatus
-from swarmsh.model.specs import UpdateConfig
+from swarmsh.model.specs import ServiceSpec, UpdateConfig
 from swarmsh.model.states import TaskState
 
 DEFAULT_MONITOR_NS = 5_000_000_000
@@ -176,20 +177,27 @@ def _fail(draft: Draft, status: UpdateStatus, config: UpdateConfig, task: Task) 
     because = f"due to failure or early termination of task {task.id}"
     service = draft.service
     if config.failure_action == "rollback" and word == "update" and service.previous_spec is not None:
-        draft.put_service(
-            replace(
-                service,
-                spec=service.previous_spec,
-                previous_spec=None,
-                spec_version=service.spec_version + 1,
-                update_status=UpdateStatus(
-                    state="rollback_started", started_at=draft.now, message=f"update rolled back {because}"
-                ),
-            )
-        )
-        return
+        try:
+            draft.put_service(_rolled_back(draft, service.previous_spec, because))
+            return
+        except SwarmshError as e:  # its network was removed meanwhile, or its port is another service's
+            because += f"; it cannot be rolled back: {e.message}"
     draft.put_service(
         replace(service, update_status=replace(status, state=stopped, message=f"{word} paused {because}"))
+    )
+
+
+def _rolled_back(draft: Draft, previous: ServiceSpec, because: str) -> Service:
+    return draft.attach(
+        replace(
+            draft.service,
+            spec=previous,
+            previous_spec=None,
+            spec_version=draft.service.spec_version + 1,
+            update_status=UpdateStatus(
+                state="rollback_started", started_at=draft.now, message=f"update rolled back {because}"
+            ),
+        )
     )
 
 

@@ -6,21 +6,34 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from msgspec.structs import replace
 
 from swarmsh.core.container import ensure_action
 from swarmsh.core.fence import fence_peers
+from swarmsh.core.netstate import joins_of
 from swarmsh.core.node_plan import plan_node
 from swarmsh.errors import SwarmshError
+from swarmsh.manager.node_networks import networked
 from swarmsh.manager.ports import NodeClient, Store
+from swarmsh.manager.retrying import Retrying
 from swarmsh.manager.usecases.credentials import registry_auth
 from swarmsh.model.actions import Action, Batch, EnsureTask, Peer, RemoveTask, StopTask
 from swarmsh.model.objects import Task
+from swarmsh.model.states import TaskState
 
 log = logging.getLogger(__name__)
 
-FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 30.0
+
+class Networks(Protocol):
+    """What tasks wait for."""
+
+    def holds(self, task: Task) -> bool:
+        """Whether the task's node has acknowledged the networks that the task needs."""
+
+    def all_have(self, index: int) -> bool:
+        """Whether every node that can be told now has acknowledged all up to this version index."""
 
 
 @dataclass(slots=True)
@@ -30,45 +43,29 @@ class NodeWorker:
     node_id: str
     store: Store
     nodes: NodeClient
+    networks: Networks
     epoch: int
-    _due: asyncio.Event = field(default_factory=asyncio.Event)
+    leave_ack_s: float  # no stop waits longer than this for nodes to acknowledge that they have left the task
+    work: Retrying = field(init=False)
     # What the node was told in this session; its reports may lag behind.
     told: dict[str, str] = field(default_factory=dict)
     _told_peers: tuple[Peer, ...] | None = None
-    _retry_s: float = 0.0
+    waits: bool = False  # something is held back until networks are acknowledged
+    _waited_until: dict[str, float] = field(default_factory=dict)  # task that is to stop -> the loop's time
+
+    def __post_init__(self) -> None:
+        self.work = Retrying(self.node_id, "apply_failed")
 
     def touch(self) -> None:
-        self._due.set()
+        self.work.touch()
 
     def session_started(self) -> None:
         self.told.clear()
         self._told_peers = None
-        self._due.set()
+        self.work.touch()
 
     async def run(self) -> None:
-        while True:
-            await self._until_due()
-            self._due.clear()
-            try:
-                await self.bring_to_plan()
-                self._retry_s = 0.0
-            except Exception as e:
-                # Whatever it was, this node is tried again and the others go on.
-                self._retry_s = min(LONGEST_RETRY_S, self._retry_s * 2 or FIRST_RETRY_S)
-                log.log(
-                    logging.WARNING if isinstance(e, SwarmshError) else logging.ERROR,
-                    "apply_failed node=%s retry_s=%.0f error=%s",
-                    *(self.node_id, self._retry_s, e),
-                    exc_info=not isinstance(e, SwarmshError),
-                )
-
-    async def _until_due(self) -> None:
-        """Until touched, or until what failed is to be tried again."""
-        try:
-            async with asyncio.timeout(self._retry_s or None):
-                await self._due.wait()
-        except TimeoutError:
-            pass
+        await self.work.run(self.bring_to_plan)
 
     async def bring_to_plan(self) -> None:
         """Tell the node what it was not told yet. Raises what NodeClient.apply raises."""
@@ -76,24 +73,57 @@ class NodeWorker:
         node, report = snapshot.nodes.get(self.node_id), self.nodes.report(self.node_id)
         if node is None or report is None or snapshot.cluster is None:
             return
-        tasks = tuple(snapshot.tasks_of_node(self.node_id))
+        tasks = {t.id: t for t in snapshot.tasks_of_node(self.node_id)}
         cluster_id = snapshot.cluster.id
 
         def ensure(task: Task, desired: str) -> EnsureTask:
-            return ensure_action(task, node, cluster_id, desired)
+            return ensure_action(task, node, cluster_id, desired, joins=joins_of(snapshot, task, node))
 
-        self._forget({t.id for t in tasks} | report.tasks.keys())
-        actions = plan_node(tasks, report, self.told, snapshot.index, ensure)
+        self._forget(tasks.keys() | report.tasks.keys())
+        planned = plan_node(tasks.values(), report, self.told, snapshot.index, ensure, snapshot.services)
+        actions = [action for action in planned if self._may_be_given(action, tasks)]
+        self.waits = len(actions) < len(planned)
         peers = fence_peers(snapshot, node)
         if peers == self._told_peers:
             peers = None
         if actions or peers is not None:
-            await self.give(await self._with_credentials(actions), cluster_id, snapshot.index, peers)
+            await self.give(await self._with_credentials(actions), cluster_id, peers)
+
+    # --- networks first ---
+    def _may_be_given(self, action: Action, tasks: dict[str, Task]) -> bool:
+        """Whether what an action needs to be done elsewhere is done; if not, this worker is touched when it is."""
+        match action:
+            case EnsureTask():
+                task = tasks[action.task_id]
+                return not networked(task) or self.networks.holds(task)
+            case StopTask():
+                return self._is_left(tasks[action.task_id])
+            case RemoveTask():
+                return True
+
+    def _is_left(self, task: Task) -> bool:
+        """Whether all nodes have ceased to send new connections to a task, or had time enough to."""
+        backend = networked(task) and task.status.state is TaskState.RUNNING
+        if not backend or self.networks.all_have(task.version):
+            self._waited_until.pop(task.id, None)
+            return True
+        now = asyncio.get_running_loop().time()
+        until = self._waited_until.setdefault(task.id, now + self.leave_ack_s)
+        if until <= now:
+            log.warning(
+                "stop_not_acknowledged node=%s task=%s waited_s=%.1f", self.node_id, task.id, self.leave_ack_s
+            )
+            del self._waited_until[task.id]
+            return True
+        self.work.wake_at = min(until, self.work.wake_at or until)
+        return False
 
     async def give(
-        self, actions: Sequence[Action], cluster_id: str, index: int, peers: tuple[Peer, ...] | None = None
+        self, actions: Sequence[Action], cluster_id: str, peers: tuple[Peer, ...] | None = None
     ) -> None:
         """Give actions, and remember what the node was told."""
+        # The newest index: changes of networks are given meanwhile, and a lower one than theirs would be refused.
+        index = self.store.snapshot.index
         batch = Batch(cluster_id=cluster_id, epoch=self.epoch, index=index, actions=tuple(actions), peers=peers)
         await self.nodes.apply(self.node_id, batch)
         self._told_peers = self._told_peers if peers is None else peers
@@ -110,9 +140,10 @@ class NodeWorker:
         return [replace(a, auth=auths.get(a.service_id, "")) if isinstance(a, EnsureTask) else a for a in actions]
 
     def _forget(self, known: Iterable[str]) -> None:
-        """Drop what was told of tasks that are neither wanted nor held any more."""
-        for task_id in self.told.keys() - set(known):
-            del self.told[task_id]
+        """Drop what is remembered of tasks that are neither wanted nor held any more."""
+        for remembered in (self.told, self._waited_until):
+            for task_id in remembered.keys() - set(known):
+                del remembered[task_id]
 
 
 def _goal(action: Action) -> str:

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
+from swarmsh.core.allocate import Allocator
+from swarmsh.core.attach import attached
 from swarmsh.core.draft import ServicePlan
 from swarmsh.core.orchestrate import plan_removed_service, plan_service
 from swarmsh.core.scheduler import MONITORED_S, SchedulingView, schedule
-from swarmsh.errors import SwarmshError
+from swarmsh.errors import Exhausted, SwarmshError
 from swarmsh.manager.dirt import Dirt
 from swarmsh.manager.ports import Clock, IdSource, Store
 from swarmsh.manager.usecases.happenings import service_event
@@ -35,7 +37,8 @@ class Orchestrator:
     ids: IdSource
     _services: set[str] = field(default_factory=set)
     _pending: bool = True
-    _wake_at: dict[str, float] = field(default_factory=dict)
+    _wake_at: dict[str, float] = field(default_factory=dict)  # by service
+    _place_at: float | None = None  # when an address may be given again that an unplaced task waits for
     _retry_at: float | None = None
     _due: asyncio.Event = field(default_factory=asyncio.Event)
     # (node, service, spec version) -> when its tasks failed there, for the scheduler's ranking.
@@ -85,6 +88,7 @@ class Orchestrator:
         self._due.clear()
         now = self.clock.now()
         services |= {s for s, at in self._wake_at.items() if at <= now}
+        pending |= self._place_at is not None and self._place_at <= now
         if self._retry_at is not None:
             self._retry_at = None
             services |= {*self.store.snapshot.services, *self.store.snapshot.task_ids_by_service}
@@ -110,6 +114,7 @@ class Orchestrator:
         """One transaction's worth of changes: tasks of these services, and places for unplaced tasks."""
         if snapshot.cluster is None:
             self._wake_at.clear()
+            self._place_at = None
             return Changes()
         put: dict[str, Task] = {}
         deleted: list[str] = []
@@ -117,9 +122,10 @@ class Orchestrator:
         happened: list[Event] = []
         view = snapshot
         ids = self._ids()
+        allocator = Allocator(snapshot, now)
         for service_id in sorted(services):
             service = view.services.get(service_id)
-            plan = self._plan(view, service_id, service, ids, now, snapshot.cluster.task_history)
+            plan = self._plan(view, service_id, service, ids, now, snapshot.cluster.task_history, allocator)
             self._note_wake(service_id, plan.wake_at)
             if plan.put_service is not None and service is not None:
                 same_spec = plan.put_service.spec == service.spec
@@ -130,7 +136,7 @@ class Orchestrator:
             put.update((t.id, t) for t in plan.put_tasks)
             deleted.extend(plan.delete_tasks)
         if pending or put:
-            placed = self._place(view, now)
+            placed = self._place(view, now, allocator)
             put.update((t.id, t) for t in placed)
         for task_id in deleted:
             put.pop(task_id, None)
@@ -149,42 +155,59 @@ class Orchestrator:
         ids: Iterator[str],
         now: float,
         history: int,
+        allocator: Allocator,
     ) -> ServicePlan:
         """The plan of one service; one that cannot be planned (a bug) is left alone and does not stop the rest."""
         tasks = tuple(view.tasks_of_service(service_id))
         try:
             if service is None:
                 return plan_removed_service(tasks, view.nodes)
-            return plan_service(service, tasks, view.nodes, ids, now, history, view.tasks_of_node)
+            return plan_service(
+                service, tasks, view.nodes, ids, now, history, view.tasks_of_node, lambda s: attached(s, allocator)
+            )
         except Exception:
             log.exception("plan_failed service=%s", service_id)
             return ServicePlan(wake_at=now + BUG_RETRY_S)
 
-    def _place(self, view: ClusterSnapshot, now: float) -> list[Task]:
-        """Unplaced tasks with the node found for them, or with the reason why there is none.
+    def _place(self, view: ClusterSnapshot, now: float, allocator: Allocator) -> list[Task]:
+        """Unplaced tasks with the node found for them and their addresses, or with the reason why there are none.
 
         A global service's task has its node from the start, and waits until that has room for it.
         """
+        self._place_at = None
         unplaced = sorted(view.pending_tasks(), key=lambda t: (t.created_at, t.id))
         if not unplaced:
             return []
-        outcome = schedule(unplaced, SchedulingView.of(view, now, self._failures))
+        left = allocator.egress_left(view.nodes.values(), enough=len(unplaced))
+        outcome = schedule(unplaced, SchedulingView.of(view, now, self._failures, left))
+        if outcome.refusals:
+            for short in (i for i, free in left.items() if free < len(unplaced)):
+                self._try_again_at(allocator.egress_free_at(view.nodes[short]))
         changed = []
         for task in unplaced:
             node_id = outcome.assignments.get(task.id)
+            refusal = outcome.refusals.get(task.id, "")
             if node_id is not None:
-                status = replace(
-                    task.status,
-                    state=TaskState.ASSIGNED,
-                    since=now,
-                    message="scheduler assigned task to node",
-                    err="",
-                )
-                resources = outcome.generic_resources.get(task.id, ())
-                changed.append(replace(task, node_id=node_id, status=status, generic_resources=resources))
-            elif task.status.err != outcome.refusals.get(task.id, ""):
-                changed.append(replace(task, status=replace(task.status, err=outcome.refusals[task.id])))
+                try:
+                    placed = allocator.task(task, view.nodes[node_id])
+                except SwarmshError as e:  # an address is missing, or a network
+                    self._note_free_at(e)
+                    refusal = str(e)
+                else:
+                    resources = outcome.generic_resources.get(task.id, ())
+                    changed.append(replace(_assigned(placed, node_id, now), generic_resources=resources))
+                    continue
+            if task.status.err != refusal:
+                changed.append(replace(task, status=replace(task.status, err=refusal)))
         return changed
+
+    def _note_free_at(self, error: SwarmshError) -> None:
+        """Try again when time alone will help; before that, what else may help is another task's end."""
+        self._try_again_at(error.free_at if isinstance(error, Exhausted) else None)
+
+    def _try_again_at(self, at: float | None) -> None:
+        if at is not None and (self._place_at is None or at < self._place_at):
+            self._place_at = at
 
     def _note_wake(self, service_id: str, at: float | None) -> None:
         if at is None:
@@ -199,7 +222,7 @@ class Orchestrator:
     async def _wait(self) -> None:
         """Until something is dirty or due."""
         while self._retry_at is not None or not self._due.is_set():
-            times = [*self._wake_at.values(), *([] if self._retry_at is None else [self._retry_at])]
+            times = [*self._wake_at.values(), *(at for at in (self._retry_at, self._place_at) if at is not None)]
             soonest = min(times, default=None)
             timeout = None if soonest is None else max(0.0, soonest - self.clock.now())
             try:
@@ -207,6 +230,13 @@ class Orchestrator:
                     await (self._due.wait() if self._retry_at is None else asyncio.Event().wait())
             except TimeoutError:
                 return
+
+
+def _assigned(task: Task, node_id: str, now: float) -> Task:
+    status = replace(
+        task.status, state=TaskState.ASSIGNED, since=now, message="scheduler assigned task to node", err=""
+    )
+    return replace(task, node_id=node_id, status=status)
 
 
 def _progress(snapshot: ClusterSnapshot, progressed: Iterable[Service]) -> Changes:

@@ -9,8 +9,12 @@ from typing import Protocol
 import msgspec
 
 from swarmsh.model.actions import Batch, NodeReport, TaskReport
+from swarmsh.model.listeners import Listener, PortRange
+from swarmsh.model.netstate import EspKeys, NetworkChange
 from swarmsh.model.objects import Event, SshTarget
+from swarmsh.model.paths import Heard, Listen, Send, Sent
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
+from swarmsh.model.trace import Sighting, Traced, TraceSend, TraceWatch
 
 
 class Clock(Protocol):
@@ -114,7 +118,17 @@ class Described(msgspec.Struct, frozen=True):
     report: NodeReport
 
 
-NodeEvent = Connected | Disconnected | Untrusted | Refused | TasksReported | Described
+class NetworkChecked(msgspec.Struct, frozen=True):
+    """The helper's own check of its network state found drift, began to fail, or works again."""
+
+    node_id: str
+    ok: bool
+    message: str
+    drift: tuple[str, ...]
+    lost: tuple[int, ...] = ()  # numbers of peers with whom a new epoch of keys is needed
+
+
+NodeEvent = Connected | Disconnected | Untrusted | Refused | TasksReported | Described | NetworkChecked
 
 
 class NodeClient(Protocol):
@@ -123,8 +137,15 @@ class NodeClient(Protocol):
     def keep(self, node_id: str, name: str, target: SshTarget) -> None:
         """Keep a session to this node from now on (idempotent; a changed target reconnects)."""
 
-    async def drop(self, node_id: str, *, release: bool = False) -> None:
-        """End the session for good; with `release` the helper forgets the cluster first."""
+    async def drop(self, node_id: str, *, release: bool = False) -> bool:
+        """End the session for good; with `release` the helper forgets the cluster first: whether it said so."""
+
+    async def leave(self, node_id: str) -> tuple[str, ...]:
+        """End the session for good, and leave nothing of ours on the node; words about what is left all the same.
+
+        The node's tasks are to have been removed before. Waits until the helper has ended and its files are gone.
+        Raises NodeUnreachable without a session, and what requests raise; then the session has ended as well.
+        """
 
     def events(self) -> AsyncIterator[NodeEvent]:
         """What happens on the nodes, in the order it was read; one consumer."""
@@ -140,6 +161,19 @@ class NodeClient(Protocol):
 
     async def apply(self, node_id: str, batch: Batch) -> None:
         """Give a batch, one round trip. Raises NodeUnreachable, NodeDeadline, HelperRefused."""
+
+    async def network(self, node_id: str, change: NetworkChange) -> tuple[str, ...]:
+        """Change the node's network state, and wait until kernel, Engine and DNS have it; gives what had drifted.
+
+        Raises as `apply`, and NetworkFailed, after which the node holds the state all the same; NodeRequestFailed
+        if it does not.
+        """
+
+    async def secure(self, node_id: str, keys: EspKeys) -> tuple[int, ...]:
+        """Give the node all its ESP keys; numbers of peers to whom only a new epoch can be sent.
+
+        Raises as `apply`, and NodeRequestFailed, whose words hold no key.
+        """
 
     async def check_peers(self, node_id: str, peers: Sequence[tuple[str, SshTarget]]) -> dict[str, bool]:
         """Ask this node which of the others (id, target) it reaches. Raises NodeUnreachable, NodeDeadline."""
@@ -158,6 +192,31 @@ class NodeClient(Protocol):
 
     async def check(self, node_id: str) -> Sequence[dict[str, object]]:
         """What the node offers: items with name, ok, detail, fix. Raises as `apply`."""
+
+    async def listeners(self, node_id: str, ranges: Sequence[PortRange], timeout_s: float) -> Sequence[Listener]:
+        """Sockets of the node itself, but for the helper's, to which anybody may send. Raises as `check`."""
+
+    async def listen_on_paths(self, node_id: str, listen: Listen) -> bool:
+        """Let the node listen for a check of the ways between nodes, from when this returns.
+
+        Whether it has networks or ports, so that no plaintext passes its UDP 4790. This and the next two raise as
+        `check`.
+        """
+
+    async def send_on_paths(self, node_id: str, send: Send) -> Sequence[Sent]:
+        """Let the node send what the check needs; returns when it has, after some seconds."""
+
+    async def heard_on_paths(self, node_id: str, token: str, wait_s: float) -> Sequence[Heard]:
+        """What the node heard; it waits that long for what may be under way, and listens no more."""
+
+    async def trace_watch(self, node_id: str, watch: TraceWatch) -> None:
+        """Let the node look for packets of a connection, from when this returns. All three raise as `check`."""
+
+    async def trace_send(self, node_id: str, send: TraceSend) -> Traced:
+        """Let the node try the connection."""
+
+    async def trace_seen(self, node_id: str, token: str) -> Sequence[Sighting]:
+        """What the node saw of it, oldest first; it looks no more."""
 
     async def engine_socket(self, node_id: str) -> str:
         """Path of a private unix socket that leads to this node's Engine over the standing session."""

@@ -29,6 +29,7 @@ from swarmsh.manager.ports import (
     Connected,
     Described,
     Disconnected,
+    NetworkChecked,
     NodeClient,
     NodeEvent,
     Refused,
@@ -62,13 +63,15 @@ class _Link:
     baseline_pause_s: float = 0.0
     ending: bool = False
     processes_ended: bool = False
+    not_ended: str = ""  # why not, as it was logged
 
 
 @dataclass(slots=True)
 class NodeWatch:
     """Takes over what nodes report, and judges who is there.
 
-    `on_session` is called for each new session, `on_report` whenever a node said something of its tasks.
+    `on_session` is called for each new session, `on_report` whenever a node said something of its tasks,
+    `on_network` when it said something of its networks.
     """
 
     store: Store
@@ -77,6 +80,7 @@ class NodeWatch:
     settings: Settings
     on_session: Callable[[str], None]
     on_report: Callable[[str], None]
+    on_network: Callable[[NetworkChecked], None]
     _links: dict[str, _Link] = field(default_factory=dict)
     # Silence counts from here at the earliest: the manager's start, or the end of a gap of its own.
     _since: float = 0.0
@@ -115,6 +119,8 @@ class NodeWatch:
                 if event.report.engine_ok:
                     link.processes_ended = False
                 self.store.observe(lambda s: _described(s, event.node_id, event.report))
+            case NetworkChecked():
+                self.on_network(event)
             case Disconnected():
                 link.reason, link.untrusted, link.refused = event.reason, "", ""
                 log.info("node_disconnected node=%s reason=%s", event.node_id, event.reason)
@@ -346,12 +352,14 @@ class NodeWatch:
         try:
             left = set(tasks) - await self.nodes.end_processes(node.id, tasks)
             link.processes_ended = not left
-            if left:
-                log.warning("processes_not_ended node=%s tasks=%s", node.id, ",".join(sorted(left)))
+            words = f"tasks={','.join(sorted(left))}" if left else ""
         except SwarmshError as e:
-            log.warning("processes_not_ended node=%s error=%s", node.id, e)
+            words = f"error={e}"
         finally:
             link.ending = False
+        if words and words != link.not_ended:  # it is tried twice a second, perhaps for hours
+            log.warning("processes_not_ended node=%s %s", node.id, words)
+        link.not_ended = words
 
 
 def _described(snapshot: ClusterSnapshot, node_id: str, report: NodeReport) -> Changes:

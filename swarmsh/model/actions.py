@@ -30,6 +30,14 @@ class Probe(Message):
     retries: int = 3
 
 
+class NetworkJoin(Message):
+    """A network of the Engine's that a container is on, and its address there."""
+
+    name: str
+    address: str
+    driver_opts: dict[str, str] = {}  # of the Engine's, such as com.docker.network.endpoint.ifname
+
+
 class EnsureTask(Message, tag_field="do", tag="ensure_task"):
     """Bring the task's container to `desired`: "ready" (image there, created) or "running" (started)."""
 
@@ -48,6 +56,7 @@ class EnsureTask(Message, tag_field="do", tag="ensure_task"):
     tcp_ports: tuple[int, ...] = ()  # declared targets: ready when all of them listen
     probe: Probe | None = None
     fence: bool = False  # stopped when nobody is in reach of its node (`swarmsh.fence=stop`)
+    networks: tuple[NetworkJoin, ...] = ()  # in the order in which the container joins them; `swgw` is the last
 
 
 class StopTask(Message, tag_field="do", tag="stop_task"):
@@ -55,6 +64,7 @@ class StopTask(Message, tag_field="do", tag="stop_task"):
 
     task_id: str
     grace_s: float = 10.0
+    drain_s: float = 0.0  # so long the stop signal waits at most while clients are connected
 
 
 class RemoveTask(Message, tag_field="do", tag="remove_task"):

@@ -1,4 +1,7 @@
-"""What is stored and seen: services, tasks, nodes, the cluster, events. Times are seconds since the epoch."""
+"""What is stored and seen: networks, services, tasks, nodes, the cluster, events.
+
+Times are seconds since the epoch.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from msgspec import field
 from swarmsh.model.specs import (
     EndpointSpec,
     GenericResource,
+    NetworkSpec,
     NodeSpec,
     Platform,
     PortConfig,
@@ -17,12 +21,78 @@ from swarmsh.model.states import NodeState, TaskState
 from swarmsh.model.wire import Record
 
 
+# --- networks -----------------------------------------------------------------------------------------------
+class Network(Record, kw_only=True):
+    """An overlay, with all that was allocated to it; how the subnet is split is decided once, at its creation.
+
+    A removed network loses its name at once. The rest is kept until no task of it runs and its numbers may be
+    used again.
+    """
+
+    id: str
+    version: int
+    created_at: float
+    updated_at: float
+    spec: NetworkSpec
+    vni: int
+    subnet: str  # CIDR, as all ranges here: 10.48.0.0/20
+    gateways: str  # the bridge of node number n has the n-th address of it
+    vips: str
+    first_task: str  # tasks have the addresses from this one …
+    last_task: str  # … to this one
+    mtu: int
+    encrypted: bool = False
+    removed_at: float | None = None
+    engine_name: str = ""  # decided at its creation, and kept: containers join it by that name; "" is the spec's
+
+    @property
+    def docker_name(self) -> str:
+        """Of the Docker network that it is on nodes. That of a removed one may still be there under its name."""
+        return self.engine_name or self.spec.name
+
+
+class Release(Record):
+    """An address or a mark that nobody holds any more, and that is not given again yet."""
+
+    id: str  # "<pool>/<key>"
+    pool: str
+    key: int
+    holder: str  # who had it
+    released_at: float
+    node_id: str = ""  # where, if it was a task
+
+
 # --- services -----------------------------------------------------------------------------------------------
 class UpdateStatus(Record):
     state: str = ""  # updating | paused | completed | rollback_started | rollback_paused | rollback_completed
     started_at: float | None = None
     completed_at: float | None = None
     message: str = ""
+
+
+class VirtualIP(Record):
+    """A service's address on a network; nodes know its packets by `mark` (24 bits; no other has it)."""
+
+    network_id: str = field(default="", name="NetworkID")
+    address: str = ""
+    mark: int = 0
+
+
+class PortMark(Record):
+    """A port that every node answers on, and its mark: one for each ingress port of the spec, in their order."""
+
+    name: str = ""
+    protocol: str = ""  # tcp | udp
+    target_port: int = 0
+    published_port: int = 0  # chosen, where the spec has 0
+    mark: int = 0
+
+
+class Endpoint(Record):
+    """What was allocated to a service."""
+
+    virtual_ips: tuple[VirtualIP, ...] = field(default=(), name="VirtualIPs")
+    ports: tuple[PortMark, ...] = ()
 
 
 class Service(Record, kw_only=True):
@@ -40,6 +110,7 @@ class Service(Record, kw_only=True):
     spec_version: int = 1
     previous_spec: ServiceSpec | None = None
     update_status: UpdateStatus | None = None
+    endpoint: Endpoint = Endpoint()
 
 
 # --- tasks --------------------------------------------------------------------------------------------------
@@ -56,6 +127,13 @@ class TaskStatus(Record):
     ports: tuple[PortConfig, ...] = ()  # what the Engine really bound (host mode)
     ready: bool = False  # takes traffic (design decision 6); RUNNING alone is Docker's word
     restarts: int = 0  # restarts on the node while no manager held its lease
+
+
+class TaskAddress(Record):
+    """A task's address on an overlay."""
+
+    network_id: str = field(default="", name="NetworkID")
+    address: str = ""
 
 
 class Task(Record, kw_only=True):
@@ -90,6 +168,9 @@ class Task(Record, kw_only=True):
     withdrawn: str | None = None
     # When it was first seen RUNNING; the monitor period of an update counts from here.
     running_since: float | None = None
+    # Allocated when its node is known: overlays, and the network of that node which leads outside and to the mesh.
+    addresses: tuple[TaskAddress, ...] = ()
+    egress_address: str = ""
 
     @property
     def name(self) -> str:
@@ -119,6 +200,7 @@ class SshTarget(Record):
     become: bool = False  # run the helper through `sudo -n`
     python: str = "python3"
     jump: tuple[SshTarget, ...] = ()
+    underlay: str = ""  # IPv4 by which other nodes reach it, where that is not the one by which the manager does
 
 
 class NodeDescription(Record):
@@ -136,6 +218,9 @@ class NodeDescription(Record):
     python: str = ""
     kernel: str = ""
     boot_id: str = ""
+    address: str = ""  # IPv4 at which our connection reached it; empty behind a jump host
+    routes: tuple[str, ...] = ()  # subnets in CIDR that the node reaches without us: no overlay may overlap them
+    mtus: tuple[tuple[str, int], ...] = ()  # its IPv4 addresses, each with the MTU of the device that has it
 
 
 class NodeStatus(Record):
@@ -154,7 +239,7 @@ class NodeStatus(Record):
 
 class Node(Record, kw_only=True):
     id: str
-    number: int  # small, from 1, stable for the node's lifetime: addresses and marks derive from it
+    number: int  # 1 to 255, stable for the node's lifetime: its gateways and its egress subnet derive from it
     version: int
     created_at: float
     updated_at: float
@@ -170,6 +255,17 @@ class Node(Record, kw_only=True):
 
 
 # --- the cluster --------------------------------------------------------------------------------------------
+class LBTimeouts(Record, rename={"tcp_s": "TCP", "tcp_fin_s": "TCPFin", "udp_s": "UDP"}):
+    """Seconds after which the load balancer of nodes forgets a connection on which nothing passes.
+
+    The kernel's own 900 s for TCP would reset what is idle until the first keepalive (2 h by default).
+    """
+
+    tcp_s: int = 432000  # established; as long as conntrack keeps it
+    tcp_fin_s: int = 120  # after a FIN
+    udp_s: int = 300
+
+
 class Cluster(Record):
     """There is one; without it the manager answers as an Engine that is no swarm manager."""
 
@@ -179,6 +275,12 @@ class Cluster(Record):
     updated_at: float
     task_history: int = 5  # ended tasks kept for each slot
     down_after_s: float = 10.0
+    lb_timeouts: LBTimeouts = field(default_factory=LBTimeouts, name="LBTimeouts")
+    # Where overlays without a subnet of their own get one. 256 of them, each with a gateway for all nodes.
+    default_addr_pool: tuple[str, ...] = ("10.48.0.0/12",)
+    subnet_size: int = 20  # prefix length
+    egress_pool: str = ""  # "": the usual one (`core.reach`); chosen before the first address is given
+    egress_mtu: int = 0  # 0: the usual one; chosen with the pool
     labels: dict[str, str] = field(default_factory=dict)
 
 

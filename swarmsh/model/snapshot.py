@@ -8,7 +8,8 @@ from typing import TypeVar
 import msgspec
 from immutables import Map
 
-from swarmsh.model.objects import Cluster, Event, Node, Service, Task
+from swarmsh.model.objects import Cluster, Event, Network, Node, Release, Service, Task
+from swarmsh.model.pools import Pools, follow, follow_releases
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,9 +22,14 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     put_services: tuple[Service, ...] = ()
     put_tasks: tuple[Task, ...] = ()
     put_nodes: tuple[Node, ...] = ()
+    put_networks: tuple[Network, ...] = ()
     delete_services: tuple[str, ...] = ()
     delete_tasks: tuple[str, ...] = ()
     delete_nodes: tuple[str, ...] = ()
+    delete_networks: tuple[str, ...] = ()
+    # Made by the store itself for whatever this write takes an address or a mark from (`core.allocate.releases`).
+    put_releases: tuple[Release, ...] = ()
+    delete_releases: tuple[str, ...] = ()
     events: tuple[Event, ...] = ()
 
     def __bool__(self) -> bool:
@@ -32,7 +38,7 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
 
 _NOTHING = Changes()
 _EMPTY: Map[str, None] = Map()
-T = TypeVar("T", Service, Task, Node)
+T = TypeVar("T", Service, Task, Node, Network, Release)
 
 
 class ClusterSnapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +50,10 @@ class ClusterSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     service_ids: Map[str, str] = Map()  # name -> id
     tasks: Map[str, Task] = Map()
     nodes: Map[str, Node] = Map()
+    networks: Map[str, Network] = Map()  # removed ones too, as long as their numbers may not be used again
+    network_ids: Map[str, str] = Map()  # name -> id of those that are not removed
+    releases: Map[str, Release] = Map()
+    pools: Pools = Map()  # who holds which address and mark
     pending_ids: Map[str, None] = Map()  # live tasks that no node was found for yet
     task_ids_by_service: Map[str, Map[str, None]] = Map()
     task_ids_by_node: Map[str, Map[str, None]] = Map()  # unplaced tasks under ""
@@ -63,19 +73,23 @@ class ClusterSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     def apply(self, changes: Changes, index: int) -> ClusterSnapshot:
         """The snapshot after `changes`, at `index`. Objects are taken as they are."""
         services, names = _put(self.services, changes.put_services), self.service_ids
+        pools = self.pools
         for service in changes.put_services:
             before = self.services.get(service.id)
+            pools = follow(pools, before, service)
             if before is not None and before.spec.name != service.spec.name:
                 names = names.delete(before.spec.name)
             names = names.set(service.spec.name, service.id)
         for service_id in changes.delete_services:
             if service_id in services:
+                pools = follow(pools, services[service_id], None)
                 names = names.delete(services[service_id].spec.name)
                 services = services.delete(service_id)
         by_service, by_node = self.task_ids_by_service, self.task_ids_by_node
         pending = self.pending_ids
         for task in changes.put_tasks:
             old = self.tasks.get(task.id)
+            pools = follow(pools, old, task)
             if old is None:
                 by_service = _link(by_service, task.service_id, task.id)
             if old is not None and old.node_id != task.node_id:
@@ -90,10 +104,12 @@ class ClusterSnapshot(msgspec.Struct, frozen=True, kw_only=True):
         for task_id in changes.delete_tasks:
             gone = tasks.get(task_id)
             if gone is not None:
+                pools = follow(pools, gone, None)
                 by_service = _unlink(by_service, gone.service_id, task_id)
                 by_node = _unlink(by_node, gone.node_id, task_id)
                 tasks = tasks.delete(task_id)
                 pending = pending.delete(task_id) if task_id in pending else pending
+        lapsed = [self.releases[i] for i in changes.delete_releases if i in self.releases]
         return ClusterSnapshot(
             index=index,
             cluster=changes.cluster or self.cluster,
@@ -101,10 +117,27 @@ class ClusterSnapshot(msgspec.Struct, frozen=True, kw_only=True):
             service_ids=names,
             tasks=tasks,
             nodes=_drop(_put(self.nodes, changes.put_nodes), changes.delete_nodes),
+            networks=_drop(_put(self.networks, changes.put_networks), changes.delete_networks),
+            network_ids=self._network_ids_after(changes),
+            releases=_put(_drop(self.releases, changes.delete_releases), changes.put_releases),
+            pools=follow_releases(pools, changes.put_releases, lapsed),
             pending_ids=pending,
             task_ids_by_service=by_service,
             task_ids_by_node=by_node,
         )
+
+    def _network_ids_after(self, changes: Changes) -> Map[str, str]:
+        names = self.network_ids
+        for network in changes.put_networks:
+            if network.removed_at is None:
+                names = names.set(network.spec.name, network.id)
+            elif names.get(network.spec.name) == network.id:
+                names = names.delete(network.spec.name)
+        for network_id in changes.delete_networks:
+            gone = self.networks.get(network_id)
+            if gone is not None and names.get(gone.spec.name) == network_id:
+                names = names.delete(gone.spec.name)
+        return names
 
 
 def _put(into: Map[str, T], objects: Iterable[T]) -> Map[str, T]:

@@ -304,6 +304,44 @@ class ServiceSpec(Record):
     endpoint_spec: EndpointSpec | None = None
 
 
+# --- networks -----------------------------------------------------------------------------------------------
+class IPAMConfig(Record):
+    """A subnet; addresses of tasks and VIPs come from `ip_range` if there is one. All in CIDR but the gateway."""
+
+    subnet: str = ""
+    ip_range: str = field(default="", name="IPRange")
+    gateway: str = ""
+    auxiliary_addresses: dict[str, str] = field(default_factory=dict)  # kept free
+
+
+class IPAM(Record):
+    driver: str = ""
+    options: dict[str, str] = field(default_factory=dict)
+    config: tuple[IPAMConfig, ...] = ()
+
+
+class ConfigFrom(Record):
+    network: str = ""
+
+
+class NetworkSpec(Record):
+    """The body of `POST /networks/create` (moby `api/types/network`, CreateRequest)."""
+
+    name: str = always("")
+    labels: dict[str, str] = field(default_factory=dict)
+    driver: str = ""
+    options: dict[str, str] = field(default_factory=dict)
+    scope: str = ""
+    ipam: IPAM | None = field(default=None, name="IPAM")
+    internal: bool = False
+    attachable: bool = False
+    ingress: bool = False
+    enable_ipv4: bool | None = field(default=None, name="EnableIPv4")
+    enable_ipv6: bool | None = field(default=None, name="EnableIPv6")
+    config_only: bool = False
+    config_from: ConfigFrom | None = None
+
+
 # --- nodes and the cluster ----------------------------------------------------------------------------------
 class NodeSpec(Record):
     name: str = ""  # the inventory's name

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from swarmsh.errors import HelperRefused, NodeDeadline, NodeRequestFailed, NodeUnreachable
-from swarmsh.manager.ports import Connected, Described, Disconnected, Refused, TasksReported
+from swarmsh.adapters.nodes import sessions as sessions_module
+from swarmsh.errors import HelperRefused, NetworkFailed, NodeDeadline, NodeRequestFailed, NodeUnreachable
+from swarmsh.manager.ports import Connected, Described, Disconnected, NetworkChecked, Refused, TasksReported
 from swarmsh.model.actions import Batch, EnsureTask, RemoveTask, StopTask
+from swarmsh.model.listeners import Listener, PortRange
+from swarmsh.model.netstate import EspEpoch, EspKeys, EspPeer, NetworkChange, OwnNode
+from swarmsh.model.paths import Listen, Send
+from swarmsh.model.trace import TraceSend, TraceWatch
 from tests.component.conftest import TinyHelper, eventually
 from tests.component.scripted_helper import HELLO
 
@@ -28,6 +34,7 @@ async def test_a_kept_node_is_attached_and_described(serve, make_sessions, helpe
 
     assert isinstance(event, Connected)
     described = event.report.description
+    assert described.address == "127.0.0.1"
     assert (described.hostname, described.platform.architecture, described.memory_bytes) == (
         "n1",
         "x86_64",
@@ -204,7 +211,7 @@ async def test_an_engine_that_stops_answering_is_told(serve, make_sessions, help
 
     helper.sessions[0].send({"event": "description", "data": {"hostname": "renamed"}})
     report = (await sessions.until(Described)).report
-    assert report.description.hostname == "renamed"
+    assert (report.description.hostname, report.description.address) == ("renamed", "127.0.0.1")
     assert not report.engine_ok
 
     helper.sessions[0].send({"event": "heartbeat", "data": {"seq": 9, "engine_ok": True}})
@@ -271,6 +278,55 @@ async def test_a_refused_batch_says_so(serve, make_sessions, helper, key_file: P
     await sessions.until(Connected)  # a new session, which settles it
 
 
+async def test_network_state_and_keys_are_given_and_answered(serve, make_sessions, helper, key_file: Path) -> None:
+    server = await serve(helper.serve)
+    helper.answers |= {"network": {"drift": ["link sv1000 was missing"]}, "secure": {"lost": [3]}}
+    sessions = make_sessions()
+    sessions.keep("node1", "n1", server.target(key_file))
+    await sessions.until(Connected)
+    own = OwnNode(n=2, underlay="10.0.0.2")
+    change = NetworkChange(cluster_id="cluster1", epoch=1, index=42, put={"node": own}, drop={"ports": [4]})
+    assert await sessions.network("node1", change) == ("link sv1000 was missing",)
+    assert helper.requests[-1]["args"] == {
+        "cluster_id": "cluster1",
+        "epoch": 1,
+        "index": 42,
+        "fresh": False,
+        "more": False,
+        "put": {"node": {"n": 2, "underlay": "10.0.0.2"}},
+        "drop": {"ports": [4]},
+    }
+    epoch = EspEpoch(epoch=7, inbound="ab" * 36, outbound="cd" * 36)
+    peer = EspPeer(n=1, address="10.0.0.1", sends=7, epochs=(epoch,))
+    keys = EspKeys(n=2, address="10.0.0.2", closed=True, peers=(peer,))
+    assert "abab" not in repr(keys) and "cdcd" not in repr(keys)
+    assert await sessions.secure("node1", keys) == (3,)
+    assert helper.requests[-1]["args"] == {
+        "n": 2,
+        "address": "10.0.0.2",
+        "closed": True,
+        "peers": [
+            {
+                "n": 1,
+                "address": "10.0.0.1",
+                "sends": 7,
+                "keep": False,
+                "epochs": [{"epoch": 7, "in": "ab" * 36, "out": "cd" * 36}],
+            }
+        ],
+    }
+    helper.answers["network"] = {"error": {"code": "network_failed", "message": "no module ip_vs"}}
+    with pytest.raises(NetworkFailed, match="no module ip_vs"):
+        await sessions.network("node1", change)
+    assert sessions.connected("node1")
+    told = {"ok": False, "message": "no module ip_vs", "drift": ["link sv1000 was missing"]}
+    helper.sessions[-1].send({"event": "network", "data": told})
+    event = await sessions.until(NetworkChecked)
+    assert event == NetworkChecked(
+        node_id="node1", ok=False, message="no module ip_vs", drift=("link sv1000 was missing",)
+    )
+
+
 async def test_a_request_without_an_answer_has_a_deadline(serve, make_sessions, helper, key_file: Path) -> None:
     helper.silent_ops.add("apply")
     server = await serve(helper.serve)
@@ -314,6 +370,34 @@ async def test_the_other_questions(serve, make_sessions, helper, key_file: Path)
     helper.answers["end_processes"] = {"ended": ["t1"]}
     assert await sessions.end_processes("node1", ["t1", "t2"]) == {"t1"}
     assert helper.requests[-1]["args"] == {"task_ids": ["t1", "t2"]}
+    helper.answers["listeners"] = {"listeners": [{"protocol": "tcp", "address": "::", "port": 80}]}
+    asked = (PortRange(protocol="tcp", first=80, last=81),)
+    found = await sessions.listeners("node1", asked, 2.0)
+    assert found == (Listener(protocol="tcp", address="::", port=80),)
+    assert helper.requests[-1]["args"] == {"ports": [{"protocol": "tcp", "first": 80, "last": 81}]}
+    assert helper.requests[-1]["deadline_s"] == 2.0
+    helper.answers |= {
+        "check_listen": {"guarded": True},
+        "check_send": {"sent": [{"n": 2, "refused": {"esp": "Operation not permitted"}}]},
+        "check_heard": {"heard": [{"n": 2, "source": "10.0.0.2", "arrived": ["esp"], "let_in": [], "size": 0}]},
+    }
+    assert await sessions.listen_on_paths("node1", Listen(token="00" * 8, seconds=1, enough=0, senders=(2,)))
+    assert helper.requests[-1]["args"]["from"] == [2]
+    helper.answers |= {
+        "trace_watch": {},
+        "trace_send": {"outcome": "refused", "words": "Connection refused", "source": "10.48.1.2"},
+        "trace_seen": {"seen": [{"device": "eth0", "way": "out", "src": "a:1", "dst": "b:2", "forth": True}]},
+    }
+    watch = TraceWatch(token="t", seconds=9, tasks=("t1",), protocol="udp", port=61000)
+    await sessions.trace_watch("node1", watch)
+    assert helper.requests[-1]["args"]["tasks"] == ["t1"]
+    trial = TraceSend(task="t1", to="10.48.8.1", to_port=53, protocol="udp", port=61000, timeout_s=1)
+    assert (await sessions.trace_send("node1", trial)).outcome == "refused"
+    assert (await sessions.trace_seen("node1", "t"))[0].device == "eth0"
+    send = Send(token="00" * 8, n=1, address="10.0.0.1", to=(), sizes=(1500,))
+    assert (await sessions.send_on_paths("node1", send))[0].refused == {"esp": "Operation not permitted"}
+    assert (await sessions.heard_on_paths("node1", "00" * 8, 0.1))[0].arrived == ("esp",)
+    assert helper.requests[-1]["args"] == {"token": "00" * 8, "wait_s": 0.1}
     helper.answers["resolve_image"] = {"error": {"code": "failed", "message": "manifest unknown"}}
     with pytest.raises(NodeRequestFailed, match="manifest unknown"):
         await sessions.resolve_image("node1", "web:2", "")
@@ -330,3 +414,54 @@ async def test_without_a_session_a_request_says_why(make_sessions, key_file: Pat
     assert sessions.last_heard("node1") is None
     with pytest.raises(NodeUnreachable, match="not kept"):
         await sessions.apply("node2", batch())
+
+
+@pytest.mark.parametrize(
+    ("answer", "shell", "left"),
+    [
+        ({"tasks": [], "left": []}, b"", ()),
+        ({"tasks": [], "left": []}, b"/run/swarmsh\nlock\n", ("/run/swarmsh is still there, with lock",)),
+        ({"tasks": [], "left": ["device swgw0 is busy"]}, None, ("device swgw0 is busy",)),
+        ({"tasks": ["t1"], "left": []}, None, ("task t1: its container could not be removed",)),
+    ],
+)
+async def test_a_node_is_left_and_what_is_there_still_is_told(
+    serve, make_sessions, helper, key_file: Path, answer, shell, left
+) -> None:
+    """Once the helper ends no session can tell: then the node's shell is asked whether its files are gone."""
+    asked: list[str] = []
+
+    async def serve_shell_too(process) -> None:
+        if "/run/swarmsh" in (process.command or ""):
+            asked.append(process.command)
+            process.stdout.write(shell or b"")
+            process.exit(0)
+        else:
+            await helper.serve(process)
+
+    helper.answers["release"] = answer
+    server = await serve(serve_shell_too)
+    sessions = make_sessions()
+    sessions.keep("node1", "n1", server.target(key_file))
+    await sessions.until(Connected)
+    assert await sessions.leave("node1") == left
+    assert helper.requests[-1]["args"] == {"clear": True}
+    assert len(asked) == (shell is not None)
+    assert not sessions.connected("node1")
+    with pytest.raises(NodeUnreachable, match="not kept"):
+        await sessions.leave("node1")
+
+
+def test_the_shell_waits_for_the_end_of_the_files(tmp_path: Path) -> None:
+    """The line that is run on a node, here with folders that go, stay and are not there."""
+    folder = tmp_path / "swarmsh"
+    wait = sessions_module._wait_for_end(str(folder))
+    assert subprocess.run(["sh", "-c", wait], capture_output=True, check=True, timeout=20).stdout == b""
+    folder.mkdir()
+    waiting = subprocess.Popen(["sh", "-c", wait], stdout=subprocess.PIPE)
+    folder.rmdir()
+    assert waiting.communicate(timeout=20)[0] == b""
+    (folder / "inside").mkdir(parents=True)
+    quick = wait.replace("seq 100", "seq 1")
+    shown = subprocess.run(["sh", "-c", quick], capture_output=True, check=True, timeout=20).stdout
+    assert shown.decode().split() == [str(folder), "inside"]

@@ -26,6 +26,8 @@ def test_an_installed_wheel_pushes_the_same_helper_as_the_checkout(tmp_path: Pat
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         assert archive.read("swarmsh/_helpers/helper.pyz") == load_helper().archive
+        with archive.open("swarmsh/_helpers/helper.pyz") as packed, zipfile.ZipFile(packed) as helper:
+            assert "remote_helpers/net/apply.py" in helper.namelist()
     assert not [n for n in names if n.startswith(("remote_helpers", "tests"))]
     installed = tmp_path / "installed"
     command = [*pip, "install", "-q", "--no-deps", "--target", str(installed), str(wheel)]

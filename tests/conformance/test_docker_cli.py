@@ -186,6 +186,177 @@ async def test_nodes_are_inspected_updated_and_removed(docker):
     assert [row[1] for row in rows(await docker("node", "ps", "n2"))] == ["web.2"]
 
 
+# --- networks -----------------------------------------------------------------------------------------------
+async def test_networks_are_created_listed_inspected_and_removed(docker):
+    flags = "--attachable --internal --label a=b --opt encrypted --opt com.docker.network.driver.mtu=1300"
+    network_id = (await docker("network", "create", "-d", "overlay", *flags.split(), "net1")).strip()
+    assert len(network_id) == 25
+    ranged = "--subnet 10.9.0.0/24 --gateway 10.9.0.1 --ip-range 10.9.0.128/25 --aux-address router=10.9.0.70"
+    await docker("network", "create", "--driver", "overlay", *ranged.split(), "net2")
+    table = await docker("network", "ls")
+    assert re.match(r"NETWORK ID\s+NAME\s+DRIVER\s+SCOPE", table)
+    assert [row[1:] for row in rows(table)] == [
+        ["bridge", "bridge", "local"],
+        ["host", "host", "local"],
+        ["net1", "overlay", "swarm"],
+        ["net2", "overlay", "swarm"],
+        ["none", "null", "local"],
+    ]
+    assert (
+        await docker("network", "ls", "-q", "--no-trunc", "-f", "driver=overlay", "-f", "label=a")
+        == f"{network_id}\n"
+    )
+    shown = json.loads(await docker("network", "inspect", "net1", network_id))
+    assert shown[0] == shown[1]
+    assert (shown[0]["Internal"], shown[0]["Attachable"], shown[0]["Labels"]) == (True, True, {"a": "b"})
+    assert shown[0]["Options"]["com.docker.network.driver.mtu"] == "1300"
+    assert "encrypted" in shown[0]["Options"]
+    subnet = await docker("network", "inspect", "-f", "{{(index .IPAM.Config 0).Subnet}} {{.Scope}}", "net2")
+    assert subnet == "10.9.0.0/24 swarm\n"
+    verbose = json.loads(await docker("network", "inspect", "--verbose", "net1"))[0]
+    assert verbose["Id"] == network_id
+    assert await docker("network", "rm", "net1", "net2") == "net1\nnet2\n"
+    assert re.search("network net1 not found|No such network: net1", await docker.fails("network", "rm", "net1"))
+    assert len(rows(await docker("network", "ls"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("network create -d overlay taken", "network with name taken already exists"),
+        ("network create -d overlay bridge", "operation is not permitted on predefined bridge network"),
+        ("network create -d overlay --ipv6 x", "overlays have no IPv6"),
+        ("network create -d overlay --subnet 10.0.0.0/24 x", "Pool overlaps with other one on this address space"),
+        ("network create -d overlay --subnet 10.0.0.0/8 x", "/16 to /28"),
+        ("network create -d overlay --ingress x", "no ingress network"),
+        ("network create x", "--driver overlay"),
+        ("network rm host", "host is a pre-defined network and cannot be removed"),
+        ("network connect taken web.1", "service's spec"),
+        ("network inspect nothing", "nothing"),
+    ],
+)
+async def test_what_networks_refuse_is_said_in_dockers_words(docker, command, words):
+    await docker("network", "create", "-d", "overlay", "taken")
+    assert words in await docker.fails(*command.split())
+
+
+async def test_prune_removes_networks(docker):
+    for name, label in (("old", "keep=no"), ("kept", "keep=yes")):
+        await docker("network", "create", "-d", "overlay", "--label", label, name)
+    assert await docker("network", "prune", "-f", "--filter", "label=keep=no") == "Deleted Networks:\nold\n\n"
+    assert await docker("network", "prune", "-f", "--filter", "until=1h") == ""
+    assert "kept" in await docker("network", "ls")
+    assert "kept" in await docker("network", "prune", "-f")
+
+
+async def test_events_tell_of_networks(docker, api):
+    network_id = (await docker("network", "create", "-d", "overlay", "net1")).strip()
+    until = str(int(api.deps.clock.now()) + 1)
+    seen = await docker("events", "--since", "1h", "--until", until, "--filter", "type=network")
+    assert re.search(rf"network create {network_id} \(name=net1\)", seen)
+
+
+# --- services on networks -----------------------------------------------------------------------------------
+async def endpoint_of(docker, name="web"):
+    return json.loads(await docker("service", "inspect", name))[0]["Endpoint"]
+
+
+async def test_a_service_is_created_on_a_network_with_a_published_port(docker, api):
+    network_id = (await docker("network", "create", "-d", "overlay", "net1")).strip()
+    flags = (
+        "--replicas 2 --network name=net1,alias=db --publish 8080:80 --publish published=53,target=53,protocol=udp"
+    )
+    await create(docker, "web", *flags.split())
+    spec = json.loads(await docker("service", "inspect", "web"))[0]["Spec"]
+    assert spec["TaskTemplate"]["Networks"] == [{"Target": network_id, "Aliases": ["db"]}]
+    endpoint = await endpoint_of(docker)
+    assert endpoint["Spec"]["Mode"] == "vip"
+    assert [(p["Protocol"], p["TargetPort"], p["PublishedPort"], p["PublishMode"]) for p in endpoint["Ports"]] == [
+        ("tcp", 80, 8080, "ingress"),
+        ("udp", 53, 53, "ingress"),
+    ]
+    assert endpoint["VirtualIPs"] == [{"NetworkID": network_id, "Addr": "10.48.8.0/20"}]
+    (row,) = rows(await docker("service", "ls"))
+    assert row[1:] == ["web", "replicated", "2/2", "web:1", "*:8080->80/tcp, *:53->53/udp"]
+    pretty = await docker("service", "inspect", "--pretty", "web")
+    assert re.search(r"Networks:\s+net1", pretty)
+    assert re.search(r"PublishedPort\s*=\s*8080", pretty)
+    verbose = json.loads(await docker("network", "inspect", "--verbose", "net1"))[0]
+    assert verbose["Services"]["web"]["VIP"] == "10.48.8.0"
+    assert {task["EndpointIP"] for task in verbose["Services"]["web"]["Tasks"]} == {"10.48.1.0", "10.48.1.1"}
+    assert [(peer["Name"], peer["IP"]) for peer in verbose["Peers"]] == [("n1", "10.0.0.1"), ("n2", "10.0.0.2")]
+    assert verbose["Services"]["web"]["Ports"] == ["Target: 80, Publish: 8080", "Target: 53, Publish: 53"]
+    message = await docker.fails("network", "rm", "net1")
+    service_id = (await docker("service", "inspect", "-f", "{{.ID}}", "web")).strip()
+    assert f"network {network_id} is in use by service {service_id}" in message
+    assert await docker("network", "prune", "-f") == ""
+    await docker("service", "rm", "web")
+
+
+async def test_networks_and_ports_are_added_and_removed(docker):
+    ids = [(await docker("network", "create", "-d", "overlay", name)).strip() for name in ("net1", "net2")]
+    await create(docker, "web", "--network", "net1", "--publish", "80")
+    before = await endpoint_of(docker)
+    assert [p["PublishedPort"] for p in before["Ports"]] == [30000]
+    await docker("service", "update", "-d", "--network-add", "net2", "--publish-add", "8080:81", "web")
+    after = await endpoint_of(docker)
+    assert {(p["TargetPort"], p["PublishedPort"]) for p in after["Ports"]} == {(80, 30000), (81, 8080)}
+    assert before["VirtualIPs"][0] in after["VirtualIPs"]
+    assert {vip["NetworkID"] for vip in after["VirtualIPs"]} == set(ids)
+    assert "already attached to network" in await docker.fails("service", "update", "--network-add", "net2", "web")
+    await docker("service", "update", "-d", "--network-rm", "net1", "--publish-rm", "80", "web")
+    after = await endpoint_of(docker)
+    assert [p["PublishedPort"] for p in after["Ports"]] == [8080]
+    assert [vip["NetworkID"] for vip in after["VirtualIPs"]] == [ids[1]]
+    message = await docker.fails("service", "update", "-d", "--endpoint-mode", "dnsrr", "web")
+    assert "port published with ingress mode can't be used with dnsrr mode" in message
+    await docker("service", "update", "-d", "--endpoint-mode", "dnsrr", "--publish-rm", "81", "web")
+    assert await endpoint_of(docker) == {"Spec": {"Mode": "dnsrr"}}
+    await docker("service", "rollback", "-d", "web")
+    assert [p["PublishedPort"] for p in (await endpoint_of(docker))["Ports"]] == [8080]
+    assert await docker("network", "rm", "net1") == "net1\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--network nothing", "nothing"),  # 20.10 says the rest in its own words
+        ("--publish 8080:80", "port '8080' is already in use by service 'taken' ("),
+        ("--publish mode=host,published=8080,target=80", "as an ingress port"),
+        ("--publish 9090:80", "as a host-published port"),
+        ("--publish 4789:80/udp", "carries overlays between the nodes"),
+        ("--publish 22:22", "port '22' is that of SSH on node"),
+        ("--publish 99:99/sctp", "is for tcp and udp"),
+        ("--network host --publish 81:81", "on network host"),
+        ("--label swarmsh.lb.scheduler=magic", "rr, wlc, sh, mh"),
+        ("--label swarmsh.publish.bind=everywhere", "is no IPv4 address"),
+    ],
+)
+async def test_what_cannot_be_had_is_said(docker, flags, words):
+    await create(docker, "taken", "--publish", "8080:80", "--publish", "mode=host,published=9090,target=90")
+    assert words in await docker.fails("service", "create", "-d", *flags.split(), "web:1")
+
+
+async def test_a_stack_has_its_own_network_with_short_names(docker, tmp_path):
+    compose = tmp_path / "stack.yml"
+    compose.write_text(
+        "version: '3.8'\nservices:\n  web:\n    image: web:1\n    ports: ['8080:80']\n"
+        "  db:\n    image: db:1\n    networks: {default: {aliases: [store]}}\n    deploy: {endpoint_mode: dnsrr}\n"
+    )
+    for _ in range(2):  # and again: what is as it should be is left alone
+        await docker("stack", "deploy", "-c", str(compose), "shop")
+    assert "shop_default" in await docker("network", "ls")
+    network_id = json.loads(await docker("network", "inspect", "shop_default"))[0]["Id"]
+    web, db = json.loads(await docker("service", "inspect", "shop_web", "shop_db"))
+    assert web["Spec"]["TaskTemplate"]["Networks"] == [{"Target": network_id, "Aliases": ["web"]}]
+    assert sorted(db["Spec"]["TaskTemplate"]["Networks"][0]["Aliases"]) == ["db", "store"]
+    assert web["Endpoint"]["Ports"][0]["PublishedPort"] == 8080
+    assert "VirtualIPs" not in db["Endpoint"]
+    assert "UpdateStatus" not in web
+    await docker("stack", "rm", "shop")
+    assert "shop_default" not in await docker("network", "ls")
+
+
 # --- the cluster --------------------------------------------------------------------------------------------
 async def test_info_version_and_events(docker, api):
     info = await docker("info")
@@ -224,7 +395,6 @@ async def test_init_on_a_fresh_manager(docker_binary, tmp_path):
 @pytest.mark.parametrize(
     "command",
     [
-        "network create -d overlay x",
         "secret create s /etc/hostname",
         "config create c /etc/hostname",
         "volume ls",

@@ -6,7 +6,15 @@ import asyncio
 
 import docker
 import pytest
-from docker.types import EndpointSpec, Resources, RestartPolicy, RollbackConfig, ServiceMode, UpdateConfig
+from docker.types import (
+    EndpointSpec,
+    NetworkAttachmentConfig,
+    Resources,
+    RestartPolicy,
+    RollbackConfig,
+    ServiceMode,
+    UpdateConfig,
+)
 
 
 @pytest.fixture(params=["auto", "1.41"])
@@ -58,6 +66,55 @@ async def test_services_are_created_listed_updated_scaled_and_removed(client, ap
     tasks = await asyncio.to_thread(work)
     assert len(tasks) == 3
     assert {t["Status"]["State"] for t in tasks} == {"running"}
+
+
+async def test_networks_are_created_listed_and_removed(client):
+    def work():
+        pool = docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(subnet="10.9.0.0/24")])
+        network = client.networks.create("net1", driver="overlay", ipam=pool, attachable=True, labels={"a": "b"})
+        assert client.networks.get("net1").id == network.id
+        assert client.networks.get(network.id, verbose=True, scope="swarm").attrs["Services"] == {}
+        assert [n.name for n in client.networks.list(filters={"driver": "overlay", "label": "a=b"})] == ["net1"]
+        assert client.networks.list(names=["net1"])[0].attrs["IPAM"]["Config"][0]["Subnet"] == "10.9.0.0/24"
+        with pytest.raises(docker.errors.APIError) as conflict:
+            client.networks.create("net1", driver="overlay")
+        assert conflict.value.status_code == 409
+        assert client.networks.prune() == {"NetworksDeleted": ["net1"]}
+        with pytest.raises(docker.errors.NotFound):
+            network.remove()
+
+    await asyncio.to_thread(work)
+
+
+async def test_services_are_on_networks_by_name_and_tell_their_addresses(client, api):
+    def create():
+        for name in ("net1", "net2"):
+            client.networks.create(name, driver="overlay")
+        return client.services.create(
+            "web:1",
+            name="web",
+            networks=["net1", NetworkAttachmentConfig("net2", aliases=["db"])],
+            endpoint_spec=EndpointSpec(ports={8080: 80, 5353: (53, "udp")}),
+        )
+
+    def look(web):
+        web.reload()
+        endpoint = web.attrs["Endpoint"]
+        assert {p["PublishedPort"]: (p["TargetPort"], p["Protocol"]) for p in endpoint["Ports"]} == {
+            8080: (80, "tcp"),
+            5353: (53, "udp"),
+        }
+        assert [vip["Addr"] for vip in endpoint["VirtualIPs"]] == ["10.48.8.0/20", "10.48.24.0/20"]
+        (task,) = web.tasks()
+        attachments = task["NetworksAttachments"]
+        assert [a["Network"]["Spec"]["Name"] for a in attachments] == ["net1", "net2"]
+        assert [a["Addresses"] for a in attachments] == [["10.48.1.0/20"], ["10.48.17.0/20"]]
+        with pytest.raises(docker.errors.APIError, match="is in use by service"):
+            client.networks.get("net1").remove()
+
+    web = await asyncio.to_thread(create)
+    await api.orchestrator.settle()
+    await asyncio.to_thread(look, web)
 
 
 async def test_errors_are_the_sdks(client):

@@ -8,11 +8,12 @@ import pytest
 from msgspec.structs import replace
 
 from swarmsh.adapters.store import SqliteStore
+from swarmsh.core.allocate import left_cleanly
 from swarmsh.errors import NameConflict
-from swarmsh.model.objects import Cluster, Event, TaskStatus
+from swarmsh.model.objects import Cluster, Endpoint, Event, PortMark, TaskStatus
 from swarmsh.model.snapshot import Changes
 from swarmsh.model.states import TaskState
-from tests.fakes.objects import a_node, a_service, a_task
+from tests.fakes.objects import a_network, a_node, a_service, a_task, addressed
 from tests.fakes.store import MemoryStore, under_way
 from tests.fakes.time_and_ids import FakeClock
 
@@ -41,10 +42,11 @@ async def test_a_commit_steps_the_index_once_and_stamps_every_object(store, cloc
         put_services=(service,),
         put_tasks=(a_task(service, 1), a_task(service, 2)),
         put_nodes=(a_node(),),
+        put_networks=(a_network(),),
     )
     after = await store.commit(lambda _: changes)
     assert after.index == 1 == after.cluster.version
-    for o in (*after.services.values(), *after.tasks.values(), *after.nodes.values()):
+    for o in (*after.services.values(), *after.tasks.values(), *after.nodes.values(), *after.networks.values()):
         assert (o.version, o.updated_at) == (1, clock.now())
     assert after is store.snapshot
 
@@ -135,6 +137,32 @@ async def test_deleted_objects_are_gone(store):
     assert not after.service_ids
 
 
+async def test_the_address_of_a_task_that_is_deleted_is_remembered_with_the_time(store, clock):
+    service, network = a_service(), a_network()
+    told, seen = (addressed(a_task(service, n), network, f"10.48.17.{n}") for n in (1, 2))
+    await store.commit(lambda _: Changes(put_networks=(network,), put_tasks=(told, seen)))
+    clock.pass_time(5)
+    await store.commit(lambda _: Changes(delete_tasks=(told.id,)))
+    clock.pass_time(5)
+    store.observe(lambda _: Changes(delete_tasks=(seen.id,)))
+    releases = sorted(store.snapshot.releases.values(), key=lambda r: r.key)
+    assert [(r.holder, clock.now() - r.released_at) for r in releases] == [(told.id, 5), (seen.id, 0)]
+    after = await store.commit(lambda _: Changes(delete_releases=(releases[0].id,)))
+    assert list(after.releases.values()) == releases[1:]
+    assert list(after.pools[network.id].holdings) == [releases[1].key]
+
+
+async def test_a_removed_networks_name_is_free(store):
+    network = a_network()
+    await store.commit(lambda _: Changes(put_networks=(network,)))
+    assert store.snapshot.network_ids["net1"] == network.id
+    after = await store.commit(lambda _: Changes(put_networks=(replace(network, removed_at=1.0),)))
+    assert not after.network_ids
+    assert network.id in after.networks
+    after = await store.commit(lambda _: Changes(delete_networks=(network.id,)))
+    assert not after.networks
+
+
 async def test_events_are_kept_and_found_by_time_both_ends_included(store):
     def event(time):
         return Event(time=time, type="service", action="create", id=str(time))
@@ -172,13 +200,60 @@ async def test_an_archived_store_is_empty_but_for_its_nodes_and_index(store):
             cluster=Cluster(id="c", version=0, created_at=0, updated_at=0),
             put_services=(a_service(),),
             put_nodes=(a_node(),),
+            put_networks=(a_network(),),
         )
     )
     await store.put_secret("a", b"x")
     await store.archive()
     assert store.snapshot.cluster is None
+    assert not store.snapshot.networks
     assert not store.snapshot.services
     assert store.snapshot.index == 1
     assert [n.target.host_keys for n in store.snapshot.nodes.values()] == [("SHA256:abc",)]
     assert await store.get_secret("a") is None
     assert (await store.commit(put(a_service("again")))).index == 2
+
+
+# --- what services and nodes hold ---------------------------------------------------------------------------
+def publishing(service, *ports):
+    """The service with these ports (published, mark)."""
+    marks = tuple(PortMark(protocol="tcp", target_port=80, published_port=p, mark=m) for p, m in ports)
+    return replace(service, endpoint=Endpoint(ports=marks))
+
+
+def holder(store, pool, key):
+    holding = store.snapshot.pools[pool].holdings.get(key) if pool in store.snapshot.pools else None
+    return None if holding is None else (holding.holder, holding.released_at)
+
+
+async def test_a_port_passes_from_service_to_service_and_its_mark_waits(store, clock):
+    a, b = a_service("a"), a_service("b")
+    await store.commit(put(publishing(a, (80, 1))))
+    assert holder(store, "tcp", 80) == (a.id, None)
+    clock.pass_time(1)
+    await store.commit(lambda _: Changes(delete_services=(a.id,)))
+    assert set(store.snapshot.releases) == {"tcp/80", "marks/1"}
+    assert holder(store, "tcp", 80) == (a.id, clock.now())
+    await store.commit(put(publishing(b, (80, 2))))
+    assert set(store.snapshot.releases) == {"marks/1"}
+    assert (holder(store, "tcp", 80), holder(store, "marks", 1)) == ((b.id, None), (a.id, clock.now()))
+
+
+async def test_who_takes_back_what_it_gave_up_has_it(store):
+    a = a_service("a")
+    for ports in (((80, 1),), (), ((80, 2),)):
+        await store.commit(put(publishing(a, *ports)))
+    assert holder(store, "tcp", 80) == (a.id, None)
+    assert set(store.snapshot.releases) == {"marks/1"}
+
+
+async def test_the_number_of_a_removed_node_is_remembered_until_a_node_has_it(store, clock):
+    node = a_node(7)
+    await store.commit(lambda _: Changes(put_nodes=(node,)))
+    await store.commit(lambda _: Changes(delete_nodes=(node.id,)))
+    (release,) = store.snapshot.releases.values()
+    assert (release.pool, release.key, release.holder) == ("lost-nodes", 7, node.id)
+    await store.commit(lambda s: left_cleanly(s, node.id, clock.now()))
+    assert set(store.snapshot.releases) == {"nodes/7"}
+    await store.commit(lambda _: Changes(put_nodes=(replace(node, id="another"),)))
+    assert not store.snapshot.releases

@@ -12,7 +12,7 @@ from .swarm import Swarm
 pytestmark = pytest.mark.e2e
 
 ALL = ("n1", "n2", "n3")
-# The manager waits for 40 s after n3 was last seen, then a container is started.
+# The manager waits for 46 s after n3 was last seen, then a container is started.
 MOVED_WITHIN_S = 180.0
 
 

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -530,8 +531,9 @@ async def test_a_released_helper_ends_and_leaves_nothing(everywhere: Any) -> Non
 # --- a newer helper -------------------------------------------------------------------------------------
 def other_helper(directory: Path) -> Payload:
     """The same helper with another hash."""
-    for source in (CHECKOUT / PACKAGE).glob("*.py"):
-        (directory / source.name).write_bytes(source.read_bytes())
+    shutil.copytree(
+        CHECKOUT / PACKAGE, directory, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
+    )
     with (directory / "__init__.py").open("a") as file:
         file.write("# another version\n")
     archive = pack_helper(directory)

@@ -30,12 +30,18 @@ def helper_hash(swarm: Swarm, node: str) -> str:
     )
 
 
-def another_version(directory: Path) -> Path:
-    """A copy of swarmsh whose helper is another one, and whose database has one more migration."""
+def another_helper(directory: Path) -> Path:
+    """A copy of swarmsh whose helper is another one."""
     for part in ("swarmsh", "remote_helpers"):
         shutil.copytree(CHECKOUT / part, directory / part, ignore=shutil.ignore_patterns("__pycache__"))
     with (directory / "remote_helpers" / "main.py").open("a") as main:
         main.write("\n# another version\n")
+    return directory
+
+
+def another_version(directory: Path) -> Path:
+    """A copy of swarmsh whose helper is another one, and whose database has one more migration."""
+    another_helper(directory)
     schema = directory / "swarmsh" / "adapters" / "store" / "schema.py"
     before, definition, rest = schema.read_text().partition("def migrate(")
     more = 'MIGRATIONS = (*MIGRATIONS, lambda db: db.execute("CREATE TABLE another (x)"))\n\n\n'

@@ -6,9 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from swarmsh.errors import NodeRequestFailed, NodeUnreachable
+from swarmsh.errors import NodeDeadline, NodeRequestFailed, NodeUnreachable
+from swarmsh.manager.key_keeper import Rotation
 from swarmsh.manager.ports import ExecRequest
+from swarmsh.model.listeners import Listener, PortRange
 from swarmsh.model.objects import SshTarget
+from swarmsh.model.paths import KINDS, Heard, Listen, Send, Sent
+from swarmsh.model.trace import Sighting, Traced, TraceSend, TraceWatch
 
 DIGEST = "sha256:" + "ab" * 32
 
@@ -19,9 +23,24 @@ class FakeNodes:
     def __init__(self) -> None:
         self.kept: dict[str, SshTarget] = {}
         self.dropped: list[tuple[str, bool]] = []
+        self.purged: list[str] = []
+        self.left: dict[str, tuple[str, ...]] = {}  # after a purge
         self.away: set[str] = set()
+        self.silent: set[tuple[str, str]] = set()  # node, question
         self.registry: dict[str, str] = {}  # complete reference -> digest
         self.asked: list[tuple[str, str, str]] = []
+        self.listening: dict[str, tuple[Listener, ...]] = {}  # on the node itself
+        self.asked_ports: list[tuple[str, tuple[PortRange, ...]]] = []
+        self.ways: list[str] = []  # what was asked of ways between nodes, in this order
+        self.blocked: set[tuple[int, str]] = set()  # number of a node -> id of one that does not hear ESP of it
+        self.watches: dict[str, TraceWatch] = {}
+        self.tried: tuple[str, TraceSend] | None = None
+        self.traced = Traced(outcome="answered")
+        self.sightings: dict[str, tuple[Sighting, ...]] = {}
+        self.rotation = Rotation(3)
+        self.waited_s: list[float] = []  # by those who rotated keys
+        self._listening: dict[tuple[str, str], Listen] = {}  # token, node
+        self._sent: dict[tuple[str, str], list[Send]] = {}  # token, address
 
     def keep(self, node_id, name, target):
         self.kept[node_id] = target
@@ -29,6 +48,14 @@ class FakeNodes:
     async def drop(self, node_id, *, release=False):
         self.kept.pop(node_id, None)
         self.dropped.append((node_id, release))
+        return release
+
+    async def leave(self, node_id) -> tuple[str, ...]:
+        self.kept.pop(node_id, None)
+        if node_id in self.away:
+            raise NodeUnreachable(f"there is no session with node {node_id}: no route to host")
+        self.purged.append(node_id)
+        return self.left.get(node_id, ())
 
     def connected(self, node_id):
         return node_id not in self.away
@@ -46,6 +73,65 @@ class FakeNodes:
         if node_id in self.away:
             raise NodeUnreachable(f"node {node_id} cannot be reached: no route to host")
         return [{"name": "ip_vs", "ok": False, "detail": "module missing", "fix": "modprobe ip_vs"}]
+
+    async def listeners(self, node_id, ranges: Sequence[PortRange], timeout_s: float) -> Sequence[Listener]:
+        self.asked_ports.append((node_id, tuple(ranges)))
+        if (node_id, "listeners") in self.silent:
+            raise NodeDeadline(f"node {node_id} did not answer listeners within {timeout_s:g} s")
+        if node_id in self.away:
+            raise NodeUnreachable(f"node {node_id} cannot be reached: no route to host")
+        return tuple(
+            one
+            for one in self.listening.get(node_id, ())
+            if any(r.protocol == one.protocol and r.first <= one.port <= r.last for r in ranges)
+        )
+
+    async def rotate_keys(self, deadline_s: float) -> Rotation:
+        """In the manager's place."""
+        self.waited_s.append(deadline_s)
+        return self.rotation
+
+    async def listen_on_paths(self, node_id, listen: Listen) -> bool:
+        self._see(node_id, "listen")
+        self._listening[listen.token, node_id] = listen
+        return False
+
+    async def send_on_paths(self, node_id, send: Send) -> Sequence[Sent]:
+        self._see(node_id, "send")
+        assert all(listen.token == send.token for listen in self._listening.values())
+        for peer in send.to:
+            self._sent.setdefault((send.token, peer.address), []).append(send)
+        return tuple(Sent(n=peer.n) for peer in send.to)
+
+    async def heard_on_paths(self, node_id, token: str, wait_s: float) -> Sequence[Heard]:
+        self._see(node_id, "hear")
+        listen = self._listening.pop((token, node_id))
+        sent = {send.n: send for key, sends in self._sent.items() if key[0] == token for send in sends}
+        return tuple(self._heard(sent[n], node_id) if n in sent else Heard(n=n) for n in listen.senders)
+
+    def _heard(self, send: Send, node_id: str) -> Heard:
+        kinds = tuple(kind for kind in KINDS if kind != "esp" or (send.n, node_id) not in self.blocked)
+        return Heard(n=send.n, source=send.address, arrived=kinds, let_in=kinds, size=max(send.sizes))
+
+    async def trace_watch(self, node_id, watch: TraceWatch) -> None:
+        self._see(node_id, "watch")
+        self.watches[node_id] = watch
+
+    async def trace_send(self, node_id, send: TraceSend) -> Traced:
+        self._see(node_id, "try")
+        assert all(watch.port == send.port for watch in self.watches.values())
+        self.tried = (node_id, send)
+        return self.traced
+
+    async def trace_seen(self, node_id, token: str) -> Sequence[Sighting]:
+        self._see(node_id, "seen")
+        assert self.watches[node_id].token == token
+        return self.sightings.get(node_id, ())
+
+    def _see(self, node_id: str, what: str) -> None:
+        self.ways.append(what)
+        if node_id in self.away or (node_id, what) in self.silent:
+            raise NodeUnreachable(f"node {node_id} cannot be reached: no route to host")
 
 
 class FakeStreams:

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from swarmsh.model.objects import Node, NodeDescription, NodeStatus, Service, SshTarget, Task, TaskStatus
+from msgspec.structs import replace
+
+from swarmsh.model.objects import (
+    Network,
+    Node,
+    NodeDescription,
+    NodeStatus,
+    Service,
+    SshTarget,
+    Task,
+    TaskAddress,
+    TaskStatus,
+)
 from swarmsh.model.specs import (
     ContainerSpec,
+    NetworkSpec,
     NodeSpec,
     Platform,
     ReplicatedMode,
@@ -63,3 +76,26 @@ def a_node(number: int = 1, state: NodeState = NodeState.READY, role: Role = Rol
         ),
         status=NodeStatus(state=state, since=THEN),
     )
+
+
+def a_network(name: str = "net1", number: int = 1) -> Network:
+    subnet = f"10.48.{number * 16}"
+    return Network(
+        id=f"net{name:0>22}",
+        version=0,
+        created_at=THEN,
+        updated_at=THEN,
+        spec=NetworkSpec(name=name, driver="overlay", scope="swarm"),
+        vni=4095 + number,
+        subnet=f"{subnet}.0/20",
+        gateways=f"{subnet}.0/24",
+        vips=f"10.48.{number * 16 + 8}.0/21",
+        first_task=f"10.48.{number * 16 + 1}.0",
+        last_task=f"10.48.{number * 16 + 7}.255",
+        mtu=1450,
+    )
+
+
+def addressed(task: Task, network: Network, address: str) -> Task:
+    """The task on an overlay."""
+    return replace(task, addresses=(TaskAddress(network_id=network.id, address=address),))

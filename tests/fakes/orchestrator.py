@@ -7,8 +7,10 @@ from contextlib import asynccontextmanager
 
 from msgspec.structs import replace
 
+from swarmsh.core.allocate import Allocator
 from swarmsh.core.difference import outdated
 from swarmsh.core.tasks import new_task
+from swarmsh.errors import Exhausted
 from swarmsh.model.objects import Service, TaskStatus, UpdateStatus
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.states import TaskState
@@ -73,6 +75,7 @@ class TinyOrchestrator:
     def _seen(self, snapshot: ClusterSnapshot) -> Changes:
         put = []
         nodes = sorted(snapshot.nodes.values(), key=lambda n: n.number)
+        allocator = Allocator(snapshot, self.clock.now())
         for task in snapshot.tasks.values():
             status = task.status
             if task.live and status.state < TaskState.RUNNING and nodes:
@@ -84,7 +87,11 @@ class TinyOrchestrator:
                     container_id=f"c{task.id}",
                     pid=42,
                 )
-                put.append(replace(task, node_id=node_id, status=running))
+                try:
+                    placed = allocator.task(task, snapshot.nodes[node_id])
+                except Exhausted:
+                    continue  # it waits, as it would for a real one
+                put.append(replace(placed, node_id=node_id, status=running))
             elif task.desired is TaskState.SHUTDOWN and not status.state.terminal:
                 ended = replace(status, state=TaskState.SHUTDOWN, message="shutdown", exit_code=0)
                 put.append(replace(task, status=ended))

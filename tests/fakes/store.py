@@ -9,6 +9,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from swarmsh.core.allocate import with_releases
 from swarmsh.errors import StoreReadOnly
 from swarmsh.manager.ports import Clock, Decide, Store
 from swarmsh.model.objects import Event, NodeStatus
@@ -38,6 +39,7 @@ class MemoryStore:
                 put_services=tuple(replace(o, **stamp) for o in changes.put_services),
                 put_tasks=tuple(replace(o, **stamp) for o in changes.put_tasks),
                 put_nodes=tuple(replace(o, **stamp) for o in changes.put_nodes),
+                put_networks=tuple(replace(o, **stamp) for o in changes.put_networks),
             )
             self._publish(changes, index)
         await asyncio.sleep(0)
@@ -53,6 +55,7 @@ class MemoryStore:
         return self.snapshot
 
     def _publish(self, changes: Changes, index: int) -> None:
+        changes = with_releases(self.snapshot, changes, self._clock.now())
         self.snapshot = self.snapshot.apply(changes, index)
         self.kept_events.extend(changes.events)
         for queue in self._subscribers:
@@ -99,7 +102,13 @@ class MemoryStore:
         nodes = tuple(replace(n, status=NodeStatus()) for n in gone.nodes.values())
         self.snapshot = ClusterSnapshot(index=gone.index, nodes=gone.nodes)
         self._publish(
-            Changes(put_nodes=nodes, delete_services=tuple(gone.services), delete_tasks=tuple(gone.tasks)),
+            Changes(
+                put_nodes=nodes,
+                delete_services=tuple(gone.services),
+                delete_tasks=tuple(gone.tasks),
+                delete_networks=tuple(gone.networks),
+                delete_releases=tuple(gone.releases),
+            ),
             gone.index,
         )
         self.secrets.clear()

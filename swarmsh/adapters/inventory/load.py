@@ -169,6 +169,7 @@ class _Understanding:
                 host_keys=v.host_keys(),
                 become=v.flag("ansible_become", False),
                 python=v.text("ansible_python_interpreter", "python3"),
+                underlay=v.underlay(),
             )
             chain = self._chain(name, v, target, (*behind, name))
             self._targets[name] = msgspec.structs.replace(target, jump=chain)
@@ -197,7 +198,9 @@ class _Understanding:
                 # The way to the first hop is the hop's own; later ones are reached from the hop before.
                 chain = chain or hop.jump
                 changes = {"user": jump.user or hop.user, "port": jump.port or hop.port}
-                chain += (msgspec.structs.replace(hop, jump=(), become=False, python="python3", **changes),)
+                chain += (
+                    msgspec.structs.replace(hop, jump=(), become=False, python="python3", underlay="", **changes),
+                )
             else:
                 mine = pins.get(jump.host, ()) if isinstance(pins, dict) else pins
                 chain += (

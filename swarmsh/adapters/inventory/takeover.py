@@ -36,6 +36,7 @@ def describe_changes(stored: SshTarget, given: SshTarget) -> str:
             ("key", ", ".join(stored.identity_files) or "any", ", ".join(given.identity_files) or "any"),
             ("become", _yes(stored.become), _yes(given.become)),
             ("python", stored.python, given.python),
+            ("underlay", stored.underlay or "as seen", given.underlay or "as seen"),
             ("jump hosts", _hops(stored), _hops(given)),
         )
         if before != after

@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ KNOWN = (
     "ansible_ssh_extra_args",
     "swarmsh_labels",
     "swarmsh_availability",
+    "swarmsh_underlay",
     "swarmsh_host_key",
     "swarmsh_jump_host_key",
 )
@@ -54,6 +56,7 @@ _FIXED = {
 }
 # Real ones that look like ours, and do not concern us.
 _OTHERS_OF_ANSIBLE = ("ansible_sftp_extra_args", "ansible_scp_extra_args", "ansible_ssh_host_key_checking")
+_NOT_FOR_HOSTS = tuple(map(IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3")))  # RFC 6890
 _KEY_KIND = re.compile(r"^(ssh-|ecdsa-sha2-|sk-)[\w@.-]+$")
 _LABEL = re.compile(r"^[A-Za-z0-9_]([A-Za-z0-9_.\-/]*[A-Za-z0-9_])?$")
 
@@ -148,6 +151,19 @@ class Variables:
             raise self.error(
                 "swarmsh_availability", f"must be {', '.join(words)}, not {value!r}{nearest(value, words)}"
             ) from e
+
+    def underlay(self) -> str:
+        value = self.text("swarmsh_underlay", "")
+        try:
+            usable = not value or not any(IPv4Address(value) in block for block in _NOT_FOR_HOSTS)
+        except AddressValueError:
+            usable = False
+        if not usable:
+            raise self.error(
+                "swarmsh_underlay",
+                f"must be the IPv4 address by which the other nodes reach it, not {value!r}",
+            )
+        return value
 
     def identity_files(self) -> tuple[str, ...]:
         """`~` is the user's home; a relative path is relative to the inventory's folder."""

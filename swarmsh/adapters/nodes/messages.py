@@ -7,8 +7,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from swarmsh.model.actions import TaskReport
+from swarmsh.model.listeners import Listener
 from swarmsh.model.objects import NodeDescription
+from swarmsh.model.paths import Heard, Sent
 from swarmsh.model.specs import DiscreteGenericResource, GenericResource, NamedGenericResource, Platform
+from swarmsh.model.trace import Sighting
 
 PROTOCOL = 1
 
@@ -63,6 +66,8 @@ class Description(msgspec.Struct):
     python: str | None = None
     kernel: str | None = None
     boot_id: str | None = None
+    routes: list[str] | None = None
+    mtus: list[tuple[str, int]] | None = None
 
 
 class Hello(msgspec.Struct):
@@ -93,6 +98,70 @@ class EngineState(msgspec.Struct):
 
 class Goodbye(msgspec.Struct):
     reason: str = ""
+
+
+class Accepted(msgspec.Struct):
+    """The result of `apply`."""
+
+    accepted: int = 0
+
+
+class NetworkState(msgspec.Struct):
+    """Of the event `network`."""
+
+    ok: bool
+    message: str = ""
+    drift: tuple[str, ...] = ()
+    lost: tuple[int, ...] = ()
+
+
+class Drift(msgspec.Struct):
+    """The result of `network`."""
+
+    drift: tuple[str, ...] = ()
+
+
+class LostPeers(msgspec.Struct):
+    """The result of `secure`."""
+
+    lost: tuple[int, ...] = ()
+
+
+class FoundListeners(msgspec.Struct):
+    """The result of `listeners`."""
+
+    listeners: tuple[Listener, ...] = ()
+
+
+class PathsListened(msgspec.Struct):
+    """The result of `check_listen`."""
+
+    guarded: bool = False
+
+
+class PathsSent(msgspec.Struct):
+    """The result of `check_send`."""
+
+    sent: tuple[Sent, ...] = ()
+
+
+class PathsHeard(msgspec.Struct):
+    """The result of `check_heard`."""
+
+    heard: tuple[Heard, ...] = ()
+
+
+class TraceSeen(msgspec.Struct):
+    """The result of `trace_seen`."""
+
+    seen: tuple[Sighting, ...] = ()
+
+
+class Released(msgspec.Struct):
+    """The result of `release` with `clear`."""
+
+    tasks: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
 
 class EndedProcesses(msgspec.Struct):
@@ -173,6 +242,8 @@ def to_description(seen: Description) -> NodeDescription:
         python=seen.python or "",
         kernel=seen.kernel or "",
         boot_id=seen.boot_id or "",
+        routes=tuple(seen.routes or ()),
+        mtus=tuple(seen.mtus or ()),
     )
 
 

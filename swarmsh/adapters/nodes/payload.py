@@ -30,11 +30,12 @@ class Payload(NamedTuple):
 
 
 def pack_helper(source_dir: Path) -> bytes:
-    """Make the archive of the package in `source_dir`; equal sources give equal bytes.
+    """Make the archive of the package in `source_dir` with its subfolders; equal sources give equal bytes.
 
     Stored, not deflated: the output of zlib differs between its versions, and the hash must not.
     """
-    files = {f"{PACKAGE}/{path.name}": path.read_bytes() for path in source_dir.glob("*.py")}
+    sources = ((path.relative_to(source_dir).as_posix(), path) for path in source_dir.rglob("*.py"))
+    files = {f"{PACKAGE}/{name}": path.read_bytes() for name, path in sources}
     files[_MAIN] = files.pop(f"{PACKAGE}/{_MAIN}")
     unpacked = sorted(name for name in files if name not in (_MAIN, _STUB))
     files["FILES"] = ("\n".join(unpacked) + "\n").encode()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from swarmsh.adapters.nodes.lines import LINE_BYTES, LineSplitter, LineTooLong
 from swarmsh.adapters.nodes.messages import (
@@ -22,6 +23,7 @@ from swarmsh.adapters.nodes.messages import (
     Hello,
     Line,
     MalformedLine,
+    NetworkState,
     StubLine,
     excerpt,
     parse,
@@ -31,13 +33,24 @@ from swarmsh.adapters.nodes.messages import (
 )
 from swarmsh.adapters.nodes.view import NodeView
 from swarmsh.adapters.ssh import ByteChannel, SshLink
-from swarmsh.errors import HelperRefused, NodeDeadline, NodeRequestFailed, NodeUnreachable, SwarmshError
+from swarmsh.errors import (
+    HelperRefused,
+    NetworkFailed,
+    NodeDeadline,
+    NodeRequestFailed,
+    NodeUnreachable,
+    SwarmshError,
+)
 from swarmsh.manager.ports import Clock
 from swarmsh.model.actions import TaskReport
+from swarmsh.model.objects import NodeDescription
 
 _PUSH_CHUNK = 256 * 1024
 _NOISE_BYTES = 64 * 1024
-_REFUSALS = ("other_cluster", "stale_epoch", "stale_index")
+_ERRORS: dict[str, type[SwarmshError]] = {
+    **dict.fromkeys(("other_cluster", "stale_epoch", "stale_index"), HelperRefused),
+    "network_failed": NetworkFailed,
+}
 
 
 class HelperArchive(Protocol):
@@ -80,6 +93,8 @@ class SessionListener(Protocol):
         """All task events that came in one burst, in order."""
 
     def described(self) -> None: ...
+
+    def network_checked(self, state: NetworkState) -> None: ...
 
 
 class HelperSession:
@@ -168,9 +183,12 @@ class HelperSession:
                 node=self.node,
             )
         now = self._clock.monotonic()
-        description = to_description(hello.description)
+        description = self._described(hello.description)
         self.view = NodeView(description, hello.tasks, hello.engine_ok, hello.engine_message, now)
         return hello
+
+    def _described(self, seen: Description) -> NodeDescription:
+        return replace(to_description(seen), address=self.link.address)
 
     async def attach(self, about_us: Attach, deadline_s: float) -> None:
         """Take the lease. Raises HelperRefused, NodeUnreachable, NodeDeadline."""
@@ -212,17 +230,11 @@ class HelperSession:
 
     # --- requests ---
     async def request(self, op: str, args: object, deadline_s: float) -> msgspec.Raw:
-        """One round trip; the reply's `result`.
+        """One round trip; the reply's `result`. If `args` is a function, it is called when its line is the next.
 
         Raises NodeUnreachable if the session ends first, NodeDeadline, HelperRefused or NodeRequestFailed.
         """
-        number = self._next_id
-        line = request_line(number, op, deadline_s, args, self._beat)
-        if len(line) > self._line_bytes:
-            raise NodeRequestFailed(
-                f"a request {op} of {len(line)} bytes is too long for one line", node=self.node
-            )
-        self._next_id += 1
+        number, self._next_id = self._next_id, self._next_id + 1
         future: asyncio.Future[Line] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(deadline_s):
@@ -231,6 +243,11 @@ class HelperSession:
                 if self.ended.is_set():
                     raise NodeUnreachable(
                         f"the session with node {self.node} ended: {self.reason}", node=self.node
+                    )
+                line = request_line(number, op, deadline_s, args() if callable(args) else args, self._beat)
+                if len(line) > self._line_bytes:
+                    raise NodeRequestFailed(
+                        f"a request {op} of {len(line)} bytes is too long for one line", node=self.node
                     )
                 self._waiting[number] = future
                 self._counters.requests += 1
@@ -247,7 +264,7 @@ class HelperSession:
         return reply.result
 
     def _failed(self, op: str, error: Failure) -> SwarmshError:
-        kind = HelperRefused if error.code in _REFUSALS else NodeRequestFailed
+        kind = _ERRORS.get(error.code, NodeRequestFailed)
         said = error.message or error.code or "no reason given"
         return kind(f"node {self.node}: {said}", hint=error.hint, node=self.node, op=op, code=error.code)
 
@@ -332,9 +349,12 @@ class HelperSession:
                 if self.view is not None:
                     self._changed(self.view.engine(state.ok, state.message, self._clock.monotonic()))
             case "description":
-                description = to_description(parse(Description, parsed.data))
+                description = self._described(parse(Description, parsed.data))
                 if self.view is not None:
                     self._changed(self.view.describe(description))
+            case "network":
+                if self.attached:
+                    self._listener.network_checked(parse(NetworkState, parsed.data))
             case "superseded" | "goodbye":
                 self.end(f"{parsed.event}: {parse(Goodbye, parsed.data).reason or 'no reason given'}")
             case _:

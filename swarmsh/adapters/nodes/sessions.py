@@ -5,24 +5,36 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from swarmsh.adapters.nodes.engine_socket import EngineSocket
 from swarmsh.adapters.nodes.feed import EventFeed
 from swarmsh.adapters.nodes.lines import LINE_BYTES
 from swarmsh.adapters.nodes.messages import (
     PROTOCOL,
+    Accepted,
     CheckItems,
+    Drift,
     EndedProcesses,
+    FoundListeners,
     Hello,
+    LostPeers,
     MalformedLine,
+    NetworkState,
+    PathsHeard,
+    PathsListened,
+    PathsSent,
     ReachedPeers,
+    Released,
     ResolvedImage,
+    TraceSeen,
     encode_line,
     parse,
 )
@@ -36,9 +48,22 @@ from swarmsh.errors import (
     NodeUntrusted,
     SwarmshError,
 )
-from swarmsh.manager.ports import Clock, Connected, Described, Disconnected, NodeEvent, Refused, Untrusted
+from swarmsh.manager.ports import (
+    Clock,
+    Connected,
+    Described,
+    Disconnected,
+    NetworkChecked,
+    NodeEvent,
+    Refused,
+    Untrusted,
+)
 from swarmsh.model.actions import Action, Batch, NodeReport, TaskReport
+from swarmsh.model.listeners import Listener, PortRange
+from swarmsh.model.netstate import EspKeys, NetworkChange
 from swarmsh.model.objects import SshTarget
+from swarmsh.model.paths import Heard, Listen, Send, Sent
+from swarmsh.model.trace import Sighting, Traced, TraceSend, TraceWatch
 
 T = TypeVar("T")
 log = logging.getLogger("swarmsh.nodes")
@@ -54,6 +79,7 @@ class SessionLimits:
     silence_s: float = 8.0  # then a connection is given up; the manager judges silence much earlier
     start_s: float = 90.0  # stub, push, first start of a helper on a slow node
     request_s: float = 10.0
+    network_s: float = 60.0  # a change of networks: an Engine on a slow node takes seconds for each
     first_retry_s: float = 0.2
     last_retry_s: float = 10.0
     slow_retry_s: float = 30.0  # for what a person has to settle: another host key, another cluster
@@ -149,20 +175,49 @@ class NodeSessions:
         if self._watcher is None:
             self._watcher = asyncio.create_task(self._watch(), name="node sessions")
 
-    async def drop(self, node_id: str, *, release: bool = False) -> None:
-        """End the session for good; with `release` the helper forgets the cluster first."""
-        kept = self._kept.pop(node_id, None)
+    async def drop(self, node_id: str, *, release: bool = False) -> bool:
+        """As the port says."""
+        kept, released = self._kept.pop(node_id, None), False
         if kept is None:
-            return
+            return False
         if release and kept.session is not None:
             try:
                 await kept.session.request("release", {}, self._limits.request_s)
+                released = True
             except SwarmshError as e:
                 log.warning("release_failed node=%s reason=%s", kept.name, e)
         if kept.supervisor is not None:
             await _ended(kept.supervisor)
         if kept.engine is not None:
             await kept.engine.close()
+        return released
+
+    async def leave(self, node_id: str) -> tuple[str, ...]:
+        """As the port says."""
+        try:
+            session = self._session(node_id)
+            kept = self._kept[node_id]
+            left = await self._call_on(session, "release", {"clear": True}, Released, self._limits.network_s)
+        finally:
+            await self.drop(node_id)
+        if left.tasks:
+            return tuple(f"task {task_id}: its container could not be removed" for task_id in left.tasks)
+        return left.left or await self._files_left(kept)
+
+    async def _files_left(self, kept: _Kept) -> tuple[str, ...]:
+        """Wait for the helper's end; then no session can tell, so the node's own shell is asked over SSH."""
+        link = await self._dialer.connect(kept.target)
+        try:
+            output, ended = bytearray(), asyncio.Event()
+            await link.exec(_wait_for_end(self._root), output.extend, ended.set)
+            async with asyncio.timeout(self._limits.start_s):
+                await ended.wait()
+        except TimeoutError:
+            return (f"{self._root}: whether it is gone was not answered",)
+        finally:
+            await link.close()
+        folder, *files = output.decode(errors="replace").split() or [""]
+        return (f"{folder} is still there, with {', '.join(files) or 'nothing in it'}",) if folder else ()
 
     def poke(self, node_id: str) -> None:
         """Try to connect now, whatever the back-off says."""
@@ -218,7 +273,9 @@ class NodeSessions:
         return kept.session
 
     async def _call(self, node_id: str, op: str, args: object, kind: type[T], deadline_s: float) -> T:
-        session = self._session(node_id)
+        return await self._call_on(self._session(node_id), op, args, kind, deadline_s)
+
+    async def _call_on(self, session: HelperSession, op: str, args: object, kind: type[T], deadline_s: float) -> T:
         result = await session.request(op, args, deadline_s)
         try:
             return parse(kind, result)
@@ -230,10 +287,33 @@ class NodeSessions:
 
         A refused one is an event too, and ends the session: the next one's start tells what is the matter.
         """
+        parts = _parts(batch, self._limits.line_bytes - 1024)
+        await self._give(node_id, "apply", parts, Accepted, self._limits.request_s)
+
+    async def network(self, node_id: str, change: NetworkChange) -> tuple[str, ...]:
+        """As the port says; in more than one round trip only if it is too long for one line."""
+        parts = _network_parts(change, self._limits.line_bytes - 1024)
+        answers = await self._give(node_id, "network", parts, Drift, self._limits.network_s)
+        return tuple(word for answer in answers for word in answer.drift)
+
+    async def secure(self, node_id: str, keys: EspKeys) -> tuple[int, ...]:
+        return (await self._call(node_id, "secure", keys, LostPeers, self._limits.network_s)).lost
+
+    async def _give(
+        self, node_id: str, op: str, parts: Sequence[Batch | NetworkChange], kind: type[T], deadline_s: float
+    ) -> list[T]:
+        """One part after another, all in one session. A refusal is an event too, and ends the session.
+
+        Batches and changes of networks overtake each other while one waits, and the helper takes no lower index
+        than it has seen: each goes with the newest at the moment when it goes.
+        """
         session = self._session(node_id)
+
+        def at_send(part: Batch | NetworkChange) -> Callable[[], Batch | NetworkChange]:
+            return lambda: replace(part, index=max(part.index, self._index()))
+
         try:
-            for part in _parts(batch, self._limits.line_bytes - 1024):
-                await session.request("apply", part, self._limits.request_s)
+            return [await self._call_on(session, op, at_send(part), kind, deadline_s) for part in parts]
         except HelperRefused as e:
             self._feed.put(_refused(node_id, e))
             session.end(str(e))
@@ -261,6 +341,30 @@ class NodeSessions:
     async def check(self, node_id: str) -> Sequence[dict[str, object]]:
         args = {"now": self._clock.now()}
         return (await self._call(node_id, "check", args, CheckItems, 30.0)).items
+
+    async def listeners(self, node_id: str, ranges: Sequence[PortRange], timeout_s: float) -> Sequence[Listener]:
+        return (await self._call(node_id, "listeners", {"ports": ranges}, FoundListeners, timeout_s)).listeners
+
+    async def listen_on_paths(self, node_id: str, listen: Listen) -> bool:
+        answer = await self._call(node_id, "check_listen", listen, PathsListened, self._limits.request_s)
+        return answer.guarded
+
+    async def send_on_paths(self, node_id: str, send: Send) -> Sequence[Sent]:
+        return (await self._call(node_id, "check_send", send, PathsSent, 30.0)).sent
+
+    async def heard_on_paths(self, node_id: str, token: str, wait_s: float) -> Sequence[Heard]:
+        args = {"token": token, "wait_s": wait_s}
+        return (await self._call(node_id, "check_heard", args, PathsHeard, wait_s + self._limits.request_s)).heard
+
+    async def trace_watch(self, node_id: str, watch: TraceWatch) -> None:
+        await self._call(node_id, "trace_watch", watch, dict, self._limits.request_s)
+
+    async def trace_send(self, node_id: str, send: TraceSend) -> Traced:
+        return await self._call(node_id, "trace_send", send, Traced, send.timeout_s + self._limits.request_s)
+
+    async def trace_seen(self, node_id: str, token: str) -> Sequence[Sighting]:
+        args = {"token": token}
+        return (await self._call(node_id, "trace_seen", args, TraceSeen, self._limits.request_s)).seen
 
     # --- the Engine through the session ---
     async def engine_socket(self, node_id: str) -> str:
@@ -511,6 +615,19 @@ class _Listener:
         if report is not None:
             self._feed.put(Described(node_id=self._node_id, report=report))
 
+    def network_checked(self, state: NetworkState) -> None:
+        self._feed.put(
+            NetworkChecked(
+                node_id=self._node_id, ok=state.ok, message=state.message, drift=state.drift, lost=state.lost
+            )
+        )
+
+
+def _wait_for_end(root: str) -> str:
+    """A shell line that waits 20 s for the folder to go, and prints what is in it if it stays."""
+    tries = f"for i in $(seq 100); do [ -e {root} ] || exit 0; sleep 0.2; done; echo {root}; ls -A {root}"
+    return shlex.join(["sh", "-c", tries])
+
 
 def _refused(node_id: str, error: HelperRefused) -> Refused:
     return Refused(node_id=node_id, code=str(error.fields.get("code", "")), reason=str(error))
@@ -529,7 +646,34 @@ def _parts(batch: Batch, limit: int) -> list[Batch]:
             room = limit
         pieces[-1].append(action)
         room -= size
-    return [msgspec.structs.replace(batch, actions=tuple(piece)) for piece in pieces]
+    return [replace(batch, actions=tuple(piece)) for piece in pieces]
+
+
+def _network_parts(change: NetworkChange, limit: int) -> list[NetworkChange]:
+    """The change, in as few pieces as fit into a line each; what is dropped goes first."""
+    if len(msgspec.json.encode(change)) <= limit:
+        return [change]
+    rest = [(name, one, False) for name, found in change.put.items() for one in _listed(found)]
+    entries = [(name, key, True) for name, keys in change.drop.items() for key in keys] + rest
+    pieces = [replace(change, put={}, drop={}, more=True)]
+    room = limit
+    for name, entry, dropped in entries:
+        size = len(msgspec.json.encode(entry)) + 1
+        if size > room:
+            pieces.append(replace(change, fresh=False, put={}, drop={}, more=True))
+            room = limit
+        room -= size
+        piece = pieces[-1]
+        if isinstance(change.put.get(name), list) or dropped:
+            (piece.drop if dropped else piece.put).setdefault(name, []).append(entry)
+        else:
+            piece.put[name] = entry
+    return [*pieces[:-1], replace(pieces[-1], more=change.more)]
+
+
+def _listed(found: Any) -> list[Any]:
+    """The entries of a section of `put`: `node` and `egress` are no lists."""
+    return found if isinstance(found, list) else [found]
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

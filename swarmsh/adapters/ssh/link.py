@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from ipaddress import AddressValueError, IPv4Address
 
 import asyncssh
 
@@ -45,6 +46,17 @@ class SshLink:
     @property
     def closed(self) -> bool:
         return self._ended or self.connection.is_closed()
+
+    @property
+    def address(self) -> str:
+        """The IPv4 address that the connection reached; "" over IPv6, and behind a jump host."""
+        peer = self.connection.get_extra_info("peername")
+        if self.target.jump or not isinstance(peer, tuple):
+            return ""
+        try:
+            return str(IPv4Address(peer[0]))
+        except AddressValueError:
+            return ""
 
     async def exec(
         self,

@@ -8,10 +8,10 @@ from typing import TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from swarmsh.model.objects import Node, Service, Task
+from swarmsh.model.objects import Network, Node, Service, Task
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 
-O = TypeVar("O", Service, Task, Node)  # noqa: E741
+O = TypeVar("O", Service, Task, Node, Network)  # noqa: E741
 
 
 def stamp(changes: Changes, index: int, now: float) -> Changes:
@@ -27,6 +27,7 @@ def stamp(changes: Changes, index: int, now: float) -> Changes:
         put_services=stamped(changes.put_services),
         put_tasks=stamped(changes.put_tasks),
         put_nodes=stamped(changes.put_nodes),
+        put_networks=stamped(changes.put_networks),
     )
 
 
@@ -43,6 +44,7 @@ def rebase(changes: Changes, base: ClusterSnapshot, current: ClusterSnapshot) ->
         put_services=_joined(changes.put_services, base.services, current.services),
         put_tasks=_joined(changes.put_tasks, base.tasks, current.tasks),
         put_nodes=_joined(changes.put_nodes, base.nodes, current.nodes),
+        put_networks=_joined(changes.put_networks, base.networks, current.networks),
     )
 
 

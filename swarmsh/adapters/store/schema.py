@@ -12,7 +12,7 @@ import msgspec
 from sqlite_utils import Database
 
 from swarmsh.errors import StoreCorrupt
-from swarmsh.model.objects import Cluster, Event, Node, Service, Task
+from swarmsh.model.objects import Cluster, Event, Network, Node, Release, Service, Task
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 
 APPLICATION_ID = 0x53574D53  # "SWMS": `file` and we recognise the database by it
@@ -39,7 +39,16 @@ def _first(db: Database) -> None:
         db.execute(statement)
 
 
-MIGRATIONS: tuple[Callable[[Database], None], ...] = (_first,)
+def _networks(db: Database) -> None:
+    for statement in (
+        "CREATE TABLE networks (id TEXT PRIMARY KEY, version INTEGER NOT NULL, name TEXT NOT NULL, "
+        "data TEXT NOT NULL)",
+        "CREATE TABLE releases (id TEXT PRIMARY KEY, data TEXT NOT NULL) WITHOUT ROWID",
+    ):
+        db.execute(statement)
+
+
+MIGRATIONS: tuple[Callable[[Database], None], ...] = (_first, _networks)
 
 
 def migrate(db: Database, path: str, migrations: Sequence[Callable[[Database], None]] = MIGRATIONS) -> None:
@@ -107,6 +116,8 @@ def load(db: Database) -> ClusterSnapshot:
         put_services=tuple(_read(db, "services", Service)),
         put_tasks=tuple(_read(db, "tasks", Task)),
         put_nodes=tuple(_read(db, "nodes", Node)),
+        put_networks=tuple(_read(db, "networks", Network)),
+        put_releases=tuple(_read(db, "releases", Release)),
     )
     return ClusterSnapshot().apply(everything, int(get_meta(db, "index", 0)))
 
@@ -128,9 +139,19 @@ def write(db: Database, changes: Changes) -> None:
         "INSERT OR REPLACE INTO nodes (id, version, name, data) VALUES (?, ?, ?, ?)",
         [(n.id, n.version, n.spec.name, _json(n)) for n in changes.put_nodes],
     )
+    many(
+        "INSERT OR REPLACE INTO networks (id, version, name, data) VALUES (?, ?, ?, ?)",
+        [(n.id, n.version, n.spec.name, _json(n)) for n in changes.put_networks],
+    )
+    many("DELETE FROM releases WHERE id = ?", [(i,) for i in changes.delete_releases])
+    many(
+        "INSERT OR REPLACE INTO releases (id, data) VALUES (?, ?)",
+        [(r.id, _json(r)) for r in changes.put_releases],
+    )
     many("DELETE FROM services WHERE id = ?", [(i,) for i in changes.delete_services])
     many("DELETE FROM tasks WHERE id = ?", [(i,) for i in changes.delete_tasks])
     many("DELETE FROM nodes WHERE id = ?", [(i,) for i in changes.delete_nodes])
+    many("DELETE FROM networks WHERE id = ?", [(i,) for i in changes.delete_networks])
     many("INSERT INTO events (time, data) VALUES (?, ?)", [(e.time, _json(e)) for e in changes.events])
 
 

@@ -29,6 +29,7 @@ from swarmsh.adapters.store import schema
 from swarmsh.adapters.store.changes import rebase, stamp
 from swarmsh.adapters.store.lock import StateLock
 from swarmsh.adapters.store.sealing import Sealer
+from swarmsh.core.allocate import with_releases
 from swarmsh.errors import StoreCorrupt, StoreReadOnly, SwarmshError, Unavailable
 from swarmsh.manager.ports import Clock, Decide
 from swarmsh.model.objects import Event, NodeStatus, Service
@@ -59,6 +60,8 @@ class _Dirty:
     services: set[str] = field(default_factory=set)
     tasks: set[str] = field(default_factory=set)
     nodes: set[str] = field(default_factory=set)
+    networks: set[str] = field(default_factory=set)
+    releases: set[str] = field(default_factory=set)
     events: list[Event] = field(default_factory=list)
     cluster: bool = False
 
@@ -69,6 +72,10 @@ class _Dirty:
         self.tasks.update(changes.delete_tasks)
         self.nodes.update(n.id for n in changes.put_nodes)
         self.nodes.update(changes.delete_nodes)
+        self.networks.update(n.id for n in changes.put_networks)
+        self.networks.update(changes.delete_networks)
+        self.releases.update(r.id for r in changes.put_releases)
+        self.releases.update(changes.delete_releases)
         self.events.extend(changes.events)
         self.cluster = self.cluster or changes.cluster is not None
 
@@ -76,6 +83,8 @@ class _Dirty:
         self.services |= older.services
         self.tasks |= older.tasks
         self.nodes |= older.nodes
+        self.networks |= older.networks
+        self.releases |= older.releases
         self.events[:0] = older.events
         self.cluster = self.cluster or older.cluster
 
@@ -86,9 +95,13 @@ class _Dirty:
             put_services=tuple(snapshot.services[i] for i in self.services if i in snapshot.services),
             put_tasks=tuple(snapshot.tasks[i] for i in self.tasks if i in snapshot.tasks),
             put_nodes=tuple(snapshot.nodes[i] for i in self.nodes if i in snapshot.nodes),
+            put_networks=tuple(snapshot.networks[i] for i in self.networks if i in snapshot.networks),
+            put_releases=tuple(snapshot.releases[i] for i in self.releases if i in snapshot.releases),
             delete_services=tuple(i for i in self.services if i not in snapshot.services),
             delete_tasks=tuple(i for i in self.tasks if i not in snapshot.tasks),
             delete_nodes=tuple(i for i in self.nodes if i not in snapshot.nodes),
+            delete_networks=tuple(i for i in self.networks if i not in snapshot.networks),
+            delete_releases=tuple(i for i in self.releases if i not in snapshot.releases),
             events=tuple(self.events),
         )
 
@@ -204,6 +217,7 @@ class SqliteStore:
     def observe(self, decide: Decide) -> ClusterSnapshot:
         changes = decide(self._snapshot)
         if changes:
+            changes = with_releases(self._snapshot, changes, self._clock.now())
             self._dirty.add(changes)
             self._publish(changes, self._snapshot.index)
             self._flush_in(FLUSH_AFTER_S)
@@ -283,7 +297,11 @@ class SqliteStore:
             self._dirty = _Dirty()
             self._dirty.add(Changes(put_nodes=nodes))
             changes = Changes(
-                put_nodes=nodes, delete_services=tuple(gone.services), delete_tasks=tuple(gone.tasks)
+                put_nodes=nodes,
+                delete_services=tuple(gone.services),
+                delete_tasks=tuple(gone.tasks),
+                delete_networks=tuple(gone.networks),
+                delete_releases=tuple(gone.releases),
             )
             self._publish(changes, gone.index)
             self._flush_in(0)
@@ -449,7 +467,8 @@ class SqliteStore:
                 changes = request.decide(snapshot) if request.decide is not None else Changes()
                 if changes:
                     index = snapshot.index + 1
-                    changes = stamp(changes, index, self._clock.now())
+                    now = self._clock.now()
+                    changes = with_releases(snapshot, stamp(changes, index, now), now)
                     respecified = tuple(
                         s
                         for s in changes.put_services
@@ -548,7 +567,7 @@ class SqliteStore:
         partial.chmod(0o600)
         partial.rename(target)
         with self._full.atomic():
-            for table in ("services", "tasks", "events", "revisions", "secrets"):
+            for table in ("services", "tasks", "networks", "releases", "events", "revisions", "secrets"):
                 self._full.execute(f"DELETE FROM {table}")
             self._full.execute("DELETE FROM meta WHERE key = 'cluster'")
 

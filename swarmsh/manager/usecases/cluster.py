@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from msgspec.structs import replace
 
-from swarmsh.errors import InvalidSpec, OutOfSequence, Unavailable
+from swarmsh.errors import InvalidSpec, OutOfSequence, SwarmshError, Unavailable
 from swarmsh.manager.ports import Clock, IdSource, NodeClient, Store
 from swarmsh.manager.usecases.lookup import require_cluster
 from swarmsh.manager.usecases.services import removal_of_all
-from swarmsh.model.objects import Cluster
+from swarmsh.model.objects import Cluster, Node
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 
 LEAVE_DEADLINE_S = 60.0  # for tasks to stop on nodes that answer
 MOST_HISTORY = 1000
 # Below the first, a node would be down before it is silent; above the second nobody would wait for it.
 LEAST_DOWN_AFTER_S, MOST_DOWN_AFTER_S = 3.0, 3600.0
+# Of each field of LBTimeouts its name for users, and from when to when, in seconds. The kernel counts in its own
+# ticks: 24 days are what fits where a second has 1000.
+LB_TIMEOUT_BOUNDS = {
+    "tcp_s": ("TCP", 60, 24 * 86400),
+    "tcp_fin_s": ("TCPFin", 10, 3600),
+    "udp_s": ("UDP", 10, 86400),
+}
 
 
 class ArchivingStore(Store, Protocol):
@@ -69,21 +78,29 @@ async def update_cluster(
     return require_cluster(await store.commit(decide))
 
 
-async def tune_cluster(store: Store, *, down_after_s: float | None = None) -> Cluster:
+async def tune_cluster(
+    store: Store, *, down_after_s: float | None = None, lb_timeouts: Mapping[str, int] | None = None
+) -> Cluster:
     """Change what is given of what only we have: it holds from the next look at the nodes. Raises InvalidSpec.
 
-    `down_after_s` is the silence after which a node is down if no other node reaches it.
+    `down_after_s` is the silence after which a node is down if no other node reaches it. `lb_timeouts`: seconds by
+    fields of LBTimeouts; nodes are told at once, and no task is touched.
     """
     if down_after_s is not None and not LEAST_DOWN_AFTER_S <= down_after_s <= MOST_DOWN_AFTER_S:
         raise InvalidSpec(
             f"invalid DownAfterS {down_after_s:g}: {LEAST_DOWN_AFTER_S:g} to {MOST_DOWN_AFTER_S:g} seconds"
         )
 
+    for key, seconds in (lb_timeouts or {}).items():
+        name, least, most = LB_TIMEOUT_BOUNDS[key]
+        if not least <= seconds <= most:
+            raise InvalidSpec(f"invalid LBTimeouts.{name} {seconds}: {least} to {most} seconds")
+
     def decide(snapshot: ClusterSnapshot) -> Changes:
         stored = require_cluster(snapshot)
-        if down_after_s in (None, stored.down_after_s):
-            return Changes()
-        return Changes(cluster=replace(stored, down_after_s=down_after_s))
+        tuned = stored if down_after_s is None else replace(stored, down_after_s=down_after_s)
+        tuned = replace(tuned, lb_timeouts=replace(stored.lb_timeouts, **(lb_timeouts or {})))
+        return Changes() if tuned == stored else Changes(cluster=tuned)
 
     return require_cluster(await store.commit(decide))
 
@@ -105,6 +122,14 @@ async def leave(store: ArchivingStore, clock: Clock, nodes: NodeClient, *, force
             "You are attempting to leave the swarm on a node that is participating as a manager. Removing the "
             "last manager erases all current state of the swarm. Use `--force` to ignore this message."
         )
+    await _end_tasks(store, clock, nodes)
+    await store.archive()
+    for node in list(store.snapshot.nodes.values()):
+        await nodes.drop(node.id, release=True)
+
+
+async def _end_tasks(store: Store, clock: Clock, nodes: NodeClient) -> None:
+    """Remove all services, and wait a while until no task is left on nodes that answer."""
     async with store.subscribe() as changes:
         await store.commit(lambda snapshot: removal_of_all(snapshot, clock.now()))
         try:
@@ -113,6 +138,49 @@ async def leave(store: ArchivingStore, clock: Clock, nodes: NodeClient, *, force
                     await anext(changes)
         except TimeoutError:
             pass  # what still runs there is released with its node, and can be removed by hand
-    await store.archive()
-    for node in list(store.snapshot.nodes.values()):
-        await nodes.drop(node.id, release=True)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftNode:
+    """A node after a purge; `left` says what of ours is on it still, `fix` what to do about that."""
+
+    node: Node
+    left: tuple[str, ...] = ()
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """Where the state was archived, and what became of each node, by their numbers."""
+
+    archive: Path
+    nodes: tuple[LeftNode, ...]
+
+
+async def purge(store: ArchivingStore, clock: Clock, nodes: NodeClient) -> Purged:
+    """End the cluster as `leave` does, and leave nothing of ours on its nodes; says of each what is there still.
+
+    Raises Unavailable without a cluster.
+    """
+    cluster = require_cluster(store.snapshot)
+    await _end_tasks(store, clock, nodes)
+    archive = await store.archive()
+    known = sorted(store.snapshot.nodes.values(), key=lambda node: node.number)
+    return Purged(archive, tuple(await asyncio.gather(*(_clear(nodes, node, cluster.id) for node in known))))
+
+
+async def _clear(nodes: NodeClient, node: Node, cluster_id: str) -> LeftNode:
+    try:
+        left = await nodes.leave(node.id)
+    except SwarmshError as e:
+        left = (e.message,)
+    return LeftNode(node, left, by_hand(cluster_id) if left else "")
+
+
+def by_hand(cluster_id: str) -> str:
+    """What takes all of a cluster from a node that its manager did not reach: the kernel forgets with a reboot."""
+    return (
+        "On the node, as root: systemctl stop swarmsh-helper; "
+        f"docker rm -f $(docker ps -aq --filter label=swarmsh.cluster={cluster_id}); "
+        "docker network rm $(docker network ls -q --filter label=swarmsh.network); reboot"
+    )

@@ -1,8 +1,8 @@
-"""Lines of `docker events` for services and nodes, with dockerd's attributes (moby `daemon/events.go`)."""
+"""Lines of `docker events` for services, nodes, networks, with dockerd's attributes (moby `daemon/events.go`)."""
 
 from __future__ import annotations
 
-from swarmsh.model.objects import Event, Node, Service
+from swarmsh.model.objects import Event, Network, Node, Service
 
 
 def service_event(action: str, service: Service, now: float, before: Service | None = None) -> Event:
@@ -22,6 +22,10 @@ def node_event(action: str, node: Node, now: float, before: Node | None = None) 
         _note(attributes, "role", before.spec.role, node.spec.role)
         _note(attributes, "state", before.status.state, node.status.state)
     return Event(time=now, type="node", action=action, id=node.id, attributes=attributes)
+
+
+def network_event(action: str, network: Network, now: float) -> Event:
+    return Event(time=now, type="network", action=action, id=network.id, attributes={"name": network.spec.name})
 
 
 def _note(attributes: dict[str, str], name: str, old: str, new: str) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
 
 from swarmsh.core.difference import outdated
-from swarmsh.errors import Ambiguous, InvalidSpec, NotFound, Unavailable
+from swarmsh.core.find import find_one
+from swarmsh.errors import InvalidSpec, Unavailable
 from swarmsh.model.objects import Cluster, Node, Service, Task
 from swarmsh.model.snapshot import ClusterSnapshot
 from swarmsh.model.specs import ServiceMode
 from swarmsh.model.states import Role, TaskState
 
-T = TypeVar("T", Service, Task, Node)
 Filters = Mapping[str, Sequence[str]]
 
 NOT_A_MANAGER = (
@@ -30,14 +29,14 @@ def require_cluster(snapshot: ClusterSnapshot) -> Cluster:
 # --- one object ---------------------------------------------------------------------------------------------
 def find_service(snapshot: ClusterSnapshot, ref: str) -> Service:
     named = snapshot.service_ids.get(ref)
-    return _find("service", snapshot.services, ref, [snapshot.services[named]] if named is not None else [])
+    return find_one("service", snapshot.services, ref, [snapshot.services[named]] if named is not None else [])
 
 
 def find_node(snapshot: ClusterSnapshot, ref: str) -> Node:
     """`ref` may be the host name of the node's Docker or its name in the inventory; the latter goes first."""
     nodes = snapshot.nodes.values()
     named = [n for n in nodes if n.spec.name == ref] or [n for n in nodes if n.hostname == ref]
-    return _find("node", snapshot.nodes, ref, named)
+    return find_one("node", snapshot.nodes, ref, named)
 
 
 def find_task(snapshot: ClusterSnapshot, ref: str) -> Task:
@@ -52,7 +51,7 @@ def find_task(snapshot: ClusterSnapshot, ref: str) -> Task:
         named = sorted(there, key=lambda t: (t.live, t.created_at, t.id))[-1:]
     elif dot and place in snapshot.tasks:
         named = [snapshot.tasks[place]]  # the whole name: web.1.<id>
-    return _find("task", snapshot.tasks, ref, named)
+    return find_one("task", snapshot.tasks, ref, named)
 
 
 def _is_place(snapshot: ClusterSnapshot, task: Task, place: str) -> bool:
@@ -62,28 +61,16 @@ def _is_place(snapshot: ClusterSnapshot, task: Task, place: str) -> bool:
     return place in (task.node_id, *((node.spec.name, node.hostname) if node is not None else ()))
 
 
-def _find(kind: str, objects: Mapping[str, T], ref: str, named: Sequence[T]) -> T:
-    exact = objects.get(ref)
-    if exact is not None:
-        return exact
-    found = named or ([o for i, o in objects.items() if i.startswith(ref)] if ref else [])
-    if not found:
-        raise NotFound(f"{kind} {ref} not found")
-    if len(found) > 1:
-        raise Ambiguous(f"{kind} {ref} is ambiguous ({len(found)} matches found)")
-    return found[0]
-
-
 # --- lists --------------------------------------------------------------------------------------------------
 def list_services(snapshot: ClusterSnapshot, filters: Filters) -> list[Service]:
     """By name. Raises InvalidSpec for a filter that Docker does not know."""
-    _accept(filters, {"id", "name", "label", "mode", "runtime"})
+    accept_filters(filters, {"id", "name", "label", "mode", "runtime"})
 
     def wanted(service: Service) -> bool:
         return (
             _prefixed(filters, "id", service.id)
             and _prefixed(filters, "name", service.spec.name)
-            and _labelled(filters, "label", service.spec.labels)
+            and labelled(filters, "label", service.spec.labels)
             and _among(filters, "mode", mode_word(service.spec.mode))
             and _among(filters, "runtime", service.spec.task_template.runtime or "container")
         )
@@ -93,7 +80,7 @@ def list_services(snapshot: ClusterSnapshot, filters: Filters) -> list[Service]:
 
 def list_nodes(snapshot: ClusterSnapshot, filters: Filters) -> list[Node]:
     """By number. `label` means the Engine's own labels, `node.label` those of the node's spec, as in Docker."""
-    _accept(filters, {"id", "name", "label", "node.label", "role", "membership"})
+    accept_filters(filters, {"id", "name", "label", "node.label", "role", "membership"})
     _check_words(filters, "role", {r.value for r in Role})
     _check_words(filters, "membership", {"accepted", "pending"})
 
@@ -101,8 +88,8 @@ def list_nodes(snapshot: ClusterSnapshot, filters: Filters) -> list[Node]:
         return (
             _prefixed(filters, "id", node.id)
             and _prefixed(filters, "name", node.hostname, node.spec.name)
-            and _labelled(filters, "label", node.description.engine_labels)
-            and _labelled(filters, "node.label", node.spec.labels)
+            and labelled(filters, "label", node.description.engine_labels)
+            and labelled(filters, "node.label", node.spec.labels)
             and _among(filters, "role", node.spec.role.value)
             and _among(filters, "membership", "accepted")
         )
@@ -112,7 +99,7 @@ def list_nodes(snapshot: ClusterSnapshot, filters: Filters) -> list[Node]:
 
 def list_tasks(snapshot: ClusterSnapshot, filters: Filters) -> list[Task]:
     """By service, slot and age. A service or node named in a filter must exist, as in Docker."""
-    _accept(filters, {"id", "name", "label", "service", "node", "desired-state", "runtime", "_up-to-date"})
+    accept_filters(filters, {"id", "name", "label", "service", "node", "desired-state", "runtime", "_up-to-date"})
     _check_words(filters, "desired-state", {s.word for s in TaskState})
     services = {find_service(snapshot, ref).id for ref in filters.get("service", ())}
     nodes = {find_node(snapshot, ref).id for ref in filters.get("node", ())}
@@ -124,7 +111,7 @@ def list_tasks(snapshot: ClusterSnapshot, filters: Filters) -> list[Task]:
             and (not services or task.service_id in services)
             and _prefixed(filters, "id", task.id)
             and _prefixed(filters, "name", task.name)
-            and _labelled(filters, "label", task.labels)
+            and labelled(filters, "label", task.labels)
             and _among(filters, "desired-state", task.desired.word)
             and _among(filters, "runtime", task.spec.runtime or "container")
             and (not current or _up_to_date(snapshot, task))
@@ -154,7 +141,7 @@ def mode_word(mode: ServiceMode) -> str:
     return next((word for found, word in words if found is not None), "replicated")
 
 
-def _accept(filters: Filters, known: set[str]) -> None:
+def accept_filters(filters: Filters, known: set[str]) -> None:
     for name in filters:
         if name not in known:
             raise InvalidSpec(f"invalid filter '{name}'", hint=f"Known ones: {', '.join(sorted(known))}")
@@ -176,7 +163,7 @@ def _among(filters: Filters, name: str, value: str) -> bool:
     return not wanted or any(value == w.lower() for w in wanted)
 
 
-def _labelled(filters: Filters, name: str, labels: Mapping[str, str]) -> bool:
+def labelled(filters: Filters, name: str, labels: Mapping[str, str]) -> bool:
     """Every one asked for is there; one asked for without a value may have any."""
     for wanted in filters.get(name, ()):
         key, _, value = wanted.partition("=")

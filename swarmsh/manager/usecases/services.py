@@ -9,14 +9,21 @@ import msgspec
 from msgspec.structs import replace
 
 from swarmsh.core.accept import accept_service, accept_update, template_changed
+from swarmsh.core.accept_attachments import resolve_networks
+from swarmsh.core.allocate import Allocator
+from swarmsh.core.attach import attached
+from swarmsh.core.container import PREDEFINED_NETWORKS
+from swarmsh.core.listeners import new_ports
 from swarmsh.core.orchestrate import plan_removed_service
+from swarmsh.core.reach import settled_egress
 from swarmsh.errors import InvalidSpec, NameConflict, OutOfSequence
 from swarmsh.manager.ports import Clock, IdSource, Store
-from swarmsh.manager.usecases import credentials
+from swarmsh.manager.usecases import credentials, listeners
 from swarmsh.manager.usecases.happenings import service_event
+from swarmsh.manager.usecases.listeners import Askable
 from swarmsh.manager.usecases.lookup import find_service, require_cluster
 from swarmsh.manager.usecases.names import random_name
-from swarmsh.model.objects import Service, UpdateStatus
+from swarmsh.model.objects import Cluster, Service, UpdateStatus
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.specs import ServiceSpec
 from swarmsh.model.states import TaskState
@@ -26,22 +33,39 @@ MOST_REPLICAS = 100_000
 
 
 async def create_service(
-    store: Store, ids: IdSource, clock: Clock, spec: ServiceSpec, *, auth: str = ""
+    store: Store,
+    ids: IdSource,
+    clock: Clock,
+    spec: ServiceSpec,
+    *,
+    nodes: Askable | None = None,
+    auth: str = "",
 ) -> Service:
-    """Store a new service; one without a name gets one. Raises InvalidSpec, NameConflict, Unavailable."""
+    """Store a new service with VIPs and published ports; one without a name gets one.
+
+    `nodes` are asked first whether anything listens on its ports. Raises InvalidSpec, NameConflict, Unavailable,
+    NotFound for a network, Exhausted.
+    """
     require_cluster(store.snapshot)
     service_id = ids.new_id()
     spec = accept_service(spec if spec.name else replace(spec, name=_free_name(store.snapshot, service_id)))
     _check_size(spec)
+    occupied: dict[str, int] = {}  # by programs of nodes, once they were asked
 
     def decide(snapshot: ClusterSnapshot) -> Changes:
         require_cluster(snapshot)
         _refuse_taken_name(snapshot, spec.name)
         now = clock.now()
-        service = Service(id=service_id, version=0, created_at=now, updated_at=now, spec=spec)
-        return Changes(put_services=(service,), events=(service_event("create", service, now),))
+        resolved = resolve_networks(snapshot, spec)
+        service = Service(id=service_id, version=0, created_at=now, updated_at=now, spec=resolved)
+        settled, cluster = _with_egress(snapshot, resolved)
+        service = attached(service, Allocator(settled, now, occupied=occupied))
+        events = (service_event("create", service, now),)
+        return Changes(cluster=cluster, put_services=(service,), events=events)
 
-    _refuse_taken_name(store.snapshot, spec.name)  # before a secret is stored for nothing
+    (trial,) = decide(store.snapshot).put_services  # refused before a secret is stored for nothing
+    if nodes is not None:
+        occupied.update(await listeners.look(store.snapshot, nodes, service_id, new_ports(None, trial)))
     await credentials.store_first(store, service_id, auth)
     try:
         after = await store.commit(decide)
@@ -70,35 +94,58 @@ async def update_service(
     version: int,
     spec: ServiceSpec,
     *,
+    nodes: Askable | None = None,
     auth: str = "",
     auth_from: str = "spec",
     rollback: str = "",
 ) -> Service:
     """Replace a service's spec, or with `rollback="previous"` exchange it for the previous one.
 
-    `version` is the index that the client read. Raises OutOfSequence, InvalidSpec, Unimplemented, NotFound.
+    `version` is the index that the client read; `nodes` are asked first whether anything listens on ports that the
+    service does not have yet. Raises OutOfSequence, InvalidSpec, Unimplemented, NotFound, Exhausted.
     """
     if rollback not in ("", "none", "previous"):
         raise InvalidSpec(f"unrecognized rollback option {rollback}")
     back = rollback == "previous"
     require_cluster(store.snapshot)
     service_id = find_service(store.snapshot, ref).id
+    occupied: dict[str, int] = {}  # by programs of nodes, once they were asked
 
     def decide(snapshot: ClusterSnapshot) -> Changes:
         require_cluster(snapshot)
         stored = find_service(snapshot, service_id)
         _check_version(stored.version, version)
         now = clock.now()
-        updated = _rolled_back(stored, now) if back else _respecified(stored, accept_update(stored, spec))
+        if back:
+            updated = _rolled_back(stored, now)
+        else:
+            updated = _respecified(stored, resolve_networks(snapshot, accept_update(stored, spec)))
         _check_size(updated.spec)
-        return Changes(put_services=(updated,), events=(service_event("update", updated, now, stored),))
+        settled, cluster = _with_egress(snapshot, updated.spec)
+        updated = attached(updated, Allocator(settled, now, occupied=occupied))
+        events = (service_event("update", updated, now, stored),)
+        return Changes(cluster=cluster, put_services=(updated,), events=events)
 
-    decide(store.snapshot)  # refused before its credentials are written
-    if not auth and auth_from == "previous-spec" and store.snapshot.services[service_id].previous_spec is None:
+    before = store.snapshot
+    (trial,) = decide(before).put_services  # refused before its credentials are written
+    if not auth and auth_from == "previous-spec" and before.services[service_id].previous_spec is None:
         raise InvalidSpec(f"service {ref} does not have a previous spec")
+    if nodes is not None:
+        added = new_ports(before.services[service_id], trial)
+        occupied.update(await listeners.look(before, nodes, service_id, added))
     async with credentials.changing(store, service_id, given=auth, source=auth_from, rollback=back):
         after = await store.commit(decide)
     return after.services[service_id]
+
+
+def _with_egress(snapshot: ClusterSnapshot, spec: ServiceSpec) -> tuple[ClusterSnapshot, Cluster | None]:
+    """The first service that needs networks settles where nodes have theirs to the outside. Raises Exhausted."""
+    ports = spec.endpoint_spec.ports if spec.endpoint_spec is not None else ()
+    joins = any(network.target not in PREDEFINED_NETWORKS for network in spec.task_template.networks)
+    if not joins and not any(port.publish_mode == "ingress" for port in ports):
+        return snapshot, None
+    cluster = settled_egress(snapshot)
+    return snapshot.apply(Changes(cluster=cluster), snapshot.index), cluster
 
 
 def _check_size(spec: ServiceSpec) -> None:

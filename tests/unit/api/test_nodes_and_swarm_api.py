@@ -244,6 +244,7 @@ async def test_a_host_is_added_over_our_own_endpoint(fresh):
     assert fresh.nodes.kept[first["ID"]].user == "ops"  # when it is answered, nobody goes the old way
     checked = await fresh.get("/swarmsh/nodes/a/check")
     assert checked["items"][0]["fix"] == "modprobe ip_vs"
+    assert checked["items"][-2] == {"name": "routes", "ok": True, "detail": "", "fix": ""}
     status = await fresh.get("/swarmsh/status")
     assert status["nodes"] == {"total": 2, "ready": 0}
     assert [s["connected"] for s in status["sessions"]] == [True, True]

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from swarmsh.adapters.store import SqliteStore
+from swarmsh.model.objects import LBTimeouts
 from tests.fakes.serving import WallClock, served
 
 
@@ -75,7 +76,8 @@ async def test_how_long_a_node_may_be_silent_is_kept(store, tmp_path):
         assert (await api.get("/swarmsh/cluster"))["DownAfterS"] == 10.0
         before = store.snapshot.cluster
         status, shown = await api.call("POST", "/swarmsh/cluster/update", {"DownAfterS": 30})
-        assert (status, shown) == (200, {"ID": before.id, "DownAfterS": 30.0})
+        limits = {"TCP": 432000, "TCPFin": 120, "UDP": 300}
+        assert (status, shown) == (200, {"ID": before.id, "DownAfterS": 30.0, "LBTimeouts": limits})
         assert store.snapshot.cluster.down_after_s == 30.0
         for wrong in (2.9, 0, -1, 3601, 1e300, "10"):
             status, answer = await api.call("POST", "/swarmsh/cluster/update", {"DownAfterS": wrong})
@@ -86,4 +88,32 @@ async def test_how_long_a_node_may_be_silent_is_kept(store, tmp_path):
     await store.close()
     again = await SqliteStore.open(tmp_path / "state", WallClock())
     assert again.snapshot.cluster.down_after_s == 30.0
+    await again.close()
+
+
+async def test_how_long_idle_connections_live_is_kept(store, tmp_path):
+    async with served(store=store) as api:
+        change = {"LBTimeouts": {"TCP": 86400, "UDP": 60}}
+        status, shown = await api.call("POST", "/swarmsh/cluster/update", change)
+        limits = {"TCP": 86400, "TCPFin": 120, "UDP": 60}
+        assert (status, shown["LBTimeouts"], shown["DownAfterS"]) == (200, limits, 10.0)
+        index = store.snapshot.index
+        assert (await api.call("POST", "/swarmsh/cluster/update", change))[1] == shown
+        assert store.snapshot.index == index  # nothing differs, so nothing is written
+        for field, wrong in (
+            *(("TCP", value) for value in (59, 2073601, 0, -1, "3600", 3600.5)),
+            *(("TCPFin", value) for value in (9, 3601)),
+            *(("UDP", value) for value in (9, 86401)),
+        ):
+            body = {"DownAfterS": 20, "LBTimeouts": {field: wrong}}
+            status, answer = await api.call("POST", "/swarmsh/cluster/update", body)
+            assert (status, f"LBTimeouts.{field}" in answer["message"]) == (400, True)
+        status, answer = await api.call("POST", "/swarmsh/cluster/update", {"LBTimeouts": {"TCP": 59}})
+        assert answer["message"] == "invalid LBTimeouts.TCP 59: 60 to 2073600 seconds"
+        assert (await api.get("/swarmsh/cluster")) == shown
+        await api.call("POST", "/swarmsh/cluster/update", {"lbtimeouts": {"tcpfin": 30}})
+    await store.close()
+    again = await SqliteStore.open(tmp_path / "state", WallClock())
+    kept = again.snapshot.cluster
+    assert kept.lb_timeouts == LBTimeouts(tcp_s=86400, tcp_fin_s=30, udp_s=60) and kept.down_after_s == 10.0
     await again.close()

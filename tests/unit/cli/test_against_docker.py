@@ -1,4 +1,4 @@
-"""Our `service create` and `update` send what the docker CLI sends for the same command line.
+"""Our `service create`, `update` and `network create` send what the docker CLI sends for the same command line.
 
 The docker CLI is SWARMSH_TEST_DOCKER_CLI, else that on PATH. Written for 28.x; where an older one lacks a flag,
 the line is skipped.
@@ -30,6 +30,23 @@ DISTRIBUTION = {
         {"architecture": "arm64", "os": "linux"},
     ],
 }
+
+NETWORKS = """
+net1
+--attachable --internal --label a=b --label c net1
+-o encrypted --opt com.docker.network.driver.mtu=1300 net1
+--subnet 10.9.0.0/24 net1
+--subnet=10.9.0.0/24 --gateway=10.9.0.1 --ip-range 10.9.0.128/25 net1
+--subnet 10.9.0.0/24 --aux-address a=10.9.0.7 --aux-address b=10.9.0.8 net1
+--ipam-driver default --ipam-opt a=b net1
+--scope swarm net1
+--ipv6 net1
+--ipv6=false --internal=true net1
+--ipv4=false net1
+--ingress net1
+--config-only net1
+--config-from other net1
+""".strip().splitlines()
 
 pytestmark = pytest.mark.skipif(
     DOCKER is None, reason="no docker CLI: name one in SWARMSH_TEST_DOCKER_CLI, or put docker on PATH"
@@ -111,6 +128,8 @@ nginx sh -c 'exit 1' --init=false
 --network host --name web nginx
 --network name=none --name web nginx
 --network name=Bridge,alias=Web,driver-opt=a=b nginx
+--network net1 --network name=net2,alias=a,alias=b nginx
+--network net2 --network net1 --publish 8080:80 --endpoint-mode vip nginx
 --isolation default nginx
 --credential-spec file://cred.json nginx
 --credential-spec registry://cred nginx
@@ -190,6 +209,8 @@ UPDATE = """
 --network-add bridge
 --network-rm host
 --network-rm host --network-add none
+--network-add net1 --network-add name=net2,alias=a
+--network-rm net3 --network-add net1
 --isolation default
 --credential-spec file://cred.json
 --credential-spec ''
@@ -237,7 +258,7 @@ STORED = {
             "Preferences": [{"Spread": {"SpreadDescriptor": "node.labels.zone"}}],
             "Platforms": [{"Architecture": "amd64", "OS": "linux"}],
         },
-        "Networks": [{"Target": "host"}],
+        "Networks": [{"Target": "host"}, {"Target": "id-of-6"}],
         "LogDriver": {"Name": "json-file", "Options": {"max-size": "1m"}},
         "ForceUpdate": 4,
         "Runtime": "container",
@@ -276,6 +297,9 @@ def registry(manager: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     manager.on("GET", "/distribution/(docker.io/library/)?nginx.*/json", DISTRIBUTION)
     for name in ("host", "bridge", "none"):
         manager.on("GET", f"/networks/{name}", {"Name": name, "Id": name, "Scope": "local"})
+    for name in ("net1", "net2", "net3"):
+        network = {"Name": name, "Id": f"id-of-{9 - int(name[3])}", "Scope": "swarm"}
+        manager.on("GET", f"/networks/({name}|{network['Id']})", network)
     auth = base64.b64encode(b"ann:pass:word").decode()
     auths = {"registry.example": {"auth": auth}, "https://index.docker.io/v1/": {"auth": auth}}
     (Path(os.environ["DOCKER_CONFIG"]) / "config.json").write_text(json.dumps({"auths": auths}))
@@ -357,6 +381,24 @@ def test_update_sends_what_docker_sends(
     ours, query, auth = posted(registry, "/services/web1/update")
     assert comparable(ours) == comparable(theirs)
     assert (query, auth) == (their_query, their_auth)
+
+
+@pytest.mark.parametrize("line", NETWORKS)
+def test_network_create_sends_what_docker_sends(line: str, manager: Recorder, cli: Callable[..., Result]) -> None:
+    manager.on("POST", "/networks/create", (201, {"Id": "new1", "Warning": ""}))
+    words = ["network", "create", "-d", "overlay", *shlex.split(line)]
+    run_docker(*words)
+    result = cli(*words)
+    assert (result.code, result.out) == (0, "new1\n"), result.err
+    theirs, ours = (request.body for request in manager.sent("POST", "/networks/create"))
+    for body in (theirs, ours):
+        body.pop("CheckDuplicate", None)  # of clients that speak to older servers, too
+    assert without_false(ours) == without_false(theirs)
+
+
+def without_false(body: Any) -> Any:
+    """Switches that are off, and empty values, are sent or left out by the whim of each version."""
+    return {key: value for key, value in without_empty(body).items() if value is not False or key == "EnableIPv4"}
 
 
 @pytest.mark.parametrize(

@@ -134,11 +134,17 @@ def test_what_is_not_built_is_refused_with_the_servers_sentence(
 
 
 def test_a_network_is_the_servers_to_refuse(manager: Recorder, cli: Cli) -> None:
-    sentence = "overlay networks are not supported yet: the service names network mynet"
-    manager.on("POST", "/services/create", (501, {"message": sentence}))
-    result = cli("service", "create", "--no-resolve-image", "--network", "mynet", "nginx")
-    assert (result.code, result.err) == (1, f"Error: {sentence}\n")
-    assert manager.sent("POST", "/services/create")[0].body["TaskTemplate"]["Networks"] == [{"Target": "mynet"}]
+    sentence = "network mynet not found"
+    manager.on("GET", "/networks/mynet", (404, {"message": sentence}))
+    for words in (
+        ("create", "--no-resolve-image", "--network", "mynet", "nginx"),
+        ("update", "--network-add", "mynet", "web"),
+        ("update", "--network-rm", "mynet", "web"),
+    ):
+        result = cli("service", *words)
+        assert (result.code, result.err) == (1, f"Error: {sentence}\n")
+    assert {request.query["scope"] for request in manager.sent("GET", "/networks/mynet")} == {"swarm"}
+    assert not manager.sent("POST", ".*")
 
 
 def test_a_network_is_attached_once(manager: Recorder, cli: Cli) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -115,6 +116,26 @@ def test_an_unknown_name_is_told_and_the_others_are_shown(cluster: Recorder, cli
     assert len(result.out.splitlines()) == 4
 
 
+def test_networks_and_ports_of_a_service_are_shown_by_name_and_number(cluster: Recorder, cli: Cli) -> None:
+    service = make_service()
+    service["Spec"]["TaskTemplate"]["Networks"] = [{"Target": "id1"}, {"Target": "host"}]
+    port = {"Protocol": "tcp", "TargetPort": 80, "PublishMode": "ingress"}
+    service["Spec"]["EndpointSpec"] = {"Mode": "vip", "Ports": [port]}
+    service["Endpoint"] = {
+        "Spec": service["Spec"]["EndpointSpec"],
+        "Ports": [port | {"PublishedPort": 30000}],
+        "VirtualIPs": [{"NetworkID": "id1", "Addr": "10.48.8.0/20"}],
+    }
+    cluster.on("GET", "/services/web", service)
+    cluster.on("GET", "/services", [service])
+    cluster.on("GET", "/networks", [{"Id": "id1", "Name": "net1"}])
+    pretty = cli("service", "inspect", "--pretty", "web").out
+    for line in (r"Networks:\s+net1, host", r"VIP:\s+10\.48\.8\.0/20 in net1", r"PublishedPort:\s+30000"):
+        assert re.search(line, pretty), pretty
+    assert cli("service", "inspect", "--format", "table", "web").out == pretty
+    assert "*:30000->80/tcp" in cli("service", "ls").out
+
+
 def test_inspect_prints_json_as_it_came_and_pretty_for_people(cluster: Recorder, cli: Cli) -> None:
     found = json.loads(cli("service", "inspect", "web").out)
     assert found[0]["Version"] == {"Index": 42}
@@ -135,7 +156,37 @@ def test_inspect_prints_json_as_it_came_and_pretty_for_people(cluster: Recorder,
     assert cli("service", "inspect", "-q", "web").out == "web0000000000000000000000\n"
 
 
+WAYS = "/swarmsh/nodes/check-paths"
+
+
+def test_a_check_tells_of_each_pair_what_the_firewall_must_allow(cluster: Recorder, cli: Cli) -> None:
+    cluster.on("GET", "/swarmsh/nodes/node./check", {"items": []})
+    fine = {
+        "node": "node1",
+        "node_name": "n1",
+        "name": "ways",
+        "ok": True,
+        "detail": "all reach 1 node",
+        "fix": "",
+    }
+    fault = {**fine, "node": "node2", "node_name": "n2", "name": "to n1", "ok": False, "detail": "no", "fix": "do"}
+    cluster.on("POST", WAYS, {"items": [fine, fault]})
+    result = cli("node", "check")
+    assert result.code == 1
+    rows = [columns(line) for line in result.out.splitlines()]
+    assert ["n1", "ways", "ok", "all reach 1 node"] in rows
+    assert ["n2", "to n1", "FAULT", "no", "do"] in rows
+    assert cluster.sent("POST", WAYS)[0].body == {"Nodes": ["node2", "node1"]}
+    assert cli("node", "check", "-q").out == "node2\n"
+    # Of one that was not asked for: what it sends to one that was.
+    (_, other) = json.loads(cli("node", "check", "n1", "--format", "json").out)
+    assert other == {"Node": "n2", "Name": "to n1", "OK": False, "Detail": "no", "Fix": "do"}
+    cluster.on("POST", WAYS, {"items": [fine]})
+    assert cli("node", "check").code == 0
+
+
 def test_a_check_tells_faults_with_fixes_and_fails(cluster: Recorder, cli: Cli) -> None:
+    cluster.on("POST", WAYS, {"items": []})
     items = [
         {"name": "python", "ok": True, "detail": "3.11", "fix": ""},
         {"name": "ip_vs", "ok": False, "detail": "module missing", "fix": "modprobe ip_vs"},
@@ -164,6 +215,7 @@ def test_a_check_tells_faults_with_fixes_and_fails(cluster: Recorder, cli: Cli) 
 
 
 def test_a_node_that_cannot_be_asked_has_a_way_out_too(cluster: Recorder, cli: Cli) -> None:
+    cluster.on("POST", WAYS, {"items": []})
     cluster.on("GET", "/swarmsh/nodes/node1/check", (503, {"message": "there is no session with node n1: none"}))
     (item,) = json.loads(cli("node", "check", "n1", "--format", "json").out)
     assert (item["Node"], item["Name"], item["OK"]) == ("n1", "session", False)
@@ -246,6 +298,12 @@ def test_info_version_and_events(cluster: Recorder, cli: Cli) -> None:
     cluster.on("GET", "/events", Raw((json.dumps(event) + "\n").encode() * 2))
     assert "active" in cli("info").out
     assert json.loads(cli("info", "--format", "json").out) == info
+    info["Swarm"]["Cluster"] = {"ID": "c"}
+    limits = {"TCP": 86400, "TCPFin": 60, "UDP": 30}
+    cluster.on("GET", "/swarmsh/cluster", {"ID": "c", "DownAfterS": 12.5, "LBTimeouts": limits})
+    shown = cli("info").out.splitlines()
+    assert "Down after:    12.5 s" in shown
+    assert "LB time-outs:  TCP 86400 s, TCP after a FIN 60 s, UDP 30 s" in shown
     assert "1.51" in cli("version").out
     assert json.loads(cli("version", "--format", "json").out)["Server"]["Version"] == "0.1.0"
     lines = cli("events", "--since", "10m", "-f", "type=service").out.splitlines()

@@ -174,6 +174,21 @@ def test_update_sends_seconds_and_says_what_holds_now(manager: Recorder, cli: Cl
     assert "down after 90.5 s" in changed.err
 
 
+def test_update_of_timeouts_sends_those_given_and_warns_of_one_before_the_first_keepalive(
+    manager: Recorder, cli: Cli
+) -> None:
+    limits = {"TCP": 7201, "TCPFin": 120, "UDP": 60}
+    manager.on("POST", "/swarmsh/cluster/update", lambda _: {"ID": "c", "DownAfterS": 10.0, "LBTimeouts": limits})
+    changed = cli("manager", "update", "--lb-tcp-timeout", "2h1s", "--lb-udp-timeout", "1m")
+    assert changed.code == 0
+    assert "TCP 7201 s, TCP after a FIN 120 s, UDP 60 s" in changed.err
+    assert "keepalive" not in changed.err and "down after" not in changed.err
+    limits["TCP"] = 7200
+    assert "keepalive" in cli("manager", "update", "--lb-tcp-timeout", "2h", "--lb-tcp-fin-timeout", "1.5s").err
+    bodies = [request.body for request in manager.sent("POST", "/swarmsh/cluster/update")]
+    assert bodies == [{"LBTimeouts": {"TCP": 7201, "UDP": 60}}, {"LBTimeouts": {"TCP": 7200, "TCPFin": 1.5}}]
+
+
 def test_update_hands_on_what_the_manager_refuses(manager: Recorder, cli: Cli) -> None:
     manager.on("POST", "/swarmsh/cluster/update", (400, {"message": "invalid DownAfterS 1: 3 to 3600 seconds"}))
     refused = cli("manager", "update", "--down-after", "1s")

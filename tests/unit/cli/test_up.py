@@ -19,6 +19,7 @@ import pytest
 
 from swarmsh.cli import join
 from swarmsh.model.objects import SshTarget
+from swarmsh.model.wire import from_wire
 
 from .conftest import Recorder, Request, Result, make_node
 
@@ -425,3 +426,12 @@ def test_ready_is_who_answers_the_manager_that_was_just_started(
     assert result.code == 1
     assert "n2 does not answer" in result.err
     assert "1 of 2 nodes are ready" in result.err
+
+
+def test_all_that_an_inventory_says_of_a_host_reaches_the_manager() -> None:
+    hop = SshTarget(address="10.0.0.9", port=2222, user="jump", host_keys=("SHA256:h",))
+    target = SshTarget(
+        address="node.example", port=2022, user="ops", identity_files=("/k",), host_keys=("SHA256:a",),
+        become=True, python="/usr/bin/python3.9", jump=(hop,), underlay="10.98.0.12",
+    )  # fmt: skip
+    assert from_wire(SshTarget, join.target_json(target)) == target

@@ -309,14 +309,7 @@ def test_a_bad_spec_is_refused_with_dockers_words(spec: ServiceSpec, message: st
 @pytest.mark.parametrize(
     ("spec", "what", "instead"),
     [
-        (
-            port(PublishMode="", PublishedPort=8080),
-            "port 8080 in ingress mode",
-            "mode=host,target=80,published=8080",
-        ),
-        (port(PublishMode="ingress"), "port 80 in ingress mode", "mode=host,target=80"),
-        (with_template(Networks=[{"Target": "backend"}]), "overlay networks", "mode=host"),
-        (service_spec(Networks=[{"Target": "backend"}]), "overlay networks", "host, bridge, none"),
+        (port(Protocol="sctp", PublishMode=""), "port 80/sctp cannot be published in ingress", "mode=host"),
         (service_spec(Mode={"ReplicatedJob": {}}), "jobs", "restart condition none"),
         (service_spec(Mode={"GlobalJob": {}}), "jobs", "restart condition none"),
         (container("Secrets", [{"SecretID": "i", "SecretName": "pw"}]), "not supported yet: pw", "bind-mount"),

@@ -7,10 +7,10 @@ import pytest
 from msgspec.structs import replace
 
 from swarmsh.core.accept import accept_service
-from swarmsh.core.container import container_config, ensure_action, stop_grace_s
-from swarmsh.model.actions import Probe
+from swarmsh.core.container import Joins, container_config, ensure_action, stop_grace_s
+from swarmsh.model.actions import NetworkJoin, Probe
 from swarmsh.model.objects import Task
-from swarmsh.model.specs import EndpointSpec, PortConfig, RestartPolicy, TaskSpec
+from swarmsh.model.specs import DNSConfig, EndpointSpec, PortConfig, RestartPolicy, TaskSpec
 from swarmsh.model.wire import from_wire
 from tests.unit.core import samples
 
@@ -216,9 +216,20 @@ def test_an_action_has_all_that_the_helper_needs() -> None:
     assert (action.task_id, action.service_id, action.index, action.name) == ("web-2", "id-web", 7, "web.2.web-2")
     assert (action.desired, action.image, action.auth) == ("ready", "nginx:latest", "secret")
     assert (action.restart, action.restart_delay_s, action.stop_grace_s) == ("on-failure", 2.0, 30.0)
-    assert action.tcp_ports == (80,)
+    assert action.tcp_ports == (80, 443)
     assert action.probe == Probe(kind="http", port=80, path="/health")
     assert action.config == container_config(task, NODE, "c1")
+
+
+def test_dns_is_asked_through_our_network_unless_the_spec_names_its_own() -> None:
+    joins = Joins((NetworkJoin(name="net1", address="10.48.17.1"),), "10.255.1.1")
+    task = samples.task(1, on=NODE)
+    action = ensure_action(task, NODE, "c1", "ready", joins=joins)
+    assert action.networks == joins.networks
+    assert action.config["HostConfig"]["Dns"] == ["10.255.1.1"]
+    own = samples.task(1, on=NODE, spec=samples.task_spec(dns_config=DNSConfig(nameservers=("192.0.2.53",))))
+    assert ensure_action(own, NODE, "c1", "ready", joins=joins).config["HostConfig"]["Dns"] == ["192.0.2.53"]
+    assert "Dns" not in ensure_action(task, NODE, "c1", "ready").config["HostConfig"]
 
 
 def test_without_a_policy_any_end_is_followed_by_a_start_after_five_seconds() -> None:

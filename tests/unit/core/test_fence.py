@@ -205,8 +205,12 @@ def test_a_node_that_is_silent_just_now_may_be_with_it() -> None:
 
 def test_both_sides_count_with_the_same_times() -> None:
     assert Settings().lease_s == fence.LEASE_S
-    assert fence.NOTICED_AFTER_S >= isolation.LOOK_S + isolation.CHECK_S
-    assert fence.LEASE_S >= 2 * isolation.CHECK_S, "once the lease is lost, rounds take turns this soon"
+    a_round = isolation.LOOK_S + isolation.CHECK_S
+    assert isolation.ROUNDS * a_round <= fence.NOTICED_AFTER_S
+    since_the_last_answer = isolation.CHECK_S + isolation.ROUNDS * a_round
+    assert since_the_last_answer <= fence.LEASE_S + fence.NOTICED_AFTER_S, (
+        "once the lease is lost, rounds take turns"
+    )
     assert fence.GRACE_LIMIT_S == helper_task.CUT_OFF_GRACE_S
     assert fence.KILLED_AFTER_S >= isolation.KILL_AFTER_S + 5.0
 

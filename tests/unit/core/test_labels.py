@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from swarmsh.core.labels import LABELS, check_labels, fenced, probe_of
+from swarmsh.core.labels import LABELS, Balancing, balancing_of, check_labels, drain_s, fenced, probe_of
 from swarmsh.errors import InvalidSpec
 from swarmsh.model.actions import Probe
 
@@ -73,3 +73,53 @@ def test_a_fence_is_read_from_labels() -> None:
     check_labels({"swarmsh.fence": "stop"})
     assert fenced({"swarmsh.fence": "stop"})
     assert not fenced({"team": "x"})
+
+
+@pytest.mark.parametrize(
+    ("labels", "balancing"),
+    [
+        ({}, Balancing("rr", 0, "")),
+        (
+            {
+                "swarmsh.lb.scheduler": "mh",
+                "swarmsh.lb.persist": "10m",
+                "swarmsh.publish.bind": "192.0.2.7",
+            },
+            Balancing("mh", 600, "192.0.2.7"),
+        ),
+        ({"swarmsh.publish.bind": "127.0.0.1", "swarmsh.lb.persist": "24h"}, Balancing("rr", 86400, "127.0.0.1")),
+    ],
+)
+def test_balancing_is_read_from_labels(labels: dict[str, str], balancing: Balancing) -> None:
+    check_labels(labels)
+    assert balancing_of(labels) == balancing
+
+
+def test_the_drain_is_the_labels_or_else_the_default() -> None:
+    assert drain_s({}, 10.0) == 10.0
+    assert drain_s({"swarmsh.drain": "0s"}, 10.0) == 0.0
+    assert drain_s({"swarmsh.drain": "1h"}, 10.0) == 3600.0
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ({"swarmsh.lb.scheduler": "lc"}, "none of rr, wlc, sh, mh"),
+        ({"swarmsh.lb.scheduler": ""}, "none of rr"),
+        ({"swarmsh.lb.persist": "0s"}, "from 1s to 24h"),
+        ({"swarmsh.lb.persist": "25h"}, "from 1s to 24h"),
+        ({"swarmsh.lb.persist": "1500ms"}, "whole seconds"),
+        ({"swarmsh.drain": "2h"}, "from 0s to 1h"),
+        ({"swarmsh.drain": "10"}, "not a duration"),
+        ({"swarmsh.publish.bind": ""}, "no IPv4 address"),
+        ({"swarmsh.publish.bind": "0.0.0.0"}, "no IPv4 address"),
+        ({"swarmsh.publish.bind": "::1"}, "no IPv4 address"),
+        ({"swarmsh.publish.bind": "10.0.0.0/8"}, "no IPv4 address"),
+        ({"swarmsh.publish.bind": "239.1.1.1"}, "no IPv4 address"),
+        ({"swarmsh.lb.sched": "rr"}, "Did you mean swarmsh.lb.scheduler?"),
+    ],
+)
+def test_a_word_that_makes_no_sense_to_the_balancer_is_refused(labels: dict[str, str], words: str) -> None:
+    with pytest.raises(InvalidSpec) as e:
+        check_labels(labels)
+    assert words in str(e.value)

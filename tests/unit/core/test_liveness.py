@@ -251,6 +251,16 @@ def test_one_peer_that_reaches_it_is_enough_to_keep_it() -> None:
     assert "other nodes reach it" in verdict.status.message
 
 
+@pytest.mark.parametrize("other", [(1.0, False), answer(1.0, reached=False, no_for=30.0)])
+def test_a_node_that_peers_reach_is_not_down_by_one_look_that_fails(other: Opinion | tuple[float, bool]) -> None:
+    kept = NodeStatus(state=NodeState.UNREACHABLE, since=10.0)
+    verdict = judge(60, before=kept, opinions={"p": (0.1, False), "q": other})
+    assert (verdict.status.state, verdict.status.silent) == (NodeState.UNREACHABLE, True)
+    assert not verdict.ask_peers, "not at once: one moment's loss must not be both"
+    verdict = judge(60, before=kept, opinions={"p": NO_TWICE, "q": NO_TWICE})
+    assert verdict.status.state is NodeState.DOWN
+
+
 def test_if_nobody_answers_the_manager_doubts_itself() -> None:
     verdict = judge(60, others_heard=False)
     assert verdict.status.state is NodeState.READY

@@ -449,6 +449,18 @@ def test_a_global_task_starts_again_only_when_the_one_before_it_has_stopped() ->
     assert len(world.running()) == 1 == len(world.containers())
 
 
+def test_a_global_task_whose_next_attempt_was_drained_away_runs_again() -> None:
+    world = World(1)
+    world.create(make_spec(replicas=None))
+    world.settle()
+    world.fail(world.running()[0])
+    for availability in (Availability.DRAIN, Availability.ACTIVE):
+        world.set_node(1, availability=availability)
+        world.settle()
+    world.pass_time(30)
+    assert len(world.running()) == 1
+
+
 def test_a_global_task_that_ended_for_good_does_not_return_with_its_node() -> None:
     world = World(1)
     world.create(make_spec(replicas=None, condition="none"))

@@ -10,19 +10,23 @@ from msgspec.structs import replace
 
 from swarmsh.core.engine_api import newest_field
 from swarmsh.core.scheduler import Schedule, SchedulingView, eligible, fits, schedule, violated
-from swarmsh.model.objects import Node, Task
+from swarmsh.model.objects import Network, Node, SshTarget, Task
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.specs import (
     BindOptions,
     Driver,
+    EndpointSpec,
     HealthConfig,
     Mount,
+    NetworkAttachment,
     Placement,
     Platform,
+    PortConfig,
     TaskSpec,
     VolumeOptions,
 )
 from swarmsh.model.states import Availability, NodeState, TaskState
+from tests.fakes.objects import a_network
 from tests.unit.core.samples import (
     GIB,
     counted,
@@ -403,3 +407,93 @@ def test_an_engine_is_new_enough_from_the_version_that_has_the_field(container: 
     assert fits(node(engine_api=f"{major}.{minor}"), spec) is None
     assert fits(node(engine_api=f"{major}.{minor + 9}"), spec) is None
     assert needed.name in (fits(node(engine_api=f"{major}.{minor - 1}"), spec) or "")
+
+
+# --- networks -----------------------------------------------------------------------------------------------
+def on_networks(*networks: Network) -> TaskSpec:
+    return replace(task_spec(), networks=tuple(NetworkAttachment(target=network.id) for network in networks))
+
+
+def routed(number: int, *routes: str) -> Node:
+    there = node(number)
+    return replace(there, description=replace(there.description, routes=routes))
+
+
+def with_networks(nodes: Sequence[Node], *networks: Network) -> SchedulingView:
+    return view(nodes, networks={network.id: network for network in networks})
+
+
+def test_a_node_that_reaches_a_networks_addresses_already_gets_no_task_of_it() -> None:
+    net1, net2 = a_network("net1", 1), a_network("net2", 2)
+    nodes = [routed(1, "10.48.16.0/22"), routed(2, "10.0.0.0/8"), routed(3, "0.0.0.0/0", "192.168.0.0/16")]
+    assert per_node(schedule(pending(2, on_networks(net1)), with_networks(nodes, net1, net2))) == {"node3": 2}
+    refused = schedule(pending(1, on_networks(net1)), with_networks(nodes[:2], net1, net2)).refusals
+    assert refused == {
+        "web-1": "no suitable node (2 nodes with other routes into network net1 (10.48.16.0/20) or "
+        "the way outside (10.255.0.0/16))"
+    }
+    internal = replace(net2, spec=replace(net2.spec, internal=True))
+    away = schedule(pending(1, on_networks(internal)), with_networks([routed(1, "10.255.1.0/24")], internal))
+    assert away.assignments  # it has no way outside that could be in the way
+
+
+def test_a_task_that_publishes_a_port_needs_its_nodes_way_outside_and_no_other_task_does() -> None:
+    port = EndpointSpec(ports=(PortConfig(target_port=80, publish_mode="ingress"),))
+    nodes = [routed(1, "10.255.0.0/18")]
+    assert schedule(pending(1), view(nodes)).assignments
+    assert schedule(pending(1, endpoint=port), view(nodes)).refusals == {
+        "web-1": "no suitable node (1 node with other routes into the way outside (10.255.0.0/16))"
+    }
+
+
+def test_a_node_that_others_have_no_address_of_gets_no_task_on_networks() -> None:
+    net1 = a_network("net1", 1)
+    named_only = replace(node(1), target=SshTarget(address="n1.example"))
+    assert per_node(schedule(pending(2, on_networks(net1)), with_networks([named_only, node(2)], net1))) == {
+        "node2": 2
+    }
+    assert schedule(pending(1, on_networks(net1)), with_networks([named_only], net1)).refusals == {
+        "web-1": "no suitable node (1 node without an IPv4 address for networks)"
+    }
+    assert schedule(pending(1), with_networks([named_only], net1)).assignments
+
+
+def test_a_node_whose_link_is_too_narrow_for_a_network_gets_no_task_of_it() -> None:
+    net1 = a_network("net1", 1)
+    narrow = replace(node(1), description=replace(node(1).description, mtus=((node(1).target.address, 1460),)))
+    assert per_node(schedule(pending(2, on_networks(net1)), with_networks([narrow, node(2)], net1))) == {
+        "node2": 2
+    }
+    assert schedule(pending(1, on_networks(net1)), with_networks([narrow], net1)).refusals == {
+        "web-1": "no suitable node (1 node whose link does not take the 1500 bytes of network net1 (MTU 1450))"
+    }
+    for fitting in (
+        replace(net1, mtu=1410),
+        replace(net1, mtu=1370, encrypted=True),
+        replace(net1, spec=replace(net1.spec, options={"com.docker.network.driver.mtu": "1450"})),
+    ):
+        assert schedule(pending(1, on_networks(fitting)), with_networks([narrow], fitting)).assignments
+    assert schedule(pending(1), with_networks([narrow], net1)).assignments
+
+
+def test_nodes_of_one_address_get_no_task_on_networks_and_it_says_what_to_do() -> None:
+    net1 = a_network("net1", 1)
+    forwarded = [replace(node(n), target=SshTarget(address="192.0.2.1", port=2200 + n)) for n in (1, 2)]
+    view_of_all = with_networks([*forwarded, node(3)], net1)
+    assert per_node(schedule(pending(3, on_networks(net1)), view_of_all)) == {"node3": 3}
+    assert schedule(pending(1, on_networks(net1)), with_networks(forwarded, net1)).refusals == {
+        "web-1": "no suitable node (2 nodes with the address of another node: "
+        "set swarmsh_underlay in the inventory)"
+    }
+    assert schedule(pending(1), with_networks(forwarded, net1)).assignments
+
+
+def test_a_node_beyond_the_gateways_of_a_small_network_gets_no_task_of_it() -> None:
+    small = replace(a_network("small"), subnet="10.9.9.0/28", gateways="10.9.9.0/30")
+    assert per_node(schedule(pending(2, on_networks(small)), with_networks([node(3), node(4)], small))) == {
+        "node3": 2
+    }
+    assert schedule(pending(1, on_networks(small)), with_networks([node(4)], small)).refusals == {
+        "web-1": "no suitable node "
+        "(network small (10.9.9.0/28) reaches the nodes of the numbers 1 to 3, not 1 node)"
+    }

@@ -233,6 +233,7 @@ class World:
             {},
             self.snapshot.index,
             lambda t, desired: ensure_action(t, node, "cluster", desired),
+            self.snapshot.services,
         )
         for action in actions:
             match action:

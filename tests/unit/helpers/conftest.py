@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from remote_helpers import facts
 from remote_helpers.helper import Helper
+from remote_helpers.netfile import NetFile
+from remote_helpers.netstate import Held
 from tests.unit.helpers.fake_engine import FakeEngine
 
 MESSAGES = Path(__file__).resolve().parents[2] / "messages"
@@ -112,6 +115,59 @@ class Manager:
         self.link.close()
 
 
+class FakePlane:
+    """The kernel's side: what it was given, and what it answers. One for each that the helper makes."""
+
+    def __init__(self, world: World, esp_state: dict[str, Any]) -> None:
+        self._world = world
+        self._file = NetFile(f"{world.root}/network.json")
+        self.esp_state = esp_state
+        self.failed: dict[str, str] = {}
+        self.lost: list[int] = []
+        self.stopped = False
+
+    @property
+    def closed(self) -> bool:
+        return bool(self.esp_state.get("closed"))
+
+    async def bring(
+        self, held: Held, changes: Any, state: dict[str, Any], whole: bool
+    ) -> tuple[list[str], list[str]]:
+        if changes is None:
+            self._file.write(held, self.esp_state)
+        else:
+            self._file.append(held, self.esp_state, changes)
+        self._world.passes.append(("whole" if whole else "change", state))
+        await self._world.kernel_answers.wait()
+        self.failed = dict(self._world.cannot_be_made)
+        drift = self._world.drift.pop(0) if whole and self._world.drift else []
+        return drift, list(self._world.kernel_errors)
+
+    async def purge(self, keys_too: bool) -> tuple[list[str], list[str]]:
+        if keys_too:
+            self.esp_state = {}
+        self._file.write(Held(), self.esp_state)
+        self._world.passes.append(("purge", {"keys_too": keys_too}))
+        return [], list(self._world.kernel_errors)
+
+    async def hairpin(self) -> None:
+        self._world.passes.append(("hairpin", {}))
+
+    async def secure(self, message: dict[str, Any]) -> list[int]:
+        self._world.passes.append(("secure", message))
+        if self._world.key_error is not None:
+            raise self._world.key_error
+        self.esp_state = {"closed": message["closed"]}
+        return [1]
+
+    async def repair(self) -> tuple[list[str], list[str]]:
+        self._world.passes.append(("repair", {}))
+        return (self._world.drift.pop(0) if self._world.drift else []), []
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
 class World:
     """Helper and Engine; `crash` and `resume` are a `kill -9` and what the unit does then."""
 
@@ -120,10 +176,23 @@ class World:
         self.engine = FakeEngine(f"{directory}/engine.sock")
         self.managers: list[Manager] = []
         self.helper: Helper | None = None
+        self.passes: list[tuple[str, dict[str, Any]]] = []  # what the kernel's side was told, in order
+        self.kernel_answers = asyncio.Event()
+        self.kernel_answers.set()
+        self.kernel_errors: list[str] = []
+        self.cannot_be_made: dict[str, str] = {}
+        self.key_error: Exception | None = None
+        self.drift: list[list[str]] = []  # of the next whole passes
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("127.0.0.1", 0))
+            self.dns_port = sock.getsockname()[1]
 
-    def resume(self) -> None:
+    def resume(self, dns_fds: list[int] | None = None) -> None:
         self.helper = Helper(self.root, "0" * 64, self.engine.path)
-        self.helper.start()
+        network = self.helper.network
+        network.dns_port = self.dns_port
+        network.make_plane = lambda path, root, engine, esp_state: FakePlane(self, esp_state)
+        self.helper.start(dns_fds or [])
 
     async def manager(self, *, attach: bool = True, **options: Any) -> Manager:
         assert self.helper is not None
@@ -150,6 +219,8 @@ class World:
         for job in jobs:
             job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
+        if helper.network._dns is not None:
+            helper.network._dns.close()
         for session in list(helper.sessions.values()):
             session.close("killed")
         helper._stop_heart()
@@ -165,8 +236,18 @@ class World:
         await self.engine.stop()
 
 
+ROUTES = """Iface	Destination	Gateway 	Flags	RefCnt	Use	Metric	Mask		MTU	Window	IRTT
+eth0	00000000	0100000A	0003	0	0	100	00000000	0	0	0
+eth0	0000000A	00000000	0001	0	0	100	00FFFFFF	0	0	0
+docker0	000011AC	00000000	0001	0	0	0	0000FFFF	0	0	0
+"""
+
+
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    (tmp_path / "route").write_text(ROUTES)
+    monkeypatch.setattr(facts, "ROUTES", str(tmp_path / "route"))
+    monkeypatch.setattr(facts, "own_mtus", lambda: [["10.0.0.12", 1500]])
     world = World(tmp_path)
     await world.engine.start()
     world.resume()

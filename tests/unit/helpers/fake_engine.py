@@ -28,6 +28,9 @@ class FakeEngine:
         self.hold_pulls: asyncio.Event | None = None
         self.create_breaks_off = False
         self.start_error = ""
+        self.connect_error = ""
+        self.delete_error = ""
+        self.bodies: list[tuple[str, Any]] = []  # (path, body) of creates and connects
         self.refuses_updates = False
         self.runtime = "runc"
         self.api = "1.45"
@@ -96,7 +99,10 @@ class FakeEngine:
             },
             "HostConfig": {"RestartPolicy": {"Name": "no"}},
             "State": {"Status": "created", "Running": False, "Pid": 0, "ExitCode": 0, "StartedAt": NEVER},
-            "NetworkSettings": {"Ports": {}, "Networks": {}},
+            "NetworkSettings": {
+                "Ports": {},
+                "Networks": dict((body.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}),
+            },
         }
         self.containers[one["Id"]] = one
         self.event("create", one)
@@ -177,6 +183,8 @@ class FakeEngine:
         if words[0] == "images":
             image = "/".join(words[1:-1])
             return (200, {}) if image in self.images else (404, {"message": f"No such image: {image}"})
+        if words[0] == "networks":
+            return self._connect(words[1], body)
         if words[0] != "containers":
             return 200, self._small(words[0])
         if words[1] == "json":
@@ -219,11 +227,26 @@ class FakeEngine:
             return 404, {"message": f"No such image: {body['Image']}"}
         if any(one["Name"] == f"/{name}" for one in self.containers.values()):
             return 409, {"message": f'Conflict. The container name "/{name}" is already in use'}
+        if (
+            len((body.get("NetworkingConfig") or {}).get("EndpointsConfig") or ()) > 1
+        ):  # as Engines before API 1.44
+            return 400, {"message": "Container cannot be connected to network endpoints"}
+        self.bodies.append(("/containers/create", body))
         one = self.add(body, name)
         if self.create_breaks_off:
             self.create_breaks_off = False
             raise OSError
         return 201, {"Id": one["Id"]}
+
+    def _connect(self, network: str, body: Any) -> tuple[int, Any]:
+        if self.connect_error:
+            return 500, {"message": self.connect_error}
+        joined = self.containers[body["Container"]]["NetworkSettings"]["Networks"]
+        if network in joined:
+            return 403, {"message": f"endpoint already exists in network {network}"}
+        self.bodies.append((f"/networks/{network}/connect", body))
+        joined[network] = body["EndpointConfig"]
+        return 200, None
 
     def _do_json(self, one: dict[str, Any], query: Any, body: Any) -> tuple[int, Any]:
         return 200, one
@@ -255,6 +278,8 @@ class FakeEngine:
         return 200, {}
 
     def _do_delete(self, one: dict[str, Any], query: Any, body: Any) -> tuple[int, Any]:
+        if self.delete_error:
+            return 500, {"message": self.delete_error}
         del self.containers[one["Id"]]
         self.event("destroy", one)
         return 204, None

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.unit.helpers.conftest import Manager, World, ensure
+from tests.unit.helpers.test_network import whole
 from tests.unit.helpers.test_tasks import poll, remove, stop
 
 
@@ -176,6 +177,38 @@ async def test_an_attach_before_the_list_is_taken_back_if_another_cluster_has_co
     assert (await again.event("hello"))["cluster_id"] == "clustera"
     assert (await again.attach(cluster="clusterb"))["error"]["code"] == "other_cluster"
     assert (await again.attach())["ok"]
+
+
+async def test_networks_and_keys_wait_for_the_list_and_are_not_those_of_another_cluster(world: World) -> None:
+    container(world, "clustera")
+    await world.manager()
+    await reboot(world)
+    manager = await world.manager(cluster="clusterb")
+    fence = {"cluster_id": "clusterb", "epoch": 1, "index": 1}
+    manager.send({"id": 71, "op": "network", "args": {**fence, "fresh": True, "put": whole()}})
+    manager.send({"id": 72, "op": "secure", "args": {"n": 2, "address": "10.98.0.12", "closed": True}})
+    await manager.request("lease")
+    assert not world.passes
+    await world.engine.start()
+    assert (await manager.event("goodbye"))["reason"].startswith("other_cluster")
+    await manager.until(lambda: manager.ended)
+    assert not world.passes
+
+
+async def test_networks_that_waited_for_the_list_are_made_in_their_order(world: World) -> None:
+    container(world, "clustera")
+    await world.manager()
+    await reboot(world)
+    manager = await world.manager(index=7)
+    fence = {"cluster_id": "clustera", "epoch": 1, "index": 7}
+    manager.send({"id": 71, "op": "network", "args": {**fence, "fresh": True, "put": whole()}})
+    manager.send({"id": 72, "op": "network", "args": {**fence, "put": {}, "drop": {"ports": [4]}}})
+    await manager.request("lease")
+    assert not world.passes
+    await world.engine.start()
+    assert (await manager.until(lambda: manager.replies.get(72)))["ok"]
+    assert manager.replies[71]["ok"]
+    assert world.passes[-1][1]["ports"] == []
 
 
 async def test_an_attach_before_the_list_stands_if_the_containers_are_its_own(world: World) -> None:

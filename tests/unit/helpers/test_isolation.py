@@ -24,9 +24,13 @@ class Reach:
     def __init__(self) -> None:
         self.addresses: set[str] = set()
         self.asked = 0
+        self.deaf = 0  # so many rounds from now reach nobody
 
     async def check(self, peers: list[dict[str, Any]], timeout_s: float) -> dict[str, bool]:
         self.asked += 1
+        if self.deaf:
+            self.deaf -= 1
+            return {peer["node"]: False for peer in peers}
         return {peer["node"]: peer["address"] in self.addresses for peer in peers}
 
 
@@ -97,6 +101,17 @@ async def test_while_another_node_is_in_reach_it_goes_on_and_is_restarted_by_the
     assert policy(world) == "no"
     reach.addresses = set()
     await manager.task("t1", "failed")
+
+
+async def test_one_round_that_reaches_nobody_ends_nothing(world: World, reach: Reach) -> None:
+    reach.addresses = {"own", "other"}
+    await fenced(world)
+    await poll(lambda: reach.asked > 2)
+    for _ in range(3):
+        reach.deaf = 1
+        asked = reach.asked
+        await poll(lambda: reach.asked > asked + 2)  # noqa: B023
+    assert world.engine.state_of("t1")["Running"]
 
 
 async def test_one_that_is_unhealthy_without_a_manager_is_restarted_by_the_helper(

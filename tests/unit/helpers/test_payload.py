@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
 import os
+import resource
 import select
 import shlex
 import shutil
@@ -14,10 +16,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from remote_helpers import handover
 from swarmsh.adapters.nodes.payload import load_helper, pack_helper, stub_command
 
 SOURCES = Path(__file__).resolve().parents[3] / "remote_helpers"
@@ -28,9 +32,42 @@ def test_equal_sources_make_equal_archives(tmp_path: Path) -> None:
     shutil.copytree(SOURCES, copy, ignore=shutil.ignore_patterns("__pycache__"))
     for path in copy.iterdir():
         os.utime(path, (1, 1))
-    assert pack_helper(copy) == pack_helper(SOURCES)
+    (copy / "net" / "__pycache__").mkdir()
+    (copy / "net" / "__pycache__" / "dns.cpython-311.pyc").write_bytes(b"byte-code of some machine")
+    packed = pack_helper(copy)
+    assert packed == pack_helper(SOURCES)
     (copy / "log.py").write_text("# changed\n")
-    assert pack_helper(copy) != pack_helper(SOURCES)
+    assert pack_helper(copy) != packed
+    shutil.copy(SOURCES / "log.py", copy)
+    assert pack_helper(copy) == packed
+    (copy / "net" / "dns.py").write_text("# changed\n")
+    assert pack_helper(copy) != packed
+
+
+def test_an_unpacked_archive_has_the_whole_package_and_keeps_its_byte_code(tmp_path: Path) -> None:
+    helper = load_helper()
+    archive = tmp_path / f"{helper.sha256}.pyz"
+    archive.write_bytes(helper.archive)
+    # What the archive's first file does, but for the main loop; the checkout is not in reach.
+    program = (
+        "import runpy, sys, zipimport\n"
+        "loader = zipimport.zipimporter(sys.argv[1])\n"
+        "code = compile(loader.get_data(sys.argv[1] + '/__main__.py'), 'main', 'exec')\n"
+        "given = {'__name__': 'first', '__loader__': loader}\n"
+        "exec(code, given)\n"
+        "sys.path[0] = given['unpacked'](sys.argv[1])\n"
+        "import remote_helpers.net.apply, remote_helpers.net.esp, remote_helpers.net.dns as dns\n"
+        "print(dns.__file__)\n"
+    )
+    argv = [sys.executable, "-IS", "-c", program, str(archive)]
+    done = subprocess.run(argv, cwd="/", capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / f"lib-{helper.sha256}" / "remote_helpers"
+    assert done.stdout.strip() == str(folder / "net" / "dns.py")
+    assert list((folder / "net" / "__pycache__").glob("dns.*.pyc"))
+    sources = {path.relative_to(SOURCES).as_posix() for path in SOURCES.rglob("*.py")}
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*.py")}
+    assert there == sources - {"__main__.py", "stub.py"}, "its first file and the stub stay in the archive"
 
 
 def test_the_hash_names_the_archive() -> None:
@@ -153,3 +190,59 @@ def test_without_systemd_the_helper_outlives_its_session_and_ends_when_released(
     while os.path.exists(root):
         assert time.monotonic() < until, (tmp_path / "swarmsh/helper.log").read_text()
         time.sleep(0.02)
+
+
+async def test_without_free_descriptors_a_session_waits_and_the_loop_is_not_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "ACCEPT_AGAIN_S", 0.2)
+    listening = handover.listening_socket(str(tmp_path))
+    tries: list[str] = []
+    accept = handover.Doorway._accept
+
+    def counted(self: handover.Doorway) -> None:
+        tries.append("")
+        accept(self)
+
+    monkeypatch.setattr(handover.Doorway, "_accept", counted)
+    handover.Doorway(listening, "own", lambda *_: None, lambda: None)
+    loop, taken = asyncio.get_running_loop(), []
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as stub:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (stub.fileno() + 1, hard))
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(os.dup(stub.fileno()))
+            await loop.sock_connect(stub, f"{tmp_path}/{handover.SOCKET_NAME}")
+            await asyncio.sleep(0.5)
+            assert 2 <= len(tries) <= 4
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for fd in taken:
+                os.close(fd)
+        await loop.sock_sendall(stub, b'{"verb":"session","helper":"other"}\n')
+        async with asyncio.timeout(8):
+            assert json.loads(await loop.sock_recv(stub, 4096))["helper"] == "own"
+    loop.remove_reader(listening.fileno())
+    listening.close()
+
+
+async def test_a_helper_that_gives_way_takes_no_session_and_never_gives_way_to_itself(tmp_path: Path) -> None:
+    listening = handover.listening_socket(str(tmp_path))
+    ended: list[str] = []
+    handover.Doorway(listening, "own", lambda *_: None, lambda: ended.append(""))
+    loop = asyncio.get_running_loop()
+
+    async def ask(message: Mapping[str, str], wait_s: float = 8) -> object:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as stub:
+            await loop.sock_connect(stub, f"{tmp_path}/{handover.SOCKET_NAME}")
+            await loop.sock_sendall(stub, json.dumps(message).encode() + b"\n")
+            async with asyncio.timeout(wait_s):
+                return json.loads(await loop.sock_recv(stub, 4096))
+
+    with contextlib.closing(listening):
+        assert await ask({"verb": "handover", "helper": "own"}) == {"ok": True} and not ended
+        assert await ask({"verb": "handover", "helper": "newer"}) == {"ok": True} and ended == [""]
+        with pytest.raises(TimeoutError):  # in the queue, for the newer one
+            await ask({"verb": "session", "helper": "newer"}, 0.3)

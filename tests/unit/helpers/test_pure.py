@@ -188,7 +188,7 @@ def test_the_description_is_as_in_the_samples() -> None:
         ],
     }
     wanted = sample("hello")["data"]["description"]
-    for key in ("python", "kernel", "boot_id"):
+    for key in ("python", "kernel", "boot_id", "routes", "mtus"):
         del wanted[key]
     assert from_info(info, {"ApiVersion": "1.45"}) == wanted
 
@@ -212,6 +212,10 @@ def test_the_sample_actions_are_understood(name: str) -> None:
         (ensure(desired="stop"), "desired"),
         ({"do": "remove_task"}, "task_id"),
         ({"do": "stop_task", "task_id": "t", "grace_s": "x"}, "grace_s"),
+        ({"do": "stop_task", "task_id": "t", "drain_s": "x"}, "drain_s"),
+        (ensure(networks={"name": "n"}), "networks"),
+        (ensure(networks=[{"name": "n", "address": "10.0.0"}]), "networks"),
+        (ensure(networks=[{"name": "", "address": "10.0.0.1"}]), "networks"),
     ],
 )
 def test_a_wrong_action_names_its_field(action: Any, words: str) -> None:

@@ -41,6 +41,8 @@ async def test_a_session_speaks_as_in_the_samples(world: World) -> None:
     assert shape(hello) == shape({**sample("hello")["data"], "tasks": []})
     attach = sample("attach")
     assert shape(await manager.request("attach", attach["args"])) == shape(sample("attach_reply"))
+    network_args = sample("network")["args"]
+    assert (await manager.request("network", network_args))["result"] == {"drift": []}
     apply = sample("apply_ensure_task")
     apply["args"]["actions"][0].pop("probe")
     reply = await manager.request("apply", apply["args"])
@@ -49,11 +51,17 @@ async def test_a_session_speaks_as_in_the_samples(world: World) -> None:
     running = await manager.task(task_id, "running")
     assert set(running) <= set(sample("task_running")["data"])
     assert shape(await manager.event("heartbeat")) == shape(sample("heartbeat")["data"])
-    for op in ("lease", "report", "check", "end_processes", "resolve_image"):
+    for op in ("lease", "report", "check", "end_processes", "resolve_image", "listeners"):
         request, wanted = sample(op), sample(f"{op}_reply")
         reply = await manager.request(op, request["args"])
         assert reply["ok"], reply
         assert set(reply["result"]) == set(wanted["result"])
+    assert (await manager.request("network", sample("network_change")["args"]))["ok"]
+    more, rest = sample("network_more")["args"], {**network_args, "fresh": False, "index": 347}
+    assert (await manager.request("network", more))["result"] == {"drift": []}
+    world.drift.append(["link sv1000 was missing"])
+    assert shape(await manager.request("network", rest)) == shape(sample("network_reply"))
+    assert shape(await manager.request("secure", sample("secure")["args"])) == shape(sample("secure_reply"))
     for name in ("apply_stop_task", "apply_remove_task"):
         assert (await manager.request("apply", sample(name)["args"]))["ok"]
     gone = await manager.task(task_id, "gone")

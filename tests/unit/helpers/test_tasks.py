@@ -240,6 +240,123 @@ async def test_a_task_that_ignores_its_signal_is_killed_after_the_grace(world: W
     assert world.engine.calls[-2:] == ["POST /containers/c1/kill", "POST /containers/c1/kill"]
 
 
+# --- clients of a task that is to stop ---
+def signalled(world: World) -> bool:
+    return any(call.endswith("/kill") for call in world.engine.calls)
+
+
+class Clients:
+    """Somebody is connected to each container, until told otherwise; `asked` is how often that was looked at."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.connected, self.asked = True, 0
+        monkeypatch.setattr(ready, "has_clients", self._has)
+        monkeypatch.setattr("remote_helpers.task.DRAIN_LOOK_S", 0.02)
+
+    def _has(self, pid: int) -> bool:
+        self.asked += 1
+        return self.connected
+
+
+async def test_a_stop_waits_for_clients_and_is_not_ready_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients = Clients(monkeypatch)
+    manager = await world.manager()
+    await manager.apply(ensure())
+    await manager.task("t1", "running", ready=True)
+    await manager.apply({**stop(), "drain_s": 30.0})
+    await manager.until(lambda: not manager.tasks["t1"].get("ready"))
+    assert manager.tasks["t1"]["state"] == "running"
+    world.engine.reads.clear()
+    await poll(lambda: clients.asked > 3)
+    assert not signalled(world)
+    assert world.engine.reads == [], "the Engine is not asked again and again"
+    clients.connected = False
+    await manager.task("t1", "shutdown")
+    assert signalled(world)
+
+
+async def test_clients_that_stay_keep_a_stop_for_so_long_at_most(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Clients(monkeypatch)
+    manager = await world.manager()
+    await manager.apply(ensure())
+    await manager.task("t1", "running", ready=True)
+    began = asyncio.get_running_loop().time()
+    await manager.apply({**stop(), "drain_s": 0.3})
+    await manager.task("t1", "shutdown")
+    assert asyncio.get_running_loop().time() - began >= 0.3
+
+
+@pytest.mark.parametrize("how", ["remove", "lease", "cut_off", "end", "a second stop"])
+async def test_what_cannot_wait_does_not_wait_for_clients(
+    world: World, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    clients = Clients(monkeypatch)
+    manager = await world.manager(lease_s=1.0 if how == "lease" else 60.0)
+    await manager.apply(ensure(fence=how == "cut_off"))
+    await manager.task("t1", "running", ready=True)
+    await manager.apply({**stop(), "drain_s": 60.0})
+    await poll(lambda: clients.asked > 1)
+    assert world.helper is not None
+    if how == "remove":
+        await manager.apply(remove())
+        await manager.task("t1", "gone")
+        return
+    if how == "lease":
+        assert not signalled(world)
+    elif how == "cut_off":
+        world.helper.tasks.by_id["t1"].cut_off()
+    elif how == "end":
+        world.engine.die("t1", 0)
+    else:
+        await manager.apply(stop())
+    assert (await manager.task("t1", "shutdown"))["exit_code"] in (0, 143)
+
+
+async def test_another_process_does_not_begin_the_wait_for_clients_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients = Clients(monkeypatch)
+    manager = await world.manager()
+    await manager.apply(ensure())
+    await manager.task("t1", "running", ready=True)
+    await manager.apply({**stop(), "drain_s": 1.0})
+    await poll(lambda: clients.asked > 1)
+    assert world.helper is not None
+    until = world.helper.tasks.by_id["t1"]._drains_until
+    await asyncio.sleep(0.06)  # the state is written within 50 ms
+    await world.crash()
+    world.resume()
+    assert world.helper.tasks.by_id["t1"]._drains_until == until
+    manager = await world.manager(epoch=2)
+    await manager.task("t1", "shutdown")
+
+
+async def test_a_task_whose_end_the_engine_cannot_tell_yet_is_not_ready_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = await world.manager()
+    await manager.apply(ensure())
+    await manager.task("t1", "running", ready=True)
+    await manager.request("report")
+    assert world.helper is not None
+    inspect, go_on = world.helper.engine.inspect, asyncio.Event()
+
+    async def slow(container: str) -> Any:
+        await go_on.wait()
+        return await inspect(container)
+
+    monkeypatch.setattr(world.helper.engine, "inspect", slow)
+    world.engine.die("t1", 255)
+    await manager.until(lambda: not manager.tasks["t1"].get("ready"))
+    assert manager.tasks["t1"]["state"] == "running"
+    go_on.set()
+    await manager.task("t1", "failed")
+
+
 # --- health ---
 async def test_health_gates_running_and_its_loss_fails_the_task(world: World) -> None:
     world.engine.health_at_start = "starting"
@@ -280,6 +397,61 @@ async def test_a_probe_that_never_passes_fails_the_task_with_its_cause(
     await manager.apply(ensure(probe=PROBE))
     failed = await manager.task("t1", "failed")
     assert failed["err"] == "task: non-zero exit (143): probe tcp:1: connection refused"
+
+
+class Probes:
+    """`answer` is what each probe finds, once there is one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.answer = ""
+        self.answers = asyncio.Event()
+        self.answers.set()
+        monkeypatch.setattr(ready, "probe_once", self._probe)
+
+    async def _probe(self, *args: object) -> str:
+        await self.answers.wait()
+        await asyncio.sleep(0)
+        return self.answer
+
+    async def another_process(self, world: World) -> None:
+        """One that has no answer yet, after t1 was ready."""
+        manager = await world.manager()
+        await manager.apply(ensure(probe=PROBE))
+        await manager.task("t1", "running", ready=True)
+        await asyncio.sleep(0.06)  # the state is written within 50 ms
+        self.answers.clear()
+        await world.crash()
+
+
+async def test_another_process_takes_what_was_ready_for_ready_until_its_probe_says_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probes = Probes(monkeypatch)
+    await probes.another_process(world)
+    world.resume()
+    manager = await world.manager(epoch=2)
+    await manager.request("report")
+    assert manager.tasks["t1"]["ready"]
+    assert all(one["data"].get("ready") for one in manager.events if one["event"] == "task")
+    probes.answer = "probe tcp:1: connection refused"
+    probes.answers.set()
+    failed = await manager.task("t1", "failed")
+    assert failed["err"] == "task: non-zero exit (143): probe tcp:1: connection refused"
+
+
+async def test_a_container_that_was_started_again_meanwhile_is_not_taken_for_ready(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probes = Probes(monkeypatch)
+    await probes.another_process(world)
+    world.engine.die("t1", 1)
+    world.engine.run("t1")
+    world.resume()
+    manager = await world.manager(epoch=2)
+    await manager.request("report")
+    assert not manager.tasks["t1"].get("ready")
+    probes.answers.set()
+    await manager.task("t1", "running", ready=True)
 
 
 # --- crashes of the helper and of the Engine ---

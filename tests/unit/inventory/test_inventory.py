@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmsh.adapters.inventory import Inventory, InventoryHost, load_inventory
+from swarmsh.adapters.inventory import Inventory, InventoryHost, describe_changes, load_inventory
 from swarmsh.errors import InventoryError
 from swarmsh.model.states import Role
 
@@ -132,6 +132,18 @@ def test_several_pins(load) -> None:
         """
     ).hosts
     assert a.target.host_keys == b.target.host_keys == (PIN, KEY)
+
+
+def test_other_nodes_may_reach_a_host_by_an_address_of_its_own(load) -> None:
+    found = hosts(load("all:\n  hosts:\n    a: {ansible_host: n1.example, swarmsh_underlay: 10.9.0.1}\n    b:\n"))
+    assert (found["a"].target.underlay, found["b"].target.underlay) == ("10.9.0.1", "")
+    assert describe_changes(found["b"].target, found["a"].target).endswith("underlay as seen -> 10.9.0.1")
+
+
+@pytest.mark.parametrize("address", ["n1.example", "::1", "127.0.0.1", "0.0.0.0", "10.0.0.0/8", "255.255.255.255"])
+def test_what_no_other_node_can_reach_is_no_underlay_address(load, address: str) -> None:
+    with pytest.raises(InventoryError, match="swarmsh_underlay of a: must be the IPv4 address"):
+        load(f"all:\n  hosts:\n    a: {{swarmsh_underlay: '{address}'}}\n")
 
 
 def test_key_files_are_found_from_the_inventorys_folder(load, tmp_path: Path) -> None:

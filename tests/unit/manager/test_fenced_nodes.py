@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from swarmsh.manager.dirt import Dirt
+from swarmsh.manager.node_networks import ClusterNetworks
 from swarmsh.manager.node_worker import NodeWorker
 from swarmsh.manager.orchestrator import Orchestrator
 from swarmsh.model.actions import Batch, NodeReport
@@ -40,7 +41,8 @@ async def test_a_node_with_fenced_tasks_is_told_its_peers_whenever_they_change()
     orchestrator.touch(Dirt(services={"db"}, pending=True))
     await orchestrator.one_pass()
     (task,) = store.snapshot.tasks.values()
-    workers = {n.id: NodeWorker(n.id, store, Sessions(), 1) for n in nodes}  # type: ignore[arg-type]
+    networks = ClusterNetworks(store, Sessions(), clock, 1, lambda: None)  # type: ignore[arg-type]
+    workers = {n.id: NodeWorker(n.id, store, Sessions(), networks, 1, 3.0) for n in nodes}  # type: ignore[arg-type]
 
     async def told() -> list[tuple[int, set[str] | None]]:
         for worker in workers.values():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -11,6 +11,7 @@ from swarmsh.manager.loop import Manager
 from swarmsh.manager.ports import Connected, NodeEvent, TasksReported
 from swarmsh.manager.settings import Settings
 from swarmsh.model.actions import Action, Batch, EnsureTask, NodeReport, RemoveTask, TaskReport
+from swarmsh.model.netstate import NetworkChange
 from swarmsh.model.objects import Cluster, SshTarget, Task, TaskStatus
 from swarmsh.model.snapshot import Changes
 from swarmsh.model.states import TaskState
@@ -22,6 +23,12 @@ from ..core.world import make_node, make_spec
 SHORT_S = 0.2
 
 
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not true():  # noqa: ASYNC110 this is no sleep, but the others' turn
+            await asyncio.sleep(0)
+
+
 class OneNode:
     """`NodeClient` with one node that answers, and says what a test tells it to."""
 
@@ -29,12 +36,14 @@ class OneNode:
         self.tasks: dict[str, TaskReport] = {}
         self.given: list[Action] = []
         self.removes = True  # what it is told to remove, saying so
+        self.away = False  # it answers no more
+        self.says_so = True  # that it was released
         self.released = asyncio.Event()
         self._said: asyncio.Queue[NodeEvent] = asyncio.Queue()
         self._given_more = asyncio.Event()
 
     def connect(self) -> None:
-        self._said.put_nowait(Connected(node_id="node1", report=self.report("node1")))
+        self._said.put_nowait(Connected(node_id="node1", report=NodeReport(tasks=dict(self.tasks))))
 
     async def until_given(self, kind: type[Action], task_id: str) -> None:
         while not any(isinstance(a, kind) and a.task_id == task_id for a in self.given):
@@ -45,9 +54,10 @@ class OneNode:
     def keep(self, node_id: str, name: str, target: SshTarget) -> None:
         pass
 
-    async def drop(self, node_id: str, *, release: bool = False) -> None:
+    async def drop(self, node_id: str, *, release: bool = False) -> bool:
         assert release
         self.released.set()
+        return self.says_so
 
     async def events(self) -> AsyncIterator[NodeEvent]:
         while True:
@@ -59,8 +69,11 @@ class OneNode:
     def last_heard(self, node_id: str) -> float | None:
         return 0.0
 
-    def report(self, node_id: str) -> NodeReport:
-        return NodeReport(tasks=dict(self.tasks))
+    def report(self, node_id: str) -> NodeReport | None:
+        return None if self.away else NodeReport(tasks=dict(self.tasks))
+
+    async def network(self, node_id: str, change: NetworkChange) -> tuple[str, ...]:
+        return ()
 
     async def apply(self, node_id: str, batch: Batch) -> None:
         self.given.extend(batch.actions)
@@ -104,6 +117,30 @@ async def test_what_the_node_holds_is_removed_first(scene: Scene, caplog: pytest
     assert scene.node.given == [RemoveTask(task_id="held")]
     assert scene.node.tasks == {}
     assert "node_left_with_containers" not in caplog.text
+
+
+async def test_a_node_that_left_gives_its_number_back(scene: Scene) -> None:
+    scene.node.tasks["held"] = TaskReport(task_id="held", index=99, state="running")
+    scene.node.connect()
+    await scene.remove_node()
+    await until(lambda: set(scene.store.snapshot.releases) == {"nodes/1"})
+
+
+@pytest.mark.parametrize("why", ["does not answer", "keeps its containers", "does not say that it forgot all"])
+async def test_a_node_that_may_still_run_keeps_its_number(scene: Scene, why: str) -> None:
+    scene.node.connect()
+    if why == "does not answer":
+        scene.node.away = True
+    elif why.startswith("does not say"):
+        scene.node.says_so = False
+    else:
+        scene.node.removes = False
+        scene.node.tasks["stuck"] = TaskReport(task_id="stuck", index=99, state="running")
+    await scene.remove_node()
+    await until(lambda: not scene.manager._leaving)
+    for _ in range(20):
+        await asyncio.sleep(0)  # the others' turns: it would be given back by now
+    assert set(scene.store.snapshot.releases) == {"lost-nodes/1"}
 
 
 async def test_what_was_removed_before_is_not_waited_for(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from swarmsh.errors import NodeDeadline
 from swarmsh.manager import orchestrator as orchestrating
 from swarmsh.manager.dirt import Dirt, dirt_of
+from swarmsh.manager.node_networks import ClusterNetworks
 from swarmsh.manager.node_worker import NodeWorker
 from swarmsh.manager.orchestrator import Orchestrator
 from swarmsh.model.actions import Batch, NodeReport
@@ -88,7 +89,8 @@ async def test_a_batch_that_failed_is_given_again_while_the_session_stands(store
                 raise NodeDeadline("no answer in time")
             given.set()
 
-    worker = NodeWorker("node1", store, Sessions(), 1)  # type: ignore[arg-type]
+    networks = ClusterNetworks(store, Sessions(), FakeClock(), 1, lambda: None)  # type: ignore[arg-type]
+    worker = NodeWorker("node1", store, Sessions(), networks, 1, 3.0)  # type: ignore[arg-type]
     worker.touch()
     running = asyncio.create_task(worker.run())
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import shutil
@@ -22,7 +23,7 @@ from swarmsh.errors import StoreCorrupt, StoreReadOnly, Unavailable
 from swarmsh.model.objects import Cluster, Event, TaskStatus
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.states import TaskState
-from tests.fakes.objects import a_node, a_service, a_task
+from tests.fakes.objects import a_network, a_node, a_service, a_task, addressed
 from tests.fakes.store import under_way
 from tests.fakes.time_and_ids import FakeClock
 
@@ -43,16 +44,19 @@ def put(*services):
 
 async def test_everything_is_there_after_reopening(state_dir, clock):
     store = await SqliteStore.open(state_dir, clock)
-    service = a_service()
-    task = a_task(service, 1)
+    service, network = a_service(), a_network()
+    task, gone = (addressed(a_task(service, n), network, f"10.48.17.{n}") for n in (1, 2))
     await store.commit(
         lambda _: Changes(
             cluster=Cluster(id="c", version=0, created_at=1, updated_at=1, labels={"a": "b"}),
             put_services=(service,),
-            put_tasks=(task,),
+            put_tasks=(task, gone),
             put_nodes=(a_node(),),
+            put_networks=(network,),
         )
     )
+    await store.commit(lambda _: Changes(delete_tasks=(gone.id,)))
+    assert store.snapshot.releases
     store.observe(lambda s: Changes(put_tasks=(replace(s.tasks[task.id], status=TaskStatus(pid=7)),)))
     before = store.snapshot
     assert await store.next_epoch() == 1
@@ -381,6 +385,36 @@ async def test_a_migration_that_fails_leaves_the_older_schema(state_dir, clock):
     again = await SqliteStore.open(state_dir, clock)
     assert len(again.snapshot.services) == 1
     await again.close()
+
+
+async def test_a_database_of_before_there_were_networks_is_carried_over(state_dir, clock):
+    store = await SqliteStore.open(state_dir, clock)
+    service = a_service()
+    await store.commit(
+        lambda _: Changes(
+            cluster=Cluster(id="c", version=0, created_at=1, updated_at=1),
+            put_services=(service,),
+            put_tasks=(a_task(service, 1),),
+            put_nodes=(a_node(1), a_node(2)),
+        )
+    )
+    before = store.snapshot
+    await store.close()
+    with sqlite3.connect(store.path) as db:  # back to the first schema
+        db.execute("DROP TABLE networks")
+        db.execute("DROP TABLE releases")
+        db.execute("PRAGMA user_version = 1")
+        for table in ("tasks", "services", "nodes"):
+            for (data,) in db.execute(f"SELECT data FROM {table}").fetchall():
+                assert not {"Endpoint", "Addresses", "EgressAddress", "Routes"} & json.loads(data).keys()
+    again = await SqliteStore.open(state_dir, clock)
+    assert again.snapshot == before
+    assert [n.number for n in sorted(again.snapshot.nodes.values(), key=lambda n: n.id)] == [1, 2]
+    assert again.snapshot.cluster.subnet_size == 20
+    await again.commit(lambda _: Changes(put_networks=(a_network(),)))
+    await again.archive()
+    await again.close()
+    assert on_disk(again.path, "SELECT count(*) FROM networks") == 0
 
 
 async def test_killing_the_process_at_any_instant_loses_nothing_acknowledged(state_dir, clock):

@@ -1,0 +1,38 @@
+"""`network rm`, `prune`."""
+
+from __future__ import annotations
+
+import click
+
+from swarmsh.cli import complete
+from swarmsh.cli.common import Failures, connect, filter_option
+from swarmsh.client import ApiError, encode_filters, segment
+from swarmsh.errors import Kind
+
+
+@click.command("rm")
+@click.option("-f", "--force", is_flag=True, help="Do not fail if a network is not there.")
+@click.argument("names", nargs=-1, required=True, metavar="NETWORK…", shell_complete=complete.network_names)
+def rm(force: bool, names: tuple[str, ...]) -> None:
+    """Remove networks; one that a service uses is refused."""
+    manager = connect()
+    with Failures() as failures:
+        for name in names:
+            try:
+                manager.delete(f"/networks/{segment(name)}")
+            except ApiError as error:
+                if not (force and error.kind is Kind.NOT_FOUND):
+                    failures.add(error)
+            else:
+                click.echo(name)
+
+
+@click.command("prune")
+@click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@filter_option("label, label!, until", "--filter")
+def prune(force: bool, filters: dict[str, list[str]]) -> None:
+    """Remove all overlay networks that no service uses, and print their names."""
+    if not force and not click.confirm("Remove all networks that no service uses?", err=True):
+        raise click.exceptions.Exit(1)
+    for name in connect().post("/networks/prune", filters=encode_filters(filters))["NetworksDeleted"] or ():
+        click.echo(name)
