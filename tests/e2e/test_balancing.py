@@ -36,7 +36,8 @@ pytestmark = pytest.mark.e2e
 
 PORT = 8080
 REFUSED = "ConnectionRefusedError"
-CLIENTS = tuple(f"10.98.0.{n}" for n in range(100, 110))  # free in the lab: machines begin at .11
+# Free in the lab: machines begin at .11. So many that a hash of them misses one of three tasks once in 60,000 runs.
+CLIENTS = tuple(f"10.98.0.{n}" for n in range(100, 130))
 # For each client address some connections of its own, one after another: client address and task of each.
 BY_CLIENTS = """
 import http.client, sys
@@ -286,7 +287,7 @@ def test_a_client_stays_with_its_task_until_that_is_gone(scene: Scene, lab: Lab)
     with clients(lab):
         with scene.labelled("swarmsh.lb.persist", "10m"):
             scene.wait_schedulers("n2", "mh", "rr persistent 600")
-            seen = {port: by_clients(lab, at, 4, port) for port in ports}
+            seen = {port: by_clients(lab, at, 3, port) for port in ports}
             for port in ports:
                 assert all(len(set(tasks)) == 1 for tasks in seen[port].values()), (port, seen)
                 assert {tasks[0] for tasks in seen[port].values()} == scene.tasks, (port, seen)
@@ -297,13 +298,13 @@ def test_a_client_stays_with_its_task_until_that_is_gone(scene: Scene, lab: Lab)
             swarm.ssh(gone.node, "docker", "kill", gone.container)
             swarm.wait(lambda: len(port_backends(swarm, "n2")) == 2, "it is out on n2")
             for port in ports:
-                after = by_clients(lab, at, 4, port)
+                after = by_clients(lab, at, 3, port)
                 for client, tasks in after.items():
                     assert len(set(tasks)) == 1 and tasks[0] != gone.task["ID"], (port, after)
                     assert seen[port][client][0] in (tasks[0], gone.task["ID"]), (port, client, seen, after)
         scene.wait_schedulers("n2", "rr", "rr")
         left = scene.tasks - {gone.task["ID"]}
-        after = by_clients(lab, at, 4)
+        after = by_clients(lab, at, 3)
         assert all(set(tasks) == left for tasks in after.values()), ("spread again", after)
 
 
