@@ -34,10 +34,11 @@ types: venv
 	$(VENV)/bin/mypy
 
 # Everything that CI runs; the summary of pytest comes last. Files in two strands, each with a lab of its own: one
-# strand waits half of its time, for machines and for what must not happen.
+# strand waits half of its time, for machines and for what must not happen. What tests/again.py says follows a failure.
 test: packages lint types
 	clis="$$(for suite in bullseye trixie forky; do vagrant/lab docker-cli $$suite || exit 1; done)" && \
-	SWARMSH_DOCKER_CLIS="$$(echo $$clis | tr ' ' :)" SWARMSH_TEST_DOCKER_CLI="$${clis##*$$'\n'}" $(VENV)/bin/pytest -n 2 --dist loadfile
+	export SWARMSH_DOCKER_CLIS="$$(echo $$clis | tr ' ' :)" SWARMSH_TEST_DOCKER_CLI="$${clis##*$$'\n'}" && \
+	{ $(VENV)/bin/pytest -n 2 --dist loadfile --cache-clear || $(VENV)/bin/python -m tests.again $$?; }
 
 # What needs no lab: seconds instead of minutes.
 unit: lint types

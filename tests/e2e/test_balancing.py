@@ -36,7 +36,7 @@ pytestmark = pytest.mark.e2e
 
 PORT = 8080
 REFUSED = "ConnectionRefusedError"
-# Free in the lab: machines begin at .11. So many that a hash of them misses one of three tasks once in 60,000 runs.
+# Free in the lab: machines begin at .11. Of so many a hash misses one of three tasks once in 60,000 runs.
 CLIENTS = tuple(f"10.98.0.{n}" for n in range(100, 130))
 # For each client address some connections of its own, one after another: client address and task of each.
 BY_CLIENTS = """
