@@ -13,6 +13,7 @@ from swarmsh.model.listeners import Listener, PortRange
 from swarmsh.model.netstate import EspKeys, NetworkChange
 from swarmsh.model.objects import Event, SshTarget
 from swarmsh.model.paths import Heard, Listen, Send, Sent
+from swarmsh.model.revisions import Revision
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.trace import Sighting, Traced, TraceSend, TraceWatch
 
@@ -58,6 +59,12 @@ class Store(Protocol):
 
     async def events(self, since: float | None, until: float | None) -> Sequence[Event]:
         """Kept events with since <= time <= until, oldest first."""
+
+    async def revisions(self, service_id: str) -> Sequence[Revision]:
+        """Kept revisions of a service's spec, oldest first. Each write that gives it another spec adds one.
+
+        As many are kept as the cluster says, the current and the previous one always.
+        """
 
     async def next_epoch(self) -> int:
         """One higher than ever before, on disk."""
