@@ -34,12 +34,22 @@ class IdSource(Protocol):
 Decide = Callable[[ClusterSnapshot], Changes]
 
 
-class Store(Protocol):
-    """Desired and observed state. One writer: decisions run one after another, each on the newest snapshot."""
+class DecisionStore(Protocol):
+    """What passes need of a store."""
 
     @property
     def snapshot(self) -> ClusterSnapshot:
         """The newest acknowledged state; never blocks."""
+
+    async def commit_orchestration(self, decide: Decide) -> ClusterSnapshot:
+        """`Store.commit` for the manager's own decisions: survives the process's death, not the machine's."""
+
+    def observe(self, decide: Decide) -> ClusterSnapshot:
+        """Take over observed state in memory at once, without a new index; on disk within about 100 ms."""
+
+
+class Store(DecisionStore, Protocol):
+    """Desired and observed state. One writer: decisions run one after another, each on the newest snapshot."""
 
     async def commit(self, decide: Decide) -> ClusterSnapshot:
         """Run `decide` on the newest snapshot and write what it returns, on disk before this returns.
@@ -47,12 +57,6 @@ class Store(Protocol):
         Every object put gets the next version index and `updated_at`. Nothing is written, and no index used,
         for empty changes. What `decide` raises passes through and changes nothing. Raises StoreReadOnly.
         """
-
-    async def commit_orchestration(self, decide: Decide) -> ClusterSnapshot:
-        """The same for the manager's own decisions: survives the death of the process, not of the machine."""
-
-    def observe(self, decide: Decide) -> ClusterSnapshot:
-        """Take over observed state in memory at once, without a new index; on disk within about 100 ms."""
 
     def subscribe(self) -> AbstractAsyncContextManager[AsyncIterator[tuple[ClusterSnapshot, Changes]]]:
         """Every change after entering, in order: the snapshot after it, and the stamped changes themselves."""

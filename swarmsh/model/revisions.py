@@ -13,7 +13,7 @@ class Author(Record):
 
     user: str = ""  # who spoke to the socket, by its login name; empty for the manager itself
     client: str = ""  # as it names itself: "Docker-Client/28.5.2 (linux)"; "manager" for the manager itself
-    action: str = ""  # create | update | rollback
+    action: str = ""  # create | update | rollback | rollback to N
 
 
 class Revision(Record, kw_only=True):
