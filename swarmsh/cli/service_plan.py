@@ -8,8 +8,8 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from swarmsh.cli.common import counted
-from swarmsh.cli.output import print_json, print_table, truncated
-from swarmsh.cli.spec_words import WIDEST, field_rows
+from swarmsh.cli.output import print_json, print_table
+from swarmsh.cli.spec_words import field_rows
 
 Json = dict[str, Any]
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -77,14 +77,7 @@ def _task_row(task: Json) -> Sequence[Any]:
         new = new or "?"
     node = f"{old} -> {new}" if old and new and old != new else new or old
     waits = f"waits: {task['Waits']}" if task["Waits"] else ""
-    return (
-        task["Order"],
-        f"{task['AfterS']:g}s",
-        task["Task"],
-        task["Action"] + way,
-        node,
-        truncated(waits, WIDEST),
-    )
+    return task["Order"], f"{task['AfterS']:g}s", task["Task"], task["Action"] + way, node, waits
 
 
 def _ending(plan: Json) -> list[str]:
@@ -92,8 +85,8 @@ def _ending(plan: Json) -> list[str]:
     status = plan["Status"] or {}
     if not plan["Whole"]:
         lines.append("The plan ends here: what follows goes on in the same way.")
-    elif status.get("State") and not status["State"].endswith("completed"):
-        lines.append(f"It would not come to its end: {status['State']}: {status['Message']}")
+    elif status.get("State", "").endswith("paused") or status.get("State") == "rollback_started":
+        lines.append(f"It would end as {status['State']}: {status['Message']}")
     elif any(task["Waits"] for task in plan["Tasks"]):
         lines.append("It would not come to its end until what tasks wait for is there.")
     return lines

@@ -106,12 +106,12 @@ def rollback(name: str, to: str | None, plan: bool, form: str, detach: bool, qui
         raise click.UsageError("--to needs the number of a revision; `swarmsh service history` shows them")
     query = {"to": to} if to is not None else {"rollback": "previous"}
     if plan:
-        _, answer = submit(manager, name, _as_it_is, "/swarmsh/services/{}/plan", **query)
+        _, answer = submit(manager, name, _as_it_is, "/swarmsh/services/{}/plan", query)
         show_plan(answer, form)
     if to is None:
-        service = change_service(manager, name, _as_it_is, **query)
+        service = change_service(manager, name, _as_it_is, rollback="previous")
     else:
-        service, _ = submit(manager, name, _as_it_is, "/swarmsh/services/{}/rollback", **query)
+        service, _ = submit(manager, name, _as_it_is, "/swarmsh/services/{}/rollback", query)
     click.echo(name)
     if not detach:
         from swarmsh.cli.progress import wait_for_service

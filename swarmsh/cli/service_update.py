@@ -54,7 +54,7 @@ def update(name: str, plan: bool, form: str, **flags: Any) -> None:
         return spec
 
     if plan:
-        _, answer = submit(manager, name, change, "/swarmsh/services/{}/plan", **query)
+        _, answer = submit(manager, name, change, "/swarmsh/services/{}/plan", query)
         for warning in filter(None, warnings):
             note(warning)
         show_plan(answer, form)
