@@ -53,20 +53,44 @@ def diff_specs(
     `networks`: names by id, of those that there are.
     """
     names = networks or {}
-    a = {} if before is None else _readable(to_wire(before), names)
-    return tuple(_diff("", a, _readable(to_wire(after), names)))
+    a = {} if before is None else _readable(before, names)
+    return tuple(_diff("", a, _readable(after, names)))
 
 
-def _readable(spec: Json, networks: Mapping[str, str]) -> Json:
+def _readable(from_: ServiceSpec, networks: Mapping[str, str]) -> Json:
+    spec: Json = _lists(to_wire(from_))
     template = spec.get("TaskTemplate") or {}
     for attachment in (*(spec.get("Networks") or ()), *(template.get("Networks") or ())):
         attachment["Target"] = networks.get(attachment.get("Target", ""), attachment.get("Target", ""))
     return spec
 
 
+def _lists(value: Any) -> Any:
+    """A copy with lists for tuples, as JSON has them."""
+    match value:
+        case dict():
+            return {key: _lists(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_lists(inner) for inner in value]
+        case _:
+            return value
+
+
+def _keys(before: Json, after: Json) -> list[str]:
+    """Of both, in the order of `after`; what is gone stands behind what it stood behind."""
+    keys, at = list(after), 0
+    for key in before:
+        if key in after:
+            at = keys.index(key) + 1
+        else:
+            keys.insert(at, key)
+            at += 1
+    return keys
+
+
 def _diff(path: str, before: Json, after: Json) -> Iterator[FieldChange]:
     """Of two objects. An empty one is as good as none, but for modes, which may have nothing more to say."""
-    for key in dict.fromkeys([*before, *after]):
+    for key in _keys(before, after):
         a, b = before.get(key), after.get(key)
         if a == b:
             continue
@@ -86,7 +110,7 @@ def _diff(path: str, before: Json, after: Json) -> Iterator[FieldChange]:
 def _diff_entries(path: str, key: str, before: list[Any], after: list[Any]) -> Iterator[FieldChange]:
     name = _NAMED[key]
     a, b = {name(entry): entry for entry in before}, {name(entry): entry for entry in after}
-    for entry in dict.fromkeys([*a, *b]):
+    for entry in _keys(a, b):
         inner, was, is_ = f"{path}[{entry}]", a.get(entry), b.get(entry)
         if was == is_:
             continue
@@ -100,13 +124,13 @@ def _diff_entries(path: str, key: str, before: list[Any], after: list[Any]) -> I
 
 
 def _diff_users(path: str, before: Json, after: Json) -> Iterator[FieldChange]:
-    for key in dict.fromkeys([*before, *after]):
+    for key in _keys(before, after):
         if before.get(key) != after.get(key):
             yield _users(f"{path}[{key}]", key, before.get(key), after.get(key))
 
 
 def _diff_mode(path: str, before: Json, after: Json) -> Iterator[FieldChange]:
-    for mode in dict.fromkeys([*before, *after]):
+    for mode in _keys(before, after):
         if (mode in before) != (mode in after) and not (before.get(mode) or after.get(mode)):
             yield FieldChange(field=f"{path}.{mode}", before=before.get(mode), after=after.get(mode))
         else:

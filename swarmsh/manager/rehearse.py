@@ -15,9 +15,9 @@ from swarmsh.manager.orchestrator import Orchestrator
 from swarmsh.manager.ports import Decide
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 
-# Passes look at each task of the service, and at each of a node where one is to be placed. So many looks take some
-# ten seconds; updates that need more are shown from their beginning.
-MOST_LOOKS = 1_000_000
+# Passes look at each task of the service, and at all where one is to be placed. So many looks take some five
+# seconds; updates that need more are shown from their beginning.
+MOST_LOOKS = 300_000
 
 
 @dataclass(slots=True)
