@@ -93,7 +93,9 @@ class Rehearsal:
     def look(self, service: Service, tasks: Iterable[Task], now: float) -> None:
         """Take note of all tasks of the service; the first look is before anything happened."""
         self.service = service
+        there = set()
         for task in tasks:
+            there.add(task.id)
             if self._looks == 0 and not task.live:
                 self._over.add(task.id)
             if task.id in self._over:
@@ -105,6 +107,9 @@ class Rehearsal:
             if seen.running is None and task.status.state in (TaskState.RUNNING, TaskState.COMPLETE):
                 seen.running = self._looks
             if seen.leaving is None and task.desired > TaskState.COMPLETE:
+                seen.leaving, seen.leaving_at = self._looks, now
+        for task_id, seen in self._seen.items():
+            if task_id not in there and seen.leaving is None:  # it had never begun, so it is gone at once
                 seen.leaving, seen.leaving_at = self._looks, now
         self._looks += 1
 
@@ -140,7 +145,11 @@ class Rehearsal:
         return tuple(step for step, _ in found)
 
     def _step(self, order: int, after_s: float, seen: list[_Seen], nodes: Mapping[str, Node]) -> Step:
-        old = next((one for one in reversed(seen) if not one.first), None)
+        # Of a task on a lost node and one that stands in for it, the one that is somewhere.
+        olds = [one for one in seen if not one.first and one.leaving is not None] or [
+            one for one in seen if not one.first
+        ]
+        old = max(olds, key=lambda one: bool(one.task.node_id), default=None)
         new = next((one for one in reversed(seen) if one.first), None)
         way = ""
         if old is not None and new is not None:
