@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -16,7 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+
+from swarmsh.cli.service import GROUP
 
 from .conftest import Recorder, Result
 
@@ -381,6 +385,31 @@ def test_update_sends_what_docker_sends(
     ours, query, auth = posted(registry, "/services/web1/update")
     assert comparable(ours) == comparable(theirs)
     assert (query, auth) == (their_query, their_auth)
+
+
+@pytest.mark.parametrize("command", ["create", "update", "rollback", "scale"])
+def test_each_flag_of_dockers_is_there(command: str) -> None:
+    assert DOCKER is not None
+    done = subprocess.run([DOCKER, "service", command, "--help"], capture_output=True, text=True, check=True)
+    theirs = set(re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", done.stdout, re.MULTILINE)) - {"--help"}
+    assert "--detach" in theirs
+    found = GROUP.get_command(click.Context(GROUP), command)
+    assert found is not None
+    ours = {name for param in found.params for name in param.opts}
+    assert theirs <= ours
+
+
+def test_rollback_sends_what_docker_sends(registry: Recorder, cli: Callable[..., Result]) -> None:
+    service = {"ID": "web1", "Version": {"Index": 9}, "Spec": STORED, "PreviousSpec": BARE}
+    registry.on("GET", "/services/web", service)
+    registry.on("POST", "/services/web1/update", {"Warnings": None})
+    run_docker("service", "rollback", "--detach", "web")
+    theirs, their_query, _ = posted(registry, "/services/web1/update")
+    result = cli("service", "rollback", "--detach", "web")
+    assert (result.code, result.out) == (0, "web\n"), result.err
+    ours, query, _ = posted(registry, "/services/web1/update")
+    assert comparable(ours) == comparable(theirs)
+    assert query == their_query
 
 
 @pytest.mark.parametrize("line", NETWORKS)
