@@ -177,6 +177,7 @@ UPDATE = """
 --host-rm db
 --host-rm alias:10.0.0.2 --host-add cache:10.0.0.3
 --dns-add 9.9.9.9 --dns-rm 8.8.8.8
+--dns-option-rm ndots:2 --dns-option-add ndots:3
 --dns-search-add example.org --dns-option-add timeout:1 --dns-search-rm example.com
 --group-add 44 --group-rm 33
 --sysctl-add net.core.somaxconn=2 --sysctl-rm net.ipv4.ip_forward
@@ -195,8 +196,13 @@ UPDATE = """
 --restart-delay 1s --restart-max-attempts 2 --restart-window 1m
 --update-parallelism 0 --update-delay 3s
 --update-order start-first --update-failure-action continue --update-max-failure-ratio 0.1
+--update-monitor 0s
+--update-monitor 2m
 --rollback-parallelism 2 --rollback-monitor 9s
+--rollback-delay 4s --rollback-order start-first --rollback-failure-action continue --rollback-max-failure-ratio 1
 --health-cmd 'true'
+--health-timeout 4s --health-start-period 8s
+--health-timeout 4s --health-start-interval 2s
 --health-cmd ''
 --health-interval 9s --health-retries 0
 --no-healthcheck
@@ -397,6 +403,21 @@ def test_each_flag_of_dockers_is_there(command: str) -> None:
     assert found is not None
     ours = {name for param in found.params for name in param.opts}
     assert theirs <= ours
+
+
+@pytest.mark.parametrize(("command", "lines"), [("create", CREATE), ("update", UPDATE)])
+def test_each_flag_is_compared_with_dockers(command: str, lines: list[str]) -> None:
+    found = GROUP.get_command(click.Context(GROUP), command)
+    assert found is not None
+    used = {word.partition("=")[0] for line in lines for word in shlex.split(line)}
+    ours = {"--plan", "--format", "--detach"}
+    not_built = {
+        "--max-concurrent",
+        *(f"--{kind}{verb}" for kind in ("config", "secret") for verb in ("", "-add", "-rm")),
+    }
+    options = [param for param in found.params if isinstance(param, click.Option)]
+    missing = {option.opts[-1] for option in options if used.isdisjoint(option.opts)}
+    assert missing <= ours | not_built
 
 
 def test_rollback_sends_what_docker_sends(registry: Recorder, cli: Callable[..., Result]) -> None:
