@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from swarmsh import __version__
 from swarmsh.errors import Kind, SwarmshError, Unavailable
 from swarmsh.paths import manager_socket
 
@@ -192,7 +193,7 @@ class ManagerClient:
         body: object = None,
         headers: Mapping[str, str] | None = None,
     ) -> http.client.HTTPResponse:
-        sent = {"Host": "swarmsh", **(headers or {})}
+        sent = {"Host": "swarmsh", "User-Agent": f"swarmsh/{__version__}", **(headers or {})}
         data = b""
         if body is not None:
             data = json.dumps(body).encode()

@@ -22,6 +22,7 @@ from swarmsh.api import (
     nodes,
     refusals,
     resources,
+    revisions,
     services,
     swarm,
     system,
@@ -55,7 +56,7 @@ _STATUS = {
     Kind.UNAVAILABLE: 503,
     Kind.INTERNAL: 500,
 }
-_MODULES = (system, swarm, nodes, networks, services, tasks, logs, events, resources, cluster, extras)
+_MODULES = (system, swarm, nodes, networks, services, tasks, logs, events, resources, cluster, revisions, extras)
 
 
 def build_app(deps: Deps) -> web.Application:

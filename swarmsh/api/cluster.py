@@ -26,6 +26,7 @@ class SettingsRequest(Record):
 
     down_after_s: float | None = None
     lb_timeouts: TimeoutsRequest = field(default_factory=TimeoutsRequest, name="LBTimeouts")
+    revisions_kept: int | None = None
 
 
 async def inspect(request: web.Request, deps: Deps) -> web.Response:
@@ -35,7 +36,9 @@ async def inspect(request: web.Request, deps: Deps) -> web.Response:
 async def update(request: web.Request, deps: Deps) -> web.Response:
     body = await body_of(request, SettingsRequest)
     given = {name: seconds for name, seconds in asdict(body.lb_timeouts).items() if seconds is not None}
-    changed = await usecases.tune_cluster(deps.store, down_after_s=body.down_after_s, lb_timeouts=given)
+    changed = await usecases.tune_cluster(
+        deps.store, down_after_s=body.down_after_s, lb_timeouts=given, revisions_kept=body.revisions_kept
+    )
     return json_response(_shown(changed))
 
 
@@ -45,6 +48,7 @@ def _shown(cluster: Cluster) -> dict[str, object]:
         "ID": cluster.id,
         "DownAfterS": cluster.down_after_s,
         "LBTimeouts": {"TCP": limits.tcp_s, "TCPFin": limits.tcp_fin_s, "UDP": limits.udp_s},
+        "RevisionsKept": cluster.revisions_kept,
     }
 
 

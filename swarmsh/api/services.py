@@ -22,6 +22,7 @@ from swarmsh.api.context import (
     segment,
     version_of,
 )
+from swarmsh.api.who import author_of
 from swarmsh.core.reference import parse_reference
 from swarmsh.errors import SwarmshError
 from swarmsh.manager.usecases import images, lookup, services
@@ -37,7 +38,9 @@ async def create(request: web.Request, deps: Deps) -> web.Response:
     warnings: list[str] = []
     if version_of(request) < _CLIENTS_PIN_SINCE:
         spec, warnings = await _pinned(deps, spec, auth)
-    service = await services.create_service(deps.store, deps.ids, deps.clock, spec, nodes=deps.nodes, auth=auth)
+    service = await services.create_service(
+        *(deps.store, deps.ids, deps.clock, spec), nodes=deps.nodes, auth=auth, author=author_of(request)
+    )
     answer: dict[str, Any] = {"ID": service.id}
     if warnings:
         answer["Warnings"] = warnings
@@ -101,6 +104,7 @@ async def update(request: web.Request, deps: Deps) -> web.Response:
         auth=auth,
         auth_from=request.query.get("registryAuthFrom", ""),
         rollback=request.query.get("rollback", ""),
+        author=author_of(request),
     )
     return json_response({"Warnings": None})
 

@@ -225,11 +225,17 @@ def _status(manager: ManagerClient) -> dict[str, Any]:
     type=POSITIVE_DURATION,
     help="UDP clients that are idle for this long may get another task (10s to 24h; 5m at first).",
 )
+@click.option(
+    "--revisions-kept",
+    type=click.IntRange(2),
+    help="Revisions kept of each service, the current and the previous one included (2 to 1000; 50 at first).",
+)
 def update(
     down_after: int | None,
     lb_tcp_timeout: int | None,
     lb_tcp_fin_timeout: int | None,
     lb_udp_timeout: int | None,
+    revisions_kept: int | None,
 ) -> None:
     """Change a setting of the cluster that Docker has no word for; holds at once.
 
@@ -241,6 +247,8 @@ def update(
     settings: dict[str, Any] = {} if down_after is None else {"DownAfterS": down_after / 1e9}
     if timeouts:
         settings["LBTimeouts"] = timeouts
+    if revisions_kept is not None:
+        settings["RevisionsKept"] = revisions_kept
     if not settings:
         raise click.UsageError("Name a setting to change; `swarmsh info` shows those there are.")
     changed = ManagerClient().post("/swarmsh/cluster/update", settings)
@@ -251,6 +259,8 @@ def update(
         note(f"Idle connections to services are forgotten after: {lb_timeouts_words(limits)}.")
         if limits["TCP"] <= FIRST_KEEPALIVE_S:
             note("That is before the kernel's first keepalive of a TCP connection (2 h by default).")
+    if revisions_kept is not None:
+        note(f"Of each service {changed['RevisionsKept']} revisions are kept; others go within a minute or so.")
 
 
 def _seconds(nanoseconds: int) -> int | float:

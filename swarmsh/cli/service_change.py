@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -26,12 +26,27 @@ def change_service(
     **query: str,
 ) -> Json:
     """Send `change(spec)` as the new spec, again on the newest one if someone else was quicker; the service."""
+    service, answer = submit(manager, name, change, "/services/{}/update", query, headers)
+    for warning in (answer or {}).get("Warnings") or ():
+        note(warning)
+    return service
+
+
+def submit(
+    manager: ManagerClient,
+    name: str,
+    change: Callable[[Json], Json],
+    path: str,
+    query: Mapping[str, str],
+    headers: dict[str, str] | None = None,
+) -> tuple[Json, Any]:
+    """Post `change(spec)` to `path`, whose `{}` is the service's id: the service as it was, and the answer."""
     for attempt in range(1, ATTEMPTS + 1):
         service = manager.service(name)
         spec = change(service["Spec"])
         try:
             answer = manager.post(
-                f"/services/{segment(service['ID'])}/update",
+                path.format(segment(service["ID"])),
                 spec,
                 headers,
                 version=service["Version"]["Index"],
@@ -41,9 +56,7 @@ def change_service(
             if not error.out_of_sequence or attempt == ATTEMPTS:
                 raise
         else:
-            for warning in (answer or {}).get("Warnings") or ():
-                note(warning)
-            return service
+            return service, answer
     raise AssertionError
 
 

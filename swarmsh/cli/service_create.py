@@ -12,14 +12,16 @@ from swarmsh.cli.docker_command import DockerCommand
 from swarmsh.cli.images import familiar, registry_auth, resolve_image
 from swarmsh.cli.output import note
 from swarmsh.cli.service_networks import with_network_ids
+from swarmsh.cli.service_plan import plan_options, show_plan
 from swarmsh.cli.spec_create import create_spec
 
 
 @click.command("create", cls=DockerCommand, context_settings={"allow_interspersed_args": False})
 @service_flags.CREATE
+@plan_options
 @click.argument("image")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-def create(image: str, args: tuple[str, ...], **flags: Any) -> None:
+def create(image: str, args: tuple[str, ...], plan: bool, form: str, **flags: Any) -> None:
     """Create a service that runs IMAGE, with ARGS as the command's arguments.
 
     Prints the service's id on standard output, and waits for the service to converge unless --detach is given.
@@ -32,6 +34,10 @@ def create(image: str, args: tuple[str, ...], **flags: Any) -> None:
     container = spec["TaskTemplate"]["ContainerSpec"]
     container["Image"] = familiar(image)
     warning = "" if flags["no_resolve_image"] else resolve_image(manager, spec, auth)
+    if plan:
+        if warning:
+            note(warning)
+        show_plan(manager.post("/swarmsh/services/plan", spec), form)
     answer = manager.post("/services/create", spec, {"X-Registry-Auth": auth} if auth else None)
     for text in (*(answer.get("Warnings") or ()), *((warning,) if warning else ())):
         note(text)

@@ -11,8 +11,9 @@ from swarmsh.cli.common import connect
 from swarmsh.cli.docker_command import DockerCommand
 from swarmsh.cli.images import familiar, registry_auth, resolve_image
 from swarmsh.cli.output import note
-from swarmsh.cli.service_change import change_service
+from swarmsh.cli.service_change import change_service, submit
 from swarmsh.cli.service_networks import with_network_ids
+from swarmsh.cli.service_plan import plan_options, show_plan
 from swarmsh.cli.spec_update import updated_spec
 
 Json = dict[str, Any]
@@ -20,8 +21,9 @@ Json = dict[str, Any]
 
 @click.command("update", cls=DockerCommand)
 @service_flags.UPDATE
+@plan_options
 @click.argument("name", metavar="SERVICE", shell_complete=complete.service_names)
-def update(name: str, **flags: Any) -> None:
+def update(name: str, plan: bool, form: str, **flags: Any) -> None:
     """Update a service: only what is named changes. Options may stand on either side of SERVICE.
 
     Of each pair, -rm is applied before -add, so one command can replace an entry.
@@ -51,6 +53,11 @@ def update(name: str, **flags: Any) -> None:
             warnings[:] = [] if flags["no_resolve_image"] else [resolve_image(manager, spec, auth)]
         return spec
 
+    if plan:
+        _, answer = submit(manager, name, change, "/swarmsh/services/{}/plan", query)
+        for warning in filter(None, warnings):
+            note(warning)
+        show_plan(answer, form)
     service = change_service(manager, name, change, headers, **query)
     for warning in filter(None, warnings):
         note(warning)

@@ -86,7 +86,11 @@ def _settings(manager: ManagerClient, cluster: Json) -> dict[str, str]:
     if not cluster.get("ID"):
         return {}
     found = manager.get("/swarmsh/cluster")
-    return {"Down after": f"{found['DownAfterS']:g} s", "LB time-outs": lb_timeouts_words(found["LBTimeouts"])}
+    return {
+        "Down after": f"{found['DownAfterS']:g} s",
+        "LB time-outs": lb_timeouts_words(found["LBTimeouts"]),
+        "Revisions kept": f"{found['RevisionsKept']} of each service",
+    }
 
 
 @click.command("version")

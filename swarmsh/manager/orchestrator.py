@@ -16,7 +16,7 @@ from swarmsh.core.orchestrate import plan_removed_service, plan_service
 from swarmsh.core.scheduler import MONITORED_S, SchedulingView, schedule
 from swarmsh.errors import Exhausted, SwarmshError
 from swarmsh.manager.dirt import Dirt
-from swarmsh.manager.ports import Clock, IdSource, Store
+from swarmsh.manager.ports import Clock, DecisionStore, IdSource
 from swarmsh.manager.usecases.happenings import service_event
 from swarmsh.model.objects import Event, Service, Task
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
@@ -32,7 +32,7 @@ BUG_RETRY_S = 30.0
 class Orchestrator:
     """Turns dirt into tasks. `touch` may be called at any time; `run` never ends by itself."""
 
-    store: Store
+    store: DecisionStore
     clock: Clock
     ids: IdSource
     _services: set[str] = field(default_factory=set)
@@ -219,11 +219,15 @@ class Orchestrator:
         while True:
             yield self.ids.new_id()
 
+    def due_at(self) -> float | None:
+        """When time alone makes something to do; None if it never does."""
+        times = [*self._wake_at.values(), *(at for at in (self._retry_at, self._place_at) if at is not None)]
+        return min(times, default=None)
+
     async def _wait(self) -> None:
         """Until something is dirty or due."""
         while self._retry_at is not None or not self._due.is_set():
-            times = [*self._wake_at.values(), *(at for at in (self._retry_at, self._place_at) if at is not None)]
-            soonest = min(times, default=None)
+            soonest = self.due_at()
             timeout = None if soonest is None else max(0.0, soonest - self.clock.now())
             try:
                 async with asyncio.timeout(timeout):

@@ -13,6 +13,7 @@ from swarmsh.model.listeners import Listener, PortRange
 from swarmsh.model.netstate import EspKeys, NetworkChange
 from swarmsh.model.objects import Event, SshTarget
 from swarmsh.model.paths import Heard, Listen, Send, Sent
+from swarmsh.model.revisions import Revision
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.trace import Sighting, Traced, TraceSend, TraceWatch
 
@@ -33,12 +34,22 @@ class IdSource(Protocol):
 Decide = Callable[[ClusterSnapshot], Changes]
 
 
-class Store(Protocol):
-    """Desired and observed state. One writer: decisions run one after another, each on the newest snapshot."""
+class DecisionStore(Protocol):
+    """What passes need of a store."""
 
     @property
     def snapshot(self) -> ClusterSnapshot:
         """The newest acknowledged state; never blocks."""
+
+    async def commit_orchestration(self, decide: Decide) -> ClusterSnapshot:
+        """`Store.commit` for the manager's own decisions: survives the process's death, not the machine's."""
+
+    def observe(self, decide: Decide) -> ClusterSnapshot:
+        """Take over observed state in memory at once, without a new index; on disk within about 100 ms."""
+
+
+class Store(DecisionStore, Protocol):
+    """Desired and observed state. One writer: decisions run one after another, each on the newest snapshot."""
 
     async def commit(self, decide: Decide) -> ClusterSnapshot:
         """Run `decide` on the newest snapshot and write what it returns, on disk before this returns.
@@ -47,17 +58,17 @@ class Store(Protocol):
         for empty changes. What `decide` raises passes through and changes nothing. Raises StoreReadOnly.
         """
 
-    async def commit_orchestration(self, decide: Decide) -> ClusterSnapshot:
-        """The same for the manager's own decisions: survives the death of the process, not of the machine."""
-
-    def observe(self, decide: Decide) -> ClusterSnapshot:
-        """Take over observed state in memory at once, without a new index; on disk within about 100 ms."""
-
     def subscribe(self) -> AbstractAsyncContextManager[AsyncIterator[tuple[ClusterSnapshot, Changes]]]:
         """Every change after entering, in order: the snapshot after it, and the stamped changes themselves."""
 
     async def events(self, since: float | None, until: float | None) -> Sequence[Event]:
         """Kept events with since <= time <= until, oldest first."""
+
+    async def revisions(self, service_id: str) -> Sequence[Revision]:
+        """Kept revisions of a service's spec, oldest first. Each write that gives it another spec adds one.
+
+        As many are kept as the cluster says, the current and the previous one always.
+        """
 
     async def next_epoch(self) -> int:
         """One higher than ever before, on disk."""

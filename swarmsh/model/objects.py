@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from msgspec import field
 
+from swarmsh.model.revisions import REVISIONS_KEPT
 from swarmsh.model.specs import (
     EndpointSpec,
     GenericResource,
@@ -274,6 +275,7 @@ class Cluster(Record):
     created_at: float
     updated_at: float
     task_history: int = 5  # ended tasks kept for each slot
+    revisions_kept: int = REVISIONS_KEPT  # of each service's spec, the current and the previous one included
     down_after_s: float = 10.0
     lb_timeouts: LBTimeouts = field(default_factory=LBTimeouts, name="LBTimeouts")
     # Where overlays without a subnet of their own get one. 256 of them, each with a gateway for all nodes.

@@ -10,6 +10,7 @@ from immutables import Map
 
 from swarmsh.model.objects import Cluster, Event, Network, Node, Release, Service, Task
 from swarmsh.model.pools import Pools, follow, follow_releases
+from swarmsh.model.revisions import Author
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +32,7 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     put_releases: tuple[Release, ...] = ()
     delete_releases: tuple[str, ...] = ()
     events: tuple[Event, ...] = ()
+    author: Author | None = None  # of new specs among `put_services`; None: the manager itself
 
     def __bool__(self) -> bool:
         return self != _NOTHING

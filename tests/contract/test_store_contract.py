@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from swarmsh.adapters.store import SqliteStore
 from swarmsh.core.allocate import left_cleanly
 from swarmsh.errors import NameConflict
-from swarmsh.model.objects import Cluster, Endpoint, Event, PortMark, TaskStatus
+from swarmsh.model.objects import Cluster, Endpoint, Event, PortMark, TaskStatus, UpdateStatus
+from swarmsh.model.revisions import Author
 from swarmsh.model.snapshot import Changes
 from swarmsh.model.states import TaskState
 from tests.fakes.objects import a_network, a_node, a_service, a_task, addressed
@@ -257,3 +258,50 @@ async def test_the_number_of_a_removed_node_is_remembered_until_a_node_has_it(st
     assert set(store.snapshot.releases) == {"nodes/7"}
     await store.commit(lambda _: Changes(put_nodes=(replace(node, id="another"),)))
     assert not store.snapshot.releases
+
+
+# --- revisions ----------------------------------------------------------------------------------------------
+def labelled(service, label):
+    return replace(service, spec=replace(service.spec, labels={"n": label}))
+
+
+async def test_each_new_spec_is_a_revision_with_who_wanted_it_and_when(store, clock):
+    service = a_service()
+    ann = Author(user="ann", client="Docker-Client/28.5.2 (linux)", action="create")
+    await store.commit(lambda _: Changes(put_services=(service,), author=ann))
+    clock.pass_time(5)
+    bob = replace(ann, user="bob", action="update")
+    await store.commit(lambda _: Changes(put_services=(labelled(service, "1"),), author=bob))
+    first, second = await store.revisions(service.id)
+    assert (first.number, first.version, first.author, first.spec) == (1, 1, ann, service.spec)
+    assert (second.number, second.version, second.author) == (2, 2, bob)
+    assert second.time == first.time + 5
+    assert await store.revisions("another") == []
+
+
+async def test_a_write_that_leaves_the_spec_as_it_is_makes_no_revision(store):
+    service = a_service()
+    await store.commit(put(service))
+    await store.commit(put(replace(service, spec_version=2)))
+    store.observe(put(replace(service, update_status=UpdateStatus(state="updating"))))
+    assert [r.number for r in await store.revisions(service.id)] == [1]
+
+
+async def test_a_spec_that_the_manager_brings_back_by_itself_is_its_own_revision(store):
+    service = a_service()
+    await store.commit(put(service))
+    back = replace(labelled(service, "0"), update_status=UpdateStatus(state="rollback_started"))
+    await store.commit_orchestration(put(back))
+    assert (await store.revisions(service.id))[-1].author == Author(client="manager", action="rollback")
+
+
+@pytest.mark.parametrize(("kept", "numbers"), [(3, [4, 5, 6]), (0, [5, 6])])
+async def test_as_many_revisions_are_kept_as_the_cluster_says_but_always_two(store, kept, numbers):
+    cluster = Cluster(id="c", version=0, created_at=0, updated_at=0, revisions_kept=kept)
+    await store.commit(lambda _: Changes(cluster=cluster))
+    service, other = a_service(), a_service("other")
+    await store.commit(put(other))
+    for n in range(6):
+        await store.commit(put(labelled(service, str(n))))
+    assert [r.number for r in await store.revisions(service.id)] == numbers
+    assert [r.number for r in await store.revisions(other.id)] == [1]

@@ -10,9 +10,11 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from swarmsh.core.allocate import with_releases
+from swarmsh.core.revisions import LEAST_KEPT, respecified
 from swarmsh.errors import StoreReadOnly
 from swarmsh.manager.ports import Clock, Decide, Store
 from swarmsh.model.objects import Event, NodeStatus
+from swarmsh.model.revisions import REVISIONS_KEPT, Revision
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 
 
@@ -20,6 +22,7 @@ class MemoryStore:
     def __init__(self, clock: Clock) -> None:
         self.snapshot = ClusterSnapshot()
         self.kept_events: list[Event] = []
+        self.kept_revisions: dict[str, list[Revision]] = {}
         self.secrets: dict[str, bytes] = {}
         self.epoch = 0
         self.full = False  # as a disk is
@@ -41,6 +44,7 @@ class MemoryStore:
                 put_nodes=tuple(replace(o, **stamp) for o in changes.put_nodes),
                 put_networks=tuple(replace(o, **stamp) for o in changes.put_networks),
             )
+            self._keep_revisions(changes)
             self._publish(changes, index)
         await asyncio.sleep(0)
         return self.snapshot
@@ -79,6 +83,25 @@ class MemoryStore:
         low, high = since or 0.0, float("inf") if until is None else until
         return sorted((e for e in self.kept_events if low <= e.time <= high), key=lambda e: e.time)
 
+    def _keep_revisions(self, changes: Changes) -> None:
+        cluster = changes.cluster or self.snapshot.cluster
+        for service, author in respecified(self.snapshot, changes):
+            kept = self.kept_revisions.setdefault(service.id, [])
+            kept.append(
+                Revision(
+                    service_id=service.id,
+                    number=kept[-1].number + 1 if kept else 1,
+                    version=service.version,
+                    time=self._clock.now(),
+                    author=author,
+                    spec=service.spec,
+                )
+            )
+            del kept[: -max(LEAST_KEPT, cluster.revisions_kept if cluster else REVISIONS_KEPT)]
+
+    async def revisions(self, service_id: str) -> Sequence[Revision]:
+        return list(self.kept_revisions.get(service_id, ()))
+
     async def next_epoch(self) -> int:
         self.epoch += 1
         return self.epoch
@@ -112,6 +135,7 @@ class MemoryStore:
             gone.index,
         )
         self.secrets.clear()
+        self.kept_revisions.clear()
         return Path("archive")
 
     async def close(self) -> None:

@@ -11,9 +11,12 @@ from typing import Any, TypeVar
 import msgspec
 from sqlite_utils import Database
 
+from swarmsh.core.revisions import LEAST_KEPT
 from swarmsh.errors import StoreCorrupt
 from swarmsh.model.objects import Cluster, Event, Network, Node, Release, Service, Task
+from swarmsh.model.revisions import REVISIONS_KEPT, Author, Revision
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
+from swarmsh.model.specs import ServiceSpec
 
 APPLICATION_ID = 0x53574D53  # "SWMS": `file` and we recognise the database by it
 T = TypeVar("T")
@@ -48,7 +51,17 @@ def _networks(db: Database) -> None:
         db.execute(statement)
 
 
-MIGRATIONS: tuple[Callable[[Database], None], ...] = (_first, _networks)
+def _revisions(db: Database) -> None:
+    for statement in (
+        "ALTER TABLE revisions ADD COLUMN number INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE revisions ADD COLUMN author TEXT NOT NULL DEFAULT '{}'",
+        "UPDATE revisions SET number = (SELECT count(*) FROM revisions AS r "
+        "WHERE r.service_id = revisions.service_id AND r.version <= revisions.version)",
+    ):
+        db.execute(statement)
+
+
+MIGRATIONS: tuple[Callable[[Database], None], ...] = (_first, _networks, _revisions)
 
 
 def migrate(db: Database, path: str, migrations: Sequence[Callable[[Database], None]] = MIGRATIONS) -> None:
@@ -155,20 +168,61 @@ def write(db: Database, changes: Changes) -> None:
     many("INSERT INTO events (time, data) VALUES (?, ?)", [(e.time, _json(e)) for e in changes.events])
 
 
-def write_revisions(db: Database, services: Iterable[Service], now: float, keep: int) -> None:
-    """Record each service's spec as it is now, and forget all but the newest `keep` of each."""
-    for service in services:
+# --- revisions ----------------------------------------------------------------------------------------------
+def write_revisions(db: Database, respecified: Iterable[tuple[Service, Author]], now: float) -> None:
+    """Record each service's spec as it is now, and forget its oldest ones; to be called within a transaction."""
+    for service, author in respecified:
+        newest = _scalar(db, "SELECT max(number) FROM revisions WHERE service_id = ?", (service.id,)) or 0
         db.execute(
-            "INSERT OR REPLACE INTO revisions (service_id, version, time, data) VALUES (?, ?, ?, ?)",
-            (service.id, service.version, now, _json(service.spec)),
+            "INSERT OR REPLACE INTO revisions (service_id, version, time, data, number, author) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (service.id, service.version, now, _json(service.spec), newest + 1, _json(author)),
         )
         db.execute(
-            "DELETE FROM revisions WHERE service_id = ? AND version NOT IN "
-            "(SELECT version FROM revisions WHERE service_id = ? ORDER BY version DESC LIMIT ?)",
-            (service.id, service.id, keep),
+            "DELETE FROM revisions WHERE service_id = ? AND number <= ?",
+            (service.id, newest + 1 - _revisions_kept(db)),
         )
 
 
+def read_revisions(db: Database, service_id: str) -> list[Revision]:
+    """Oldest first."""
+    specs, authors = msgspec.json.Decoder(ServiceSpec), msgspec.json.Decoder(Author)
+    sql = "SELECT number, version, time, author, data FROM revisions WHERE service_id = ? ORDER BY number"
+    try:
+        return [
+            Revision(
+                service_id=service_id,
+                number=number,
+                version=version,
+                time=time,
+                author=authors.decode(author),
+                spec=specs.decode(data),
+            )
+            for number, version, time, author, data in db.execute(sql, (service_id,))
+        ]
+    except (msgspec.MsgspecError, UnicodeError) as e:
+        raise StoreCorrupt(
+            f"a revision of service {service_id} cannot be read: {e}", hint=way_out(), table="revisions"
+        ) from e
+
+
+def prune_revisions(db: Database, oldest: float) -> None:
+    """Forget what is more than is kept, and what is older than `oldest` of services that are gone."""
+    db.execute("DELETE FROM revisions WHERE time < ? AND service_id NOT IN (SELECT id FROM services)", (oldest,))
+    db.execute(
+        "DELETE FROM revisions WHERE number <= "
+        "(SELECT max(number) FROM revisions AS r WHERE r.service_id = revisions.service_id) - ?",
+        (_revisions_kept(db),),
+    )
+
+
+def _revisions_kept(db: Database) -> int:
+    cluster = get_meta(db, "cluster", None)
+    kept = msgspec.json.decode(cluster, type=Cluster).revisions_kept if cluster else REVISIONS_KEPT
+    return max(LEAST_KEPT, kept)
+
+
+# --- events -------------------------------------------------------------------------------------------------
 def read_events(db: Database, since: float | None, until: float | None) -> list[Event]:
     decoder = msgspec.json.Decoder(Event)
     low, high = since if since is not None else float("-inf"), until if until is not None else float("inf")

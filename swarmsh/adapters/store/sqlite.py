@@ -30,9 +30,11 @@ from swarmsh.adapters.store.changes import rebase, stamp
 from swarmsh.adapters.store.lock import StateLock
 from swarmsh.adapters.store.sealing import Sealer
 from swarmsh.core.allocate import with_releases
+from swarmsh.core.revisions import respecified
 from swarmsh.errors import StoreCorrupt, StoreReadOnly, SwarmshError, Unavailable
 from swarmsh.manager.ports import Clock, Decide
 from swarmsh.model.objects import Event, NodeStatus, Service
+from swarmsh.model.revisions import Author, Revision
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 
 log = logging.getLogger(__name__)
@@ -46,11 +48,10 @@ T = TypeVar("T")
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True):
-    """How much history is kept."""
+    """How much history is kept; how many revisions is a setting of the cluster."""
 
     events: int = 10_000
-    events_s: float = 30 * 86400.0
-    revisions: int = 50  # of each service
+    events_s: float = 30 * 86400.0  # revisions of services that are gone are kept as long
 
 
 @dataclass
@@ -121,7 +122,7 @@ class _Prepared:
     base: ClusterSnapshot  # what it was decided on
     changes: Changes  # stamped
     index: int
-    respecified: tuple[Service, ...]  # services whose spec is new: a revision each
+    respecified: tuple[tuple[Service, Author], ...]  # services whose spec is new: a revision each
 
 
 class SqliteStore:
@@ -198,14 +199,8 @@ class SqliteStore:
         low, high = since or float("-inf"), float("inf") if until is None else until
         return [*kept, *(e for e in self._dirty.events if low <= e.time <= high)]
 
-    async def revisions(self, service_id: str) -> Sequence[tuple[int, float, bytes]]:
-        """(version index, time, spec as JSON) of each kept revision of a service's spec, oldest first."""
-
-        def read() -> list[tuple[int, float, bytes]]:
-            sql = "SELECT version, time, data FROM revisions WHERE service_id = ? ORDER BY version"
-            return [(v, t, d.encode()) for v, t, d in self._normal.execute(sql, (service_id,))]
-
-        return await self._in_thread(read)
+    async def revisions(self, service_id: str) -> Sequence[Revision]:
+        return await self._in_thread(lambda: schema.read_revisions(self._normal, service_id))
 
     # --- writing ----------------------------------------------------------------------------------------------
     async def commit(self, decide: Decide) -> ClusterSnapshot:
@@ -469,13 +464,8 @@ class SqliteStore:
                     index = snapshot.index + 1
                     now = self._clock.now()
                     changes = with_releases(snapshot, stamp(changes, index, now), now)
-                    respecified = tuple(
-                        s
-                        for s in changes.put_services
-                        if (before := snapshot.services.get(s.id)) is None or before.spec != s.spec
-                    )
                     after = snapshot.apply(changes, index)
-                    prepared.append(_Prepared(snapshot, changes, index, respecified))
+                    prepared.append(_Prepared(snapshot, changes, index, respecified(snapshot, changes)))
                     snapshot = after
             except Exception as e:
                 error = e
@@ -541,7 +531,7 @@ class SqliteStore:
             schema.write(db, observed)  # first: decisions come after what was seen
             for one in prepared:
                 schema.write(db, one.changes)
-                schema.write_revisions(db, one.respecified, self._clock.now(), self._retention.revisions)
+                schema.write_revisions(db, one.respecified, self._clock.now())
             if prepared:
                 schema.set_meta(db, "index", prepared[-1].index)
         if tidy:
@@ -553,10 +543,7 @@ class SqliteStore:
         with self._normal.atomic():
             oldest = self._clock.now() - self._retention.events_s
             schema.prune_events(self._normal, self._retention.events, oldest)
-            # Revisions outlive their service by the events' age.
-            self._normal.execute(
-                "DELETE FROM revisions WHERE time < ? AND service_id NOT IN (SELECT id FROM services)", (oldest,)
-            )
+            schema.prune_revisions(self._normal, oldest)
         schema.give_space_back(self._normal)
 
     def _move_aside(self, target: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
+from swarmsh.core.revisions import LEAST_KEPT
 from swarmsh.errors import InvalidSpec, OutOfSequence, SwarmshError, Unavailable
 from swarmsh.manager.ports import Clock, IdSource, NodeClient, Store
 from swarmsh.manager.usecases.lookup import require_cluster
@@ -18,7 +19,7 @@ from swarmsh.model.objects import Cluster, Node
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 
 LEAVE_DEADLINE_S = 60.0  # for tasks to stop on nodes that answer
-MOST_HISTORY = 1000
+MOST_HISTORY = MOST_REVISIONS = 1000
 # Below the first, a node would be down before it is silent; above the second nobody would wait for it.
 LEAST_DOWN_AFTER_S, MOST_DOWN_AFTER_S = 3.0, 3600.0
 # Of each field of LBTimeouts its name for users, and from when to when, in seconds. The kernel counts in its own
@@ -79,18 +80,23 @@ async def update_cluster(
 
 
 async def tune_cluster(
-    store: Store, *, down_after_s: float | None = None, lb_timeouts: Mapping[str, int] | None = None
+    store: Store,
+    *,
+    down_after_s: float | None = None,
+    lb_timeouts: Mapping[str, int] | None = None,
+    revisions_kept: int | None = None,
 ) -> Cluster:
     """Change what is given of what only we have: it holds from the next look at the nodes. Raises InvalidSpec.
 
     `down_after_s` is the silence after which a node is down if no other node reaches it. `lb_timeouts`: seconds by
-    fields of LBTimeouts; nodes are told at once, and no task is touched.
+    fields of LBTimeouts; nodes are told at once, and no task is touched. `revisions_kept`: of each service.
     """
     if down_after_s is not None and not LEAST_DOWN_AFTER_S <= down_after_s <= MOST_DOWN_AFTER_S:
         raise InvalidSpec(
             f"invalid DownAfterS {down_after_s:g}: {LEAST_DOWN_AFTER_S:g} to {MOST_DOWN_AFTER_S:g} seconds"
         )
-
+    if revisions_kept is not None and not LEAST_KEPT <= revisions_kept <= MOST_REVISIONS:
+        raise InvalidSpec(f"invalid RevisionsKept {revisions_kept}: {LEAST_KEPT} to {MOST_REVISIONS}")
     for key, seconds in (lb_timeouts or {}).items():
         name, least, most = LB_TIMEOUT_BOUNDS[key]
         if not least <= seconds <= most:
@@ -100,6 +106,7 @@ async def tune_cluster(
         stored = require_cluster(snapshot)
         tuned = stored if down_after_s is None else replace(stored, down_after_s=down_after_s)
         tuned = replace(tuned, lb_timeouts=replace(stored.lb_timeouts, **(lb_timeouts or {})))
+        tuned = tuned if revisions_kept is None else replace(tuned, revisions_kept=revisions_kept)
         return Changes() if tuned == stored else Changes(cluster=tuned)
 
     return require_cluster(await store.commit(decide))

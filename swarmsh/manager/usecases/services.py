@@ -17,13 +17,14 @@ from swarmsh.core.listeners import new_ports
 from swarmsh.core.orchestrate import plan_removed_service
 from swarmsh.core.reach import settled_egress
 from swarmsh.errors import InvalidSpec, NameConflict, OutOfSequence
-from swarmsh.manager.ports import Clock, IdSource, Store
+from swarmsh.manager.ports import Clock, Decide, IdSource, Store
 from swarmsh.manager.usecases import credentials, listeners
 from swarmsh.manager.usecases.happenings import service_event
 from swarmsh.manager.usecases.listeners import Askable
 from swarmsh.manager.usecases.lookup import find_service, require_cluster
 from swarmsh.manager.usecases.names import random_name
 from swarmsh.model.objects import Cluster, Service, UpdateStatus
+from swarmsh.model.revisions import Author
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.specs import ServiceSpec
 from swarmsh.model.states import TaskState
@@ -40,15 +41,36 @@ async def create_service(
     *,
     nodes: Askable | None = None,
     auth: str = "",
+    author: Author | None = None,
 ) -> Service:
     """Store a new service with VIPs and published ports; one without a name gets one.
 
     `nodes` are asked first whether anything listens on its ports. Raises InvalidSpec, NameConflict, Unavailable,
     NotFound for a network, Exhausted.
     """
-    require_cluster(store.snapshot)
     service_id = ids.new_id()
-    spec = accept_service(spec if spec.name else replace(spec, name=_free_name(store.snapshot, service_id)))
+    decide = await creation(store.snapshot, clock, service_id, spec, nodes=nodes, author=author)
+    await credentials.store_first(store, service_id, auth)
+    try:
+        after = await store.commit(decide)
+    except BaseException:
+        await credentials.forget(store, service_id)
+        raise
+    return after.services[service_id]
+
+
+async def creation(
+    before: ClusterSnapshot,
+    clock: Clock,
+    service_id: str,
+    spec: ServiceSpec,
+    *,
+    nodes: Askable | None = None,
+    author: Author | None = None,
+) -> Decide:
+    """The decision that makes a service, once nodes were asked; tried on `before`. Raises as create_service."""
+    require_cluster(before)
+    spec = accept_service(spec if spec.name else replace(spec, name=_free_name(before, service_id)))
     _check_size(spec)
     occupied: dict[str, int] = {}  # by programs of nodes, once they were asked
 
@@ -61,18 +83,17 @@ async def create_service(
         settled, cluster = _with_egress(snapshot, resolved)
         service = attached(service, Allocator(settled, now, occupied=occupied))
         events = (service_event("create", service, now),)
-        return Changes(cluster=cluster, put_services=(service,), events=events)
+        return Changes(cluster=cluster, put_services=(service,), events=events, author=_as(author, "create"))
 
-    (trial,) = decide(store.snapshot).put_services  # refused before a secret is stored for nothing
+    (trial,) = decide(before).put_services  # refused before a secret is stored for nothing
     if nodes is not None:
-        occupied.update(await listeners.look(store.snapshot, nodes, service_id, new_ports(None, trial)))
-    await credentials.store_first(store, service_id, auth)
-    try:
-        after = await store.commit(decide)
-    except BaseException:
-        await credentials.forget(store, service_id)
-        raise
-    return after.services[service_id]
+        occupied.update(await listeners.look(before, nodes, service_id, new_ports(None, trial)))
+    return decide
+
+
+def _as(author: Author | None, action: str) -> Author:
+    author = author or Author()
+    return author if author.action else replace(author, action=action)
 
 
 def _free_name(snapshot: ClusterSnapshot, seed: str) -> str:
@@ -98,17 +119,41 @@ async def update_service(
     auth: str = "",
     auth_from: str = "spec",
     rollback: str = "",
+    author: Author | None = None,
 ) -> Service:
     """Replace a service's spec, or with `rollback="previous"` exchange it for the previous one.
 
     `version` is the index that the client read; `nodes` are asked first whether anything listens on ports that the
     service does not have yet. Raises OutOfSequence, InvalidSpec, Unimplemented, NotFound, Exhausted.
     """
+    before = store.snapshot
+    decide = await change(before, clock, ref, version, spec, nodes=nodes, rollback=rollback, author=author)
+    service = find_service(before, ref)
+    if not auth and auth_from == "previous-spec" and service.previous_spec is None:
+        raise InvalidSpec(f"service {ref} does not have a previous spec")
+    back = rollback == "previous"
+    async with credentials.changing(store, service.id, given=auth, source=auth_from, rollback=back):
+        after = await store.commit(decide)
+    return after.services[service.id]
+
+
+async def change(
+    before: ClusterSnapshot,
+    clock: Clock,
+    ref: str,
+    version: int,
+    spec: ServiceSpec,
+    *,
+    nodes: Askable | None = None,
+    rollback: str = "",
+    author: Author | None = None,
+) -> Decide:
+    """The decision that changes a service, once nodes were asked; tried on `before`. Raises as update_service."""
     if rollback not in ("", "none", "previous"):
         raise InvalidSpec(f"unrecognized rollback option {rollback}")
     back = rollback == "previous"
-    require_cluster(store.snapshot)
-    service_id = find_service(store.snapshot, ref).id
+    require_cluster(before)
+    service_id = find_service(before, ref).id
     occupied: dict[str, int] = {}  # by programs of nodes, once they were asked
 
     def decide(snapshot: ClusterSnapshot) -> Changes:
@@ -124,18 +169,18 @@ async def update_service(
         settled, cluster = _with_egress(snapshot, updated.spec)
         updated = attached(updated, Allocator(settled, now, occupied=occupied))
         events = (service_event("update", updated, now, stored),)
-        return Changes(cluster=cluster, put_services=(updated,), events=events)
+        return Changes(
+            cluster=cluster,
+            put_services=(updated,),
+            events=events,
+            author=_as(author, "rollback" if back else "update"),
+        )
 
-    before = store.snapshot
     (trial,) = decide(before).put_services  # refused before its credentials are written
-    if not auth and auth_from == "previous-spec" and before.services[service_id].previous_spec is None:
-        raise InvalidSpec(f"service {ref} does not have a previous spec")
     if nodes is not None:
         added = new_ports(before.services[service_id], trial)
         occupied.update(await listeners.look(before, nodes, service_id, added))
-    async with credentials.changing(store, service_id, given=auth, source=auth_from, rollback=back):
-        after = await store.commit(decide)
-    return after.services[service_id]
+    return decide
 
 
 def _with_egress(snapshot: ClusterSnapshot, spec: ServiceSpec) -> tuple[ClusterSnapshot, Cluster | None]:

@@ -31,6 +31,8 @@ BODIES = {
     "/networks/create": NetworkSpec,
     "/swarm/init": InitRequest,
     "/swarm/update": SwarmSpec,
+    "/swarmsh/services/plan": ServiceSpec,
+    "/swarmsh/services/{id}/plan": ServiceSpec,
     "/swarmsh/nodes": NodeRequest,
     "/swarmsh/nodes/{id}/target": SshTarget,
 }
@@ -38,7 +40,7 @@ ROUTES = sorted({(method, path) for module in _MODULES for method, path, _ in mo
 REFUSED = sorted((method, refusal.path) for refusal in REFUSALS for method in refusal.methods)
 QUERIES = shlex.split(
     "filters version force status insertDefaults since until tail follow stdout stderr timestamps details cmd env "
-    "height width registryAuthFrom rollback scope rotateWorkerToken verbose"
+    "height width registryAuthFrom rollback from to scope rotateWorkerToken verbose"
 )
 
 words = st.sampled_from(

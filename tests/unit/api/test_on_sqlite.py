@@ -77,7 +77,8 @@ async def test_how_long_a_node_may_be_silent_is_kept(store, tmp_path):
         before = store.snapshot.cluster
         status, shown = await api.call("POST", "/swarmsh/cluster/update", {"DownAfterS": 30})
         limits = {"TCP": 432000, "TCPFin": 120, "UDP": 300}
-        assert (status, shown) == (200, {"ID": before.id, "DownAfterS": 30.0, "LBTimeouts": limits})
+        kept = {"ID": before.id, "DownAfterS": 30.0, "LBTimeouts": limits, "RevisionsKept": 50}
+        assert (status, shown) == (200, kept)
         assert store.snapshot.cluster.down_after_s == 30.0
         for wrong in (2.9, 0, -1, 3601, 1e300, "10"):
             status, answer = await api.call("POST", "/swarmsh/cluster/update", {"DownAfterS": wrong})

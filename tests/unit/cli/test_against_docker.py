@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -16,7 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+
+from swarmsh.cli.service import GROUP
 
 from .conftest import Recorder, Result
 
@@ -173,6 +177,7 @@ UPDATE = """
 --host-rm db
 --host-rm alias:10.0.0.2 --host-add cache:10.0.0.3
 --dns-add 9.9.9.9 --dns-rm 8.8.8.8
+--dns-option-rm ndots:2 --dns-option-add ndots:3
 --dns-search-add example.org --dns-option-add timeout:1 --dns-search-rm example.com
 --group-add 44 --group-rm 33
 --sysctl-add net.core.somaxconn=2 --sysctl-rm net.ipv4.ip_forward
@@ -191,8 +196,12 @@ UPDATE = """
 --restart-delay 1s --restart-max-attempts 2 --restart-window 1m
 --update-parallelism 0 --update-delay 3s
 --update-order start-first --update-failure-action continue --update-max-failure-ratio 0.1
+--update-monitor 0s
+--update-monitor 2m
 --rollback-parallelism 2 --rollback-monitor 9s
+--rollback-delay 4s --rollback-order start-first --rollback-failure-action continue --rollback-max-failure-ratio 1
 --health-cmd 'true'
+--health-timeout 4s --health-start-period 8s
 --health-cmd ''
 --health-interval 9s --health-retries 0
 --no-healthcheck
@@ -381,6 +390,48 @@ def test_update_sends_what_docker_sends(
     ours, query, auth = posted(registry, "/services/web1/update")
     assert comparable(ours) == comparable(theirs)
     assert (query, auth) == (their_query, their_auth)
+
+
+@pytest.mark.parametrize("command", ["create", "update", "rollback", "scale"])
+def test_each_flag_of_dockers_is_there(command: str) -> None:
+    assert DOCKER is not None
+    done = subprocess.run([DOCKER, "service", command, "--help"], capture_output=True, text=True, check=True)
+    theirs = set(re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", done.stdout, re.MULTILINE)) - {"--help"}
+    assert "--detach" in theirs
+    found = GROUP.get_command(click.Context(GROUP), command)
+    assert found is not None
+    ours = {name for param in found.params for name in param.opts}
+    assert theirs <= ours
+
+
+@pytest.mark.parametrize(("command", "lines"), [("create", CREATE), ("update", UPDATE)])
+def test_each_flag_is_compared_with_dockers(command: str, lines: list[str]) -> None:
+    found = GROUP.get_command(click.Context(GROUP), command)
+    assert found is not None
+    used = {word.partition("=")[0] for line in lines for word in shlex.split(line)}
+    ours = {"--plan", "--format", "--detach"}
+    not_built = {
+        "--max-concurrent",
+        *(f"--{kind}{verb}" for kind in ("config", "secret") for verb in ("", "-add", "-rm")),
+    }
+    if command == "update":
+        not_built.add("--health-start-interval")  # docker's update takes it, and does nothing (28.5)
+    options = [param for param in found.params if isinstance(param, click.Option)]
+    missing = {option.opts[-1] for option in options if used.isdisjoint(option.opts)}
+    assert missing <= ours | not_built
+
+
+def test_rollback_sends_what_docker_sends(registry: Recorder, cli: Callable[..., Result]) -> None:
+    service = {"ID": "web1", "Version": {"Index": 9}, "Spec": STORED, "PreviousSpec": BARE}
+    registry.on("GET", "/services/web", service)
+    registry.on("POST", "/services/web1/update", {"Warnings": None})
+    run_docker("service", "rollback", "--detach", "web")
+    theirs, their_query, _ = posted(registry, "/services/web1/update")
+    result = cli("service", "rollback", "--detach", "web")
+    assert (result.code, result.out) == (0, "web\n"), result.err
+    ours, query, _ = posted(registry, "/services/web1/update")
+    assert comparable(ours) == comparable(theirs)
+    assert query == their_query
 
 
 @pytest.mark.parametrize("line", NETWORKS)

@@ -300,7 +300,9 @@ def test_info_version_and_events(cluster: Recorder, cli: Cli) -> None:
     assert json.loads(cli("info", "--format", "json").out) == info
     info["Swarm"]["Cluster"] = {"ID": "c"}
     limits = {"TCP": 86400, "TCPFin": 60, "UDP": 30}
-    cluster.on("GET", "/swarmsh/cluster", {"ID": "c", "DownAfterS": 12.5, "LBTimeouts": limits})
+    cluster.on(
+        "GET", "/swarmsh/cluster", {"ID": "c", "DownAfterS": 12.5, "LBTimeouts": limits, "RevisionsKept": 7}
+    )
     shown = cli("info").out.splitlines()
     assert "Down after:    12.5 s" in shown
     assert "LB time-outs:  TCP 86400 s, TCP after a FIN 60 s, UDP 30 s" in shown

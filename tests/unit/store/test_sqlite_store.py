@@ -14,13 +14,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec.structs import replace
+from sqlite_utils import Database
 
 from swarmsh.adapters.store import SqliteStore, schema
 from swarmsh.adapters.store.sqlite import Retention
 from swarmsh.errors import StoreCorrupt, StoreReadOnly, Unavailable
 from swarmsh.model.objects import Cluster, Event, TaskStatus
+from swarmsh.model.revisions import Author
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.states import TaskState
 from tests.fakes.objects import a_network, a_node, a_service, a_task, addressed
@@ -164,7 +167,10 @@ async def test_a_secret_does_not_open_with_another_key_or_under_another_name(sta
 
 
 async def test_every_new_spec_is_a_revision_and_nothing_else_is(state_dir, clock):
-    store = await SqliteStore.open(state_dir, clock, retention=Retention(revisions=3))
+    store = await SqliteStore.open(state_dir, clock)
+    await store.commit(
+        lambda _: Changes(cluster=Cluster(id="c", version=0, created_at=1, updated_at=1, revisions_kept=3))
+    )
     service = a_service()
     await store.commit(put(service))
     await store.commit(put(replace(service, spec_version=9)))
@@ -173,9 +179,45 @@ async def test_every_new_spec_is_a_revision_and_nothing_else_is(state_dir, clock
         spec = replace(service.spec, labels={"n": str(n)})
         await store.commit(put(replace(service, spec=spec)))
     kept = await store.revisions(service.id)
-    assert [version for version, _, _ in kept] == [5, 6, 7]
-    assert kept[-1][1] == clock.now()
-    assert b'"n":"4"' in kept[-1][2]
+    assert [(r.number, r.version) for r in kept] == [(4, 6), (5, 7), (6, 8)]
+    assert kept[-1].time == clock.now()
+    assert kept[-1].spec.labels == {"n": "4"}
+    await store.close()
+
+
+async def test_fewer_revisions_are_kept_of_all_services_once_the_cluster_says_so(state_dir, clock):
+    cluster = Cluster(id="c", version=0, created_at=1, updated_at=1)
+    store = await SqliteStore.open(state_dir, clock)
+    await store.commit(lambda _: Changes(cluster=cluster))
+    services = (a_service("a"), a_service("b"))
+    for n in range(4):
+        await store.commit(
+            put(*(replace(s, spec=replace(s.spec, labels={"n": str(n)})) for s in services[: 1 if n else 2]))
+        )
+    await store.commit(lambda _: Changes(cluster=replace(cluster, revisions_kept=2)))
+    await store.close()
+    store = await SqliteStore.open(state_dir, clock)
+    kept = [[r.number for r in await store.revisions(s.id)] for s in services]
+    assert kept == [[3, 4], [1]]
+    await store.close()
+
+
+async def test_revisions_of_an_older_database_are_numbered_and_their_authors_unknown(state_dir, clock):
+    state_dir.mkdir()
+    db = Database(sqlite3.connect(state_dir / "swarmsh.db"))
+    schema.migrate(db, "p", schema.MIGRATIONS[:2])
+    spec = msgspec.json.encode(a_service().spec).decode()
+    with db.atomic():
+        for service_id, version in (("a", 5), ("b", 7), ("a", 9)):
+            db.execute(
+                "INSERT INTO revisions (service_id, version, time, data) VALUES (?, ?, ?, ?)",
+                (service_id, version, clock.now(), spec),
+            )
+    db.close()
+    store = await SqliteStore.open(state_dir, clock)
+    kept = await store.revisions("a")
+    assert [(r.number, r.version, r.author) for r in kept] == [(1, 5, Author()), (2, 9, Author())]
+    assert kept[0].spec == a_service().spec
     await store.close()
 
 
@@ -376,8 +418,6 @@ async def test_a_migration_that_fails_leaves_the_older_schema(state_dir, clock):
         db.execute("CREATE TABLE extra (x)")
         raise sqlite3.OperationalError("cut off")
 
-    from sqlite_utils import Database
-
     db = Database(sqlite3.connect(store.path))
     with pytest.raises(sqlite3.OperationalError):
         schema.migrate(db, "p", (*schema.MIGRATIONS, second))
@@ -403,12 +443,15 @@ async def test_a_database_of_before_there_were_networks_is_carried_over(state_di
     with sqlite3.connect(store.path) as db:  # back to the first schema
         db.execute("DROP TABLE networks")
         db.execute("DROP TABLE releases")
+        db.execute("ALTER TABLE revisions DROP COLUMN number")
+        db.execute("ALTER TABLE revisions DROP COLUMN author")
         db.execute("PRAGMA user_version = 1")
         for table in ("tasks", "services", "nodes"):
             for (data,) in db.execute(f"SELECT data FROM {table}").fetchall():
                 assert not {"Endpoint", "Addresses", "EgressAddress", "Routes"} & json.loads(data).keys()
     again = await SqliteStore.open(state_dir, clock)
     assert again.snapshot == before
+    assert [r.number for r in await again.revisions(service.id)] == [1]
     assert [n.number for n in sorted(again.snapshot.nodes.values(), key=lambda n: n.id)] == [1, 2]
     assert again.snapshot.cluster.subnet_size == 20
     await again.commit(lambda _: Changes(put_networks=(a_network(),)))
