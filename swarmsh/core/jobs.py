@@ -173,7 +173,6 @@ def _reconcile(part: Draft, run: JobRun, *, newest: bool) -> None:
         leave_unfit_nodes(part)
         _fill(part, run)
     drop_doubles(part)
-    _end_needless(part)
 
 
 def _retry(part: Draft) -> None:

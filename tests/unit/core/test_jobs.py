@@ -166,6 +166,7 @@ def test_runs_are_kept_as_far_as_the_history_goes() -> None:
         world.settle()
     assert sorted({t.job_iteration for t in world.tasks()}) == [4, 5, 6, 7, 8]
     assert Counter(t.slot for t in world.tasks()) == {1: 5, 2: 5}
+    assert {t.desired_word for t in world.tasks()} == {"complete"}, "what is complete stays so"
     nodes = {i for report in world.reports.values() for i in report.tasks}
     assert nodes == {t.id for t in world.tasks()}, "containers go with their tasks"
 
@@ -248,6 +249,17 @@ def test_what_a_lost_node_has_completed_needs_no_stand_in() -> None:
     world.find(1)
     world.pass_time(30)
     assert world.running() == [] and states(world.tasks())["complete"] == 1
+
+
+def test_a_node_that_returns_before_the_stand_in_runs_keeps_its_task() -> None:
+    world = begun(make_job(constraints=("node.id==node1",)))
+    (first,) = world.running()
+    world.lose(1)
+    world.settle()
+    assert len([t for t in world.tasks() if t.live]) == 2
+    world.find(1)
+    world.settle()
+    assert [t.id for t in world.tasks()] == [first.id]
 
 
 def test_a_drained_nodes_task_runs_elsewhere() -> None:
@@ -405,6 +417,16 @@ def test_runs_overlap_where_they_may_and_each_goes_on_to_its_end() -> None:
     assert status is not None and status.earlier == ()
 
 
+def test_force_ends_all_runs_that_overlap() -> None:
+    labels = HOURLY | {f"{KEY}.overlap": "allow"}
+    world = scheduled(labels)
+    until(world, "2026-01-10 13:00:01")
+    assert len(world.running()) == 2
+    world.update(make_job(labels=labels, force=1))
+    world.settle()
+    assert [t.job_iteration for t in world.running()] == [3]
+
+
 def test_a_change_of_a_scheduled_job_waits_for_its_time_and_force_does_not() -> None:
     world = scheduled(HOURLY)
     until(world, "2026-01-10 12:00:01")
@@ -429,14 +451,13 @@ def test_a_change_of_a_scheduled_job_waits_for_its_time_and_force_does_not() -> 
 
 
 def test_a_scheduled_global_job_takes_on_new_nodes_with_its_next_run() -> None:
-    world = scheduled(HOURLY, replicas=None, constraints=("node.labels.fast!=no",))
+    world = scheduled(HOURLY, replicas=None, constraints=("node.id==node1",))
     until(world, "2026-01-10 12:00:01")
     for task in world.running():
         world.finish(task)
-    world.change_node(1, labels={"fast": "no"})
     world.update(make_job(labels=HOURLY, replicas=None))
     until(world, "2026-01-10 12:30:00")
-    assert len(world.tasks()) == 3
+    assert len(world.tasks()) == 1
     until(world, "2026-01-10 13:00:01")
     assert len(world.running()) == 3
 
