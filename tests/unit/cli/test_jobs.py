@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import io
+import re
+import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from swarmsh.core.accept import accept_service
 from swarmsh.errors import SwarmshError
+from swarmsh.model.specs import ServiceSpec
+from swarmsh.model.wire import from_wire
 
 from .conftest import Recorder, Result, make_node, make_service, make_task
 from .test_progress import play
@@ -170,6 +176,17 @@ def test_an_empty_schedule_takes_it_away(jobs: Recorder, cli: Cli) -> None:
     jobs.on("GET", "/services/job", job)
     assert cli("service", "update", "-d", "--schedule", "", "job").code == 0
     assert sent(jobs)["Labels"] == {"a": "b"}
+
+
+PAGE = (Path(__file__).parents[3] / "docs" / "jobs.md").read_text()
+
+
+@pytest.mark.parametrize("line", re.findall(r"^swarmsh (service create .*)$", PAGE, re.MULTILINE))
+def test_what_the_page_for_users_creates_is_accepted(line: str, jobs: Recorder, cli: Cli) -> None:
+    jobs.on("POST", "/services/create", (201, {"ID": "new1"}))
+    result = cli(*shlex.split(line.replace("service create", "service create -d --no-resolve-image")))
+    assert result.code == 0, result.err
+    assert accept_service(from_wire(ServiceSpec, sent(jobs))).mode.is_job
 
 
 def test_numbers_of_a_job_are_changed_by_update_and_scale(jobs: Recorder, cli: Cli) -> None:

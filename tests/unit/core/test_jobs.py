@@ -262,6 +262,17 @@ def test_a_node_that_returns_before_the_stand_in_runs_keeps_its_task() -> None:
     assert [t.id for t in world.tasks()] == [first.id]
 
 
+def test_a_fenced_task_of_a_job_never_runs_twice() -> None:
+    world = begun(make_job(labels={"swarmsh.fence": "stop"}))
+    (first,) = world.running()
+    world.lose(int(first.node_id[-1]))
+    world.pass_time(20)
+    assert [t.id for t in world.tasks()] == [first.id], "it may run there yet"
+    world.pass_time(60)
+    (stand_in,) = [t for t in world.running() if t.id != first.id]
+    assert stand_in.node_id != first.node_id
+
+
 def test_a_drained_nodes_task_runs_elsewhere() -> None:
     world = begun(make_job(), nodes=2)
     number = int(world.running()[0].node_id[-1])

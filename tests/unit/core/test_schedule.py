@@ -110,6 +110,17 @@ def test_runs_come_at_the_zones_own_time_of_day() -> None:
     assert runs("0 3 * * *", "2026-07-10 12:00", 1, "Europe/Berlin") == ["2026-07-11 01:00"]
 
 
+def test_the_forms_that_the_page_for_users_names() -> None:
+    assert runs("0 0 L * *", "2026-02-10 12:00", 2) == ["2026-02-28 00:00", "2026-03-31 00:00"]
+    assert runs("0 9 * * MON#1", "2026-02-10 12:00", 2) == ["2026-03-02 09:00", "2026-04-06 09:00"]
+    assert runs("*/15 8-18 * * MON-FRI", "2026-02-13 18:40", 2) == ["2026-02-13 18:45", "2026-02-16 08:00"]
+    assert runs("0 0 13 * FRI", "2026-02-10 12:00", 3) == [  # one of the two is enough
+        "2026-02-13 00:00",
+        "2026-02-20 00:00",
+        "2026-02-27 00:00",
+    ]
+
+
 def test_a_time_that_the_spring_leaves_out_is_made_up_for_and_one_that_comes_twice_runs_once() -> None:
     spring = runs("30 2 * * *", "2026-03-28 12:00", 2, "Europe/Berlin")
     assert spring == ["2026-03-29 01:00", "2026-03-30 00:30"]  # 3:00 in summer time, then 2:30
