@@ -37,6 +37,7 @@ setup(
         "aiohttp>=3.10,<4",  # the HTTP server of the API; client of an Engine's socket
         "asyncssh>=2.18,<3",
         "click>=8.1,<9",
+        "cronsim>=2.6,<3",  # cron expressions as Debian's cron reads them, across changes of the clock too
         "cryptography>=43",
         "docker>=7.1,<8",
         "immutables>=0.20,<1",  # persistent maps: a snapshot costs nothing, a change its own size
@@ -44,6 +45,7 @@ setup(
         "PyYAML>=6,<7",  # inventories
         "sqlite-utils>=4,<5",
         "tabulate>=0.10,<1",
+        "tzdata",  # time zones of schedules, where the system has none
     ],
     extras_require={
         "dev": [

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from swarmsh.core.accept_network import VNI_LIST
-from swarmsh.model.objects import Cluster, Event, Network, Node, Service, Task
+from swarmsh.model.objects import Cluster, Event, JobStatus, Network, Node, Service, Task
 from swarmsh.model.snapshot import ClusterSnapshot
 from swarmsh.model.specs import PortConfig, ServiceSpec
 from swarmsh.model.states import NodeState, Role
@@ -57,6 +57,23 @@ def service_json(service: Service, networks: Mapping[str, Network]) -> Json:
         if update.completed_at is not None:
             status["CompletedAt"] = rfc3339(update.completed_at)
         answer["UpdateStatus"] = {**status, "Message": update.message}
+    if service.job_status is not None:
+        answer["JobStatus"] = _job_status(service.job_status)
+    return answer
+
+
+def _job_status(status: JobStatus) -> Json:
+    """Docker's two fields; `NextExecution` and `Skipped` are ours, of jobs with a schedule."""
+    began_at = status.run.began_at if status.run is not None else 0.0
+    answer: Json = {"JobIteration": {"Index": status.iteration}, "LastExecution": rfc3339(began_at)}
+    if status.next_execution is not None:
+        answer["NextExecution"] = rfc3339(status.next_execution)
+    if status.skipped:
+        answer["Skipped"] = {
+            "Runs": status.skipped,
+            "Last": rfc3339(status.skipped_at or 0.0),
+            "Reason": status.skipped_because,
+        }
     return answer
 
 
@@ -95,13 +112,14 @@ def with_defaults(service: Json) -> Json:
     container = dict(template.get("ContainerSpec") or {})
     container.setdefault("StopGracePeriod", 10 * SECOND_NS)
     container.setdefault("DNSConfig", {})
-    restart = {"Condition": "any", "Delay": 5 * SECOND_NS, "MaxAttempts": 0}
+    job = bool({"ReplicatedJob", "GlobalJob"} & (spec.get("Mode") or {}).keys())
+    restart = {"Condition": "on-failure" if job else "any", "Delay": 5 * SECOND_NS, "MaxAttempts": 0}
     restart |= template.get("RestartPolicy") or {}
     resources = {"Limits": {}, "Reservations": {}} | (template.get("Resources") or {})
     template |= {"ContainerSpec": container, "RestartPolicy": restart, "Resources": resources}
     template.setdefault("Placement", {})
     spec["TaskTemplate"] = template
-    for name in ("UpdateConfig", "RollbackConfig"):
+    for name in () if job else ("UpdateConfig", "RollbackConfig"):
         default = {"Parallelism": 1} if not spec.get(name) else {}
         config = {
             "Parallelism": 0,
@@ -123,10 +141,12 @@ def task_json(task: Task, networks: Mapping[str, Network]) -> Json:
         "Spec": to_wire(task.spec),
         "ServiceID": task.service_id,
         "Status": _task_status(task),
-        "DesiredState": task.desired.word,
+        "DesiredState": task.desired_word,
     }
-    if task.slot:
-        answer["Slot"] = task.slot
+    if task.number is not None:
+        answer["Slot"] = task.number
+    if task.job_iteration is not None:
+        answer["JobIteration"] = {"Index": task.job_iteration}
     if task.node_id:
         answer["NodeID"] = task.node_id
     if task.generic_resources:

@@ -24,16 +24,18 @@ from swarmsh.api.context import (
 )
 from swarmsh.api.who import author_of
 from swarmsh.core.reference import parse_reference
-from swarmsh.errors import SwarmshError
+from swarmsh.errors import InvalidSpec, SwarmshError
 from swarmsh.manager.usecases import images, lookup, services
 from swarmsh.model.objects import Service
 from swarmsh.model.specs import ServiceSpec
 
+_JOBS_SINCE = (1, 41)
 _CLIENTS_PIN_SINCE = (1, 30)  # API version from which clients ask for the digest themselves
 
 
 async def create(request: web.Request, deps: Deps) -> web.Response:
     spec = await body_of(request, ServiceSpec)
+    _refuse_jobs_of_old_clients(request, spec)
     auth = registry_auth_of(request)
     warnings: list[str] = []
     if version_of(request) < _CLIENTS_PIN_SINCE:
@@ -45,6 +47,14 @@ async def create(request: web.Request, deps: Deps) -> web.Response:
     if warnings:
         answer["Warnings"] = warnings
     return json_response(answer, 201)
+
+
+def _refuse_jobs_of_old_clients(request: web.Request, spec: ServiceSpec) -> None:
+    """dockerd forgets the mode, and makes a service of it that is started again and again."""
+    if spec.mode.is_job and version_of(request) < _JOBS_SINCE:
+        raise InvalidSpec(
+            f"jobs need API version {'.'.join(map(str, _JOBS_SINCE))}", hint="Use a docker CLI from 20.10 on"
+        )
 
 
 async def _pinned(deps: Deps, spec: ServiceSpec, auth: str) -> tuple[ServiceSpec, list[str]]:
@@ -93,6 +103,7 @@ async def inspect(request: web.Request, deps: Deps) -> web.Response:
 async def update(request: web.Request, deps: Deps) -> web.Response:
     version = index_of(request, "service")
     spec = await body_of(request, ServiceSpec)
+    _refuse_jobs_of_old_clients(request, spec)
     auth = registry_auth_of(request)
     await services.update_service(
         deps.store,

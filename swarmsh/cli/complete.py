@@ -49,10 +49,10 @@ def service_or_task_names(ctx: click.Context, param: click.Parameter, incomplete
         services = {service["ID"]: service["Spec"]["Name"] for service in manager.services()}
         names = list(services.values())
         if "." in incomplete or incomplete in names:
-            running = manager.tasks({"desired-state": ["running"]})
+            running = manager.tasks({"desired-state": ["running", "complete"]})
             for task in running:
                 name = services.get(task["ServiceID"], "")
-                place = task.get("Slot") or task.get("NodeID", "")
+                place = task.get("Slot", task.get("NodeID", ""))
                 names += [f"{name}.{place}"]
                 if incomplete.count(".") == 2:
                     names += [f"{name}.{place}.{task['ID']}"]
@@ -61,8 +61,9 @@ def service_or_task_names(ctx: click.Context, param: click.Parameter, incomplete
 
 
 def scale_targets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-    """`web=` for each replicated service."""
+    """`web=` for each replicated service or job."""
     with suppress(SwarmshError):
-        replicated = [found for found in _manager().services() if "Replicated" in found["Spec"].get("Mode", {})]
+        scaled = {"Replicated", "ReplicatedJob"}
+        replicated = [found for found in _manager().services() if scaled & found["Spec"].get("Mode", {}).keys()]
         return _matching((f"{service['Spec']['Name']}=" for service in replicated), incomplete)
     return []

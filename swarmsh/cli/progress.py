@@ -10,6 +10,8 @@ from math import ceil
 from typing import Any, TextIO
 
 from swarmsh.cli.common import node_names
+from swarmsh.cli.job_progress import JobWatch, is_job
+from swarmsh.cli.task_states import ALL, ENDED, STATES
 from swarmsh.client import ApiError, ManagerClient, segment
 from swarmsh.errors import Kind, SwarmshError
 
@@ -21,11 +23,7 @@ MOST_BARS = 20
 MOST_REPORTS = 3  # failures shown with their log; later ones in one line
 LOG_LINES = 10
 LOG_TIMEOUT_S = 5.0
-_ORDER = ["new", "allocated", "pending", "assigned", "accepted", "preparing", "ready", "starting", "running"]
-_STATES = {state: number for number, state in enumerate(_ORDER, 1)}
-_ENDED = {"complete": 10, "shutdown": 11, "failed": 12, "rejected": 13}
-_ALL = _STATES | _ENDED
-_WIDEST = max(map(len, _STATES))
+_WIDEST = max(map(len, STATES))
 
 
 class Display:
@@ -41,8 +39,8 @@ class Display:
     def set(self, name: str, text: str, *, state: str = "") -> None:
         """Line `name: text`, with a bar as far as `state` is on its way to running."""
         line = f"{name}: {text}"
-        if self.live and state in _STATES:
-            line = f"{name}: {text:<{_WIDEST}} {_bar(_STATES[state])}"
+        if self.live and state in STATES:
+            line = f"{name}: {text:<{_WIDEST}} {_bar(STATES[state])}"
         if self._quiet or self._lines.get(name) == line:
             return
         self._lines[name] = line
@@ -71,7 +69,7 @@ class Display:
 
 def _bar(done: int) -> str:
     width = 50 if shutil.get_terminal_size().columns > 110 else 20
-    filled = done * width // len(_STATES)
+    filled = done * width // len(STATES)
     return f"[{'=' * filled}>{' ' * (width - filled)}]"
 
 
@@ -109,6 +107,7 @@ class _Watch:
         self._slots: dict[Any, int] = {}
         self._reported: set[str] = set()
         self._rollback = False
+        self._job = JobWatch(screen, lambda: node_names(manager), MOST_BARS)
 
     def step(self, now: float) -> bool:
         """Look once; whether there is nothing left to wait for."""
@@ -120,6 +119,11 @@ class _Watch:
         tasks = self._manager.tasks({"service": [service["ID"]], "_up-to-date": ["true"]})
         down = {node["ID"] for node in self._manager.nodes() if node.get("Status", {}).get("State") == "down"}
         self._report_failures(service, tasks)
+        if is_job(service):
+            self.converged = self._job.step(service, tasks)
+            if self.converged:
+                self._screen.say("job complete")
+            return self.converged
         self.converged = self._show(service, [task for task in tasks if task.get("NodeID", "") not in down])
         if not self.converged:
             if self._since is not None:
@@ -140,6 +144,9 @@ class _Watch:
         """Take UpdateStatus in; whether it says that all is done already."""
         status = service.get("UpdateStatus") or {}
         state, message = status.get("State", ""), status.get("Message", "")
+        if state == "completed" and not self.converged and is_job(service):
+            self._screen.set("job progress", message)  # it waits for its schedule
+            return True
         if state == "completed" and not self.converged:
             self._screen.set("verify", f"Service {self.shown_as} converged")
             return True
@@ -186,7 +193,7 @@ class _Watch:
             state = status.get("State", "")
             if status.get("Err"):
                 self._screen.set(label, _one_line(status["Err"]))
-            elif state in _STATES and current[key].get("DesiredState") not in _ENDED:
+            elif state in STATES and current[key].get("DesiredState") not in ENDED:
                 self._screen.set(label, state, state=state)
 
     # --- failures -------------------------------------------------------------------------------------------
@@ -233,7 +240,7 @@ def _lowest(tasks: list[Json], key: str) -> dict[Any, Json]:
     """One task a slot or node: the one with the lowest desired state, then the lowest observed one."""
     found: dict[Any, Json] = {}
     for task in tasks:
-        rank = (_ALL.get(task.get("DesiredState", ""), 0), _ALL.get(task.get("Status", {}).get("State", ""), 0))
+        rank = (ALL.get(task.get("DesiredState", ""), 0), ALL.get(task.get("Status", {}).get("State", ""), 0))
         if not all(rank):
             continue
         place = task.get(key, 0 if key == "Slot" else "")
@@ -243,11 +250,11 @@ def _lowest(tasks: list[Json], key: str) -> dict[Any, Json]:
 
 
 def _rank(task: Json) -> tuple[int, int]:
-    return _ALL[task["DesiredState"]], _ALL[task["Status"]["State"]]
+    return ALL[task["DesiredState"]], ALL[task["Status"]["State"]]
 
 
 def _runs(task: Json) -> bool:
-    return task["DesiredState"] not in _ENDED and task["Status"]["State"] == "running"
+    return task["DesiredState"] not in ENDED and task["Status"]["State"] == "running"
 
 
 def _one_line(text: str) -> str:

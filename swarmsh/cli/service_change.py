@@ -102,8 +102,11 @@ def _parse_target(target: str) -> tuple[str, int]:
 
 
 def _scaled(spec: Json, replicas: int) -> Json:
-    if "Replicated" not in (spec.get("Mode") or {}):
-        raise SwarmshError("scale can only be used with replicated mode")
+    mode = spec.get("Mode") or {}
+    if "ReplicatedJob" in mode:
+        return spec | {"Mode": {"ReplicatedJob": mode["ReplicatedJob"] | {"TotalCompletions": replicas}}}
+    if "Replicated" not in mode:
+        raise SwarmshError("scale can only be used with replicated or replicated-job mode")
     return spec | {"Mode": {"Replicated": {"Replicas": replicas}}}
 
 

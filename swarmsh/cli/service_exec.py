@@ -62,7 +62,7 @@ def find_running_task(manager: ManagerClient, target: str) -> Json:
         return _find_task(manager, target)
     tasks = [
         task
-        for task in manager.tasks({"service": [service["ID"]], "desired-state": ["running"]})
+        for task in manager.tasks({"service": [service["ID"]], "desired-state": ["running", "complete"]})
         if task.get("Status", {}).get("State") == "running"
     ]
     if place:
@@ -70,7 +70,7 @@ def find_running_task(manager: ManagerClient, target: str) -> Json:
         tasks = [
             task
             for task in tasks
-            if str(task.get("Slot") or "") == place or place in nodes.get(task.get("NodeID", ""), set())
+            if str(task.get("Slot", "")) == place or place in nodes.get(task.get("NodeID", ""), set())
         ]
     if not tasks:
         raise Unavailable(

@@ -120,7 +120,12 @@ def _common(defaults: bool) -> list[Decorator]:
         one("--limit-pids", UNSIGNED, "Limit number of processes (default 0 = unlimited)"),
         one("--log-driver", TEXT, "Logging driver for service"),
         many("--log-opt", ENV, "Logging driver options"),
-        one("--max-concurrent", UNSIGNED, "Number of job tasks to run concurrently (jobs are not built yet)"),
+        one(
+            "--max-concurrent",
+            UNSIGNED,
+            "Number of job tasks to run concurrently",
+            "as many as --replicas" if defaults else "",
+        ),
         switch("--no-healthcheck", "Disable any container-specified HEALTHCHECK"),
         switch("--no-resolve-image", "Do not ask the registry for the image's digest and platforms"),
         one("--oom-score-adj", click.IntRange(-1000, 1000), "Tune the host's OOM preferences"),
@@ -135,6 +140,8 @@ def _common(defaults: bool) -> list[Decorator]:
         one("--restart-max-attempts", UNSIGNED, "Maximum number of restarts before giving up (0: no limit)"),
         one("--restart-window", DURATION, "Window used to evaluate the restart policy"),
         *_rollout("rollback", "rollback", "pause or continue", defaults),
+        one("--schedule", TEXT, "When a job runs: a cron expression ('0 3 * * *') or @daily; not Docker's"),
+        one("--schedule-zone", TEXT, "Time zone of the schedule; not Docker's", d("UTC")),
         one("--stop-grace-period", DURATION, "Time to wait before killing a container", d("10s")),
         one("--stop-signal", TEXT, "Signal to stop the container"),
         switch("-t --tty", "Allocate a pseudo-TTY"),
@@ -148,7 +155,7 @@ def _common(defaults: bool) -> list[Decorator]:
 CREATE = apply(
     [
         one("--name", TEXT, "Service name (random if not given)"),
-        one("--mode", TEXT, "Service mode: replicated or global", "replicated"),
+        one("--mode", TEXT, "Service mode: replicated, global, replicated-job or global-job", "replicated"),
         *_common(defaults=True),
         not_built("--config", "CONFIGS", "Specify configurations to expose to the service"),
         many("--constraint", LIST, "Placement constraints"),

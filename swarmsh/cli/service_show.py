@@ -11,6 +11,7 @@ import click
 
 from swarmsh.cli import complete
 from swarmsh.cli.common import Failures, connect, filter_option, node_names
+from swarmsh.cli.job_progress import job_modes
 from swarmsh.cli.output import (
     ago,
     inspect_options,
@@ -48,7 +49,7 @@ def ls(filters: dict[str, list[str]], form: str, quiet: bool, no_trunc: bool) ->
 def _row(service: Json, no_trunc: bool) -> Json:
     spec = service["Spec"]
     status = service.get("ServiceStatus") or {}
-    mode = "global" if "Global" in (spec.get("Mode") or {}) else "replicated"
+    mode = spec.get("Mode") or {}
     task = spec.get("TaskTemplate", {})
     running, desired = status.get("RunningTasks", 0), status.get("DesiredTasks", 0)
     most = (task.get("Placement") or {}).get("MaxReplicas")
@@ -57,10 +58,11 @@ def _row(service: Json, no_trunc: bool) -> Json:
         "ID": service["ID"],
         "ID_short": short(service["ID"], no_trunc=no_trunc),
         "Name": spec["Name"],
-        "Mode": mode,
-        "Replicas": f"{running}/{desired}" + (f" (max {most} per node)" if most else ""),
+        "Mode": _mode_words(mode),
+        "Replicas": f"{running}/{desired}" + _beside(mode, status, most),
         "Running": running,
         "Desired": desired,
+        "Completed": status.get("CompletedTasks", 0),
         "Image": image,
         "Image_short": image if no_trunc else image.partition("@")[0],
         "Ports": ports_words(
@@ -74,6 +76,21 @@ def _row(service: Json, no_trunc: bool) -> Json:
         ),
         "UpdateState": (service.get("UpdateStatus") or {}).get("State", ""),
     }
+
+
+def _mode_words(mode: Json) -> str:
+    words = {"Global": "global", "ReplicatedJob": "replicated job", "GlobalJob": "global job"}
+    return next((word for key, word in words.items() if key in mode), "replicated")
+
+
+def _beside(mode: Json, status: Json, most: int | None) -> str:
+    """What stands after the running and desired tasks: of jobs how many are complete, as in Docker."""
+    replicated, on_all = job_modes(mode)
+    if replicated is None and on_all is None:
+        return f" (max {most} per node)" if most else ""
+    completed = status.get("CompletedTasks", 0)
+    total = completed + status.get("DesiredTasks", 0) if replicated is None else replicated["TotalCompletions"]
+    return f" ({completed}/{total} completed)"
 
 
 @click.command("ps")
@@ -129,9 +146,10 @@ def _pretty(service: Json, networks: Mapping[str, str] = MappingProxyType({})) -
     lines = [*_field("ID", service["ID"]), *_field("Name", spec["Name"])]
     lines += _mapping("Labels", spec.get("Labels"))
     mode = spec.get("Mode") or {}
-    lines += _field("Service Mode", "Global" if "Global" in mode else "Replicated")
+    lines += _field("Service Mode", _mode_words(mode).capitalize())
     if "Replicated" in mode:
         lines += _field(" Replicas", (mode["Replicated"] or {}).get("Replicas"))
+    lines += _job(service)
     status = service.get("UpdateStatus") or {}
     if status.get("State"):
         lines += ["UpdateStatus:", *_field(" State", status["State"])]
@@ -163,6 +181,22 @@ def _pretty(service: Json, networks: Mapping[str, str] = MappingProxyType({})) -
         lines += _field(" PublishedPort", port.get("PublishedPort", "chosen by the node"))
         for key in ("Protocol", "TargetPort", "PublishMode"):
             lines += _field(f"  {key}", port.get(key))
+    return lines
+
+
+def _job(service: Json) -> list[str]:
+    status = service.get("JobStatus")
+    if status is None:
+        return []
+    replicated, _ = job_modes(service["Spec"]["Mode"])
+    lines = _field(" Completions", (replicated or {}).get("TotalCompletions"))
+    lines += _field(" Max Concurrent", (replicated or {}).get("MaxConcurrent"))
+    lines += ["JobStatus:", f"{' Iteration:':<19} {status['JobIteration']['Index']}"]
+    lines += _field(" Last run", ago(status["LastExecution"]) or "never")
+    lines += _field(" Next run", status.get("NextExecution"))
+    skipped = status.get("Skipped")
+    if skipped:
+        lines += _field(" Skipped", f"{skipped['Runs']}, last {ago(skipped['Last'])}: {skipped['Reason']}")
     return lines
 
 

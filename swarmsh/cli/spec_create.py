@@ -22,6 +22,10 @@ ROLLOUT_DEFAULTS: Json = {
 }
 
 
+JOB_MODES = ("replicated-job", "global-job")
+MODES = ("replicated", "global", *JOB_MODES)
+
+
 class Conflict(click.UsageError):
     """Flags that contradict each other."""
 
@@ -38,7 +42,7 @@ def create_spec(flags: Json, image: str, args: list[str]) -> Json:
     return compact(
         {
             "Name": flags["name"],
-            "Labels": pairs(flags["label"]),
+            "Labels": pairs(flags["label"]) | schedule_labels(flags),
             "TaskTemplate": compact(
                 {
                     "ContainerSpec": _container(flags, image, args),
@@ -57,8 +61,7 @@ def create_spec(flags: Json, image: str, args: list[str]) -> Json:
                 }
             ),
             "Mode": _mode(flags),
-            "UpdateConfig": rollout(flags, "update", None),
-            "RollbackConfig": rollout(flags, "rollback", None),
+            **_rollouts(flags),
             "EndpointSpec": compact(
                 {
                     "Mode": "vip" if flags["endpoint_mode"] is None else flags["endpoint_mode"].lower(),
@@ -138,10 +141,34 @@ def _capabilities(add: tuple[str, ...], drop: tuple[str, ...]) -> tuple[list[str
     return sorted(added - {"RESET"}), sorted(dropped - added - {"RESET"})
 
 
+def schedule_labels(flags: Json) -> dict[str, str]:
+    """The labels that `--schedule` and `--schedule-zone` stand for."""
+    names = {"swarmsh.schedule": "schedule", "swarmsh.schedule.zone": "schedule_zone"}
+    return {label: flags[name] for label, name in names.items() if flags[name] is not None}
+
+
+def _rollouts(flags: Json) -> Json:
+    found = {"UpdateConfig": rollout(flags, "update", None), "RollbackConfig": rollout(flags, "rollback", None)}
+    if any(found.values()) and flags["mode"] in JOB_MODES:
+        raise Conflict("update and rollback configuration is not supported for jobs")
+    return found
+
+
 def _mode(flags: Json) -> Json:
     replicas, most, mode = flags["replicas"], flags["replicas_max_per_node"], flags["mode"] or "replicated"
-    if mode in ("replicated", "global") and flags["max_concurrent"]:
+    if mode in ("replicated", "global") and flags["max_concurrent"] is not None:
         raise Conflict("max-concurrent can only be used with replicated-job mode")
+    if mode == "replicated-job":
+        concurrent = replicas if flags["max_concurrent"] is None else flags["max_concurrent"]
+        return {"ReplicatedJob": compact({"MaxConcurrent": concurrent, "TotalCompletions": replicas})}
+    if mode == "global-job":
+        if most:
+            raise Conflict("replicas-max-per-node can only be used with replicated or replicated-job mode")
+        if flags["max_concurrent"] is not None:
+            raise Conflict("max-concurrent can only be used with replicated-job mode")
+        if replicas is not None:
+            raise Conflict("replicas can only be used with replicated or replicated-job mode")
+        return {"GlobalJob": {}}
     if mode == "replicated":
         return {"Replicated": {} if replicas is None else {"Replicas": replicas}}
     if mode == "global":
@@ -150,9 +177,7 @@ def _mode(flags: Json) -> Json:
         if most:
             raise Conflict("replicas-max-per-node can only be used with replicated mode")
         return {"Global": {}}
-    if mode in ("replicated-job", "global-job"):
-        raise Conflict(f"--mode {mode}: jobs are not supported yet; use replicated or global")
-    raise Conflict(f"unknown mode: {mode}, only replicated and global are supported")
+    raise Conflict(f"unknown mode: {mode}, known are {', '.join(MODES)}")
 
 
 def limits(flags: Json) -> Json:

@@ -11,7 +11,15 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
-from swarmsh.cli.spec_create import HEALTH_FIELDS, Conflict, compact, log_driver, restart_policy, rollout
+from swarmsh.cli.spec_create import (
+    HEALTH_FIELDS,
+    Conflict,
+    compact,
+    log_driver,
+    restart_policy,
+    rollout,
+    schedule_labels,
+)
 from swarmsh.cli.values import hosts_entry, normal_capability, pairs
 
 Json = dict[str, Any]
@@ -23,6 +31,7 @@ def updated_spec(current: Json, flags: Json) -> Json:
     task = spec.setdefault("TaskTemplate", {})
     container = task.setdefault("ContainerSpec", {})
     _update_map(spec, "Labels", flags["label_rm"], flags["label_add"])
+    _update_schedule(spec, flags)
     _update_container(container, flags)
     _update_resources(task, flags)
     _update_placement(task, flags)
@@ -246,13 +255,27 @@ def _update_networks(spec: Json, remove: tuple[str, ...], add: tuple[Json, ...])
 
 
 def _update_mode(spec: Json, flags: Json) -> None:
-    if flags["max_concurrent"] is not None:
+    job = (spec.get("Mode") or {}).get("ReplicatedJob")
+    if flags["max_concurrent"] is not None and job is None:
         raise Conflict("max-concurrent can only be used with replicated-job mode")
+    if job is not None:
+        _set(job, "MaxConcurrent", flags["max_concurrent"])
+        _set(job, "TotalCompletions", flags["replicas"])
+        return
     if flags["replicas"] is None:
         return
     if "Replicated" not in (spec.get("Mode") or {}):
-        raise Conflict("replicas can only be used with replicated mode")
+        raise Conflict("replicas can only be used with replicated or replicated-job mode")
     spec["Mode"] = {"Replicated": {"Replicas": flags["replicas"]}}
+
+
+def _update_schedule(spec: Json, flags: Json) -> None:
+    """An empty `--schedule` takes the schedule away, with all that was said of it."""
+    labels = spec.get("Labels") or {}
+    if flags["schedule"] == "":
+        spec["Labels"] = {key: value for key, value in labels.items() if not key.startswith("swarmsh.schedule")}
+    elif added := schedule_labels(flags):
+        spec["Labels"] = labels | added
 
 
 def _update_endpoint(spec: Json, flags: Json) -> None:

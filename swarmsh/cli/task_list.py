@@ -18,6 +18,7 @@ _Command = TypeVar("_Command", bound=Any)
 COLUMNS = {
     "ID": "ID",
     "Name": "NAME",
+    "Run": "RUN",  # where there are tasks of jobs
     "Image": "IMAGE",
     "Node": "NODE",
     "DesiredState": "DESIRED STATE",
@@ -65,12 +66,18 @@ def print_tasks(tasks: list[Json], services: dict[str, str], nodes: dict[str, st
             _row(task, name, nodes, no_trunc=no_trunc) | {"Name_short": f" \\_ {name}" if name == last else name}
         )
         last = name
-    print_list(rows, COLUMNS, form=form, quiet=quiet)
+    columns = COLUMNS if any("Run" in row for row in rows) else {k: v for k, v in COLUMNS.items() if k != "Run"}
+    print_list(rows, columns, form=form, quiet=quiet)
 
 
 def _name(task: Json, services: dict[str, str]) -> str:
     service = services.get(task["ServiceID"], task["ServiceID"])
-    return f"{service}.{task.get('Slot') or task.get('NodeID', '')}"
+    return f"{service}.{place_of(task)}"
+
+
+def place_of(task: Json) -> str:
+    """The slot, or where there is none the node's id; the first slot of a job is 0."""
+    return str(task.get("Slot", task.get("NodeID", "")))
 
 
 def _row(task: Json, name: str, nodes: dict[str, str], *, no_trunc: bool) -> Json:
@@ -79,7 +86,9 @@ def _row(task: Json, name: str, nodes: dict[str, str], *, no_trunc: bool) -> Jso
     error = status.get("Err", "")
     state = status.get("State", "").capitalize()
     node = task.get("NodeID", "")
+    run = task.get("JobIteration")
     return {
+        **({"Run": run["Index"]} if run is not None else {}),
         "ID": task["ID"],
         "ID_short": short(task["ID"], no_trunc=no_trunc),
         "Name": name,

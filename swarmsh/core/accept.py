@@ -10,6 +10,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from swarmsh.core.accept_endpoint import accept_endpoint
+from swarmsh.core.accept_job import accept_job_mode, check_job, job_template
 from swarmsh.core.accept_task import accept_task
 from swarmsh.core.difference import placement_only, template_changed
 from swarmsh.core.labels import check_labels
@@ -41,7 +42,11 @@ def accept_service(spec: ServiceSpec) -> ServiceSpec:
     check_name(spec.name)
     check_labels(spec.labels)
     task = accept_task(replace(spec.task_template, networks=networks), spec.name, spec.labels)
-    if mode.global_ is not None and task.placement is not None and task.placement.max_replicas:
+    check_job(spec)
+    if mode.is_job:
+        task = job_template(task, spec.task_template.restart_policy)
+    one_a_node = mode.global_ is not None or mode.global_job is not None
+    if one_a_node and task.placement is not None and task.placement.max_replicas:
         raise InvalidSpec("replicas-max-per-node can only be used with replicated or replicated-job mode")
     return replace(
         spec,
@@ -82,10 +87,8 @@ def accept_node_spec(spec: NodeSpec, stored: NodeSpec | None = None) -> NodeSpec
 def _accept_mode(mode: ServiceMode) -> ServiceMode:
     if len(_kinds(mode)) > 1:
         raise InvalidSpec("must specify only one service mode")
-    if mode.replicated_job is not None or mode.global_job is not None:
-        raise Unimplemented(
-            "jobs are not supported yet", hint="Use mode replicated or global with restart condition none"
-        )
+    if mode.is_job:
+        return accept_job_mode(mode)
     if mode.global_ is not None:
         return mode
     replicas = mode.replicated.replicas if mode.replicated is not None else None

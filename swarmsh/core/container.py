@@ -50,7 +50,7 @@ def ensure_action(
         image=image_name(container_spec(task.spec).image),
         config=container_config(task, node, cluster_id, joins.dns),
         auth=auth,
-        restart=(policy.condition if policy is not None else "") or "any",
+        restart=_restart_condition(task),
         restart_delay_s=restart_delay_s(policy),
         stop_grace_s=stop_grace_s(task.spec),
         tcp_ports=tuple(sorted({p.target_port for p in _ports(task) if (p.protocol or "tcp") == "tcp"})),
@@ -58,6 +58,13 @@ def ensure_action(
         fence=fenced(task.labels),
         networks=joins.networks,
     )
+
+
+def _restart_condition(task: Task) -> str:
+    """What the node does by itself while no manager is there; a job that is complete is never run again."""
+    policy = task.spec.restart_policy
+    condition = (policy.condition if policy is not None else "") or "any"
+    return "on-failure" if condition == "any" and task.job_iteration is not None else condition
 
 
 def container_config(task: Task, node: Node, cluster_id: str, dns: str = "") -> dict[str, Any]:

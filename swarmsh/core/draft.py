@@ -11,7 +11,7 @@ from swarmsh.core.labels import fenced
 from swarmsh.core.resources import reservations_of
 from swarmsh.core.scheduler import surplus
 from swarmsh.core.tasks import new_task, wish
-from swarmsh.model.objects import Node, Service, Task
+from swarmsh.model.objects import Event, Node, Service, Task
 from swarmsh.model.specs import Reservations
 from swarmsh.model.states import NodeState, TaskState
 
@@ -24,8 +24,11 @@ class ServicePlan:
 
     put_tasks: tuple[Task, ...] = ()
     delete_tasks: tuple[str, ...] = ()
-    put_service: Service | None = None  # only if its update status, or its spec by a rollback, changed
+    put_service: Service | None = (
+        None  # only if the status of its update or job, or by a rollback its spec, changed
+    )
     wake_at: float | None = None  # when time alone will change the plan
+    events: tuple[Event, ...] = ()
 
 
 @dataclass(slots=True)
@@ -66,6 +69,20 @@ class Draft:
         for task in ordered:
             draft._at.setdefault(place_of(task), {})[task.id] = task
         return draft
+
+    def part(self, service: Service, tasks: Iterable[Task]) -> Draft:
+        """A draft of some of the tasks, with a service that may differ; `take` brings its changes back."""
+        return Draft.of(service, tasks, self.nodes, self.ids, self.now, self.history, self.on_node, self.attach)
+
+    def take(self, part: Draft) -> None:
+        """Change here what was changed in a part, but for its service."""
+        for task_id in part._changed:
+            self.put(part.tasks[task_id])
+        for task_id in part._deleted:
+            self.delete(self.tasks[task_id])
+        self._new |= part._new
+        if part._wake_at is not None:
+            self.wake(part._wake_at)
 
     # --- looking ---
     def all(self) -> list[Task]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from swarmsh.core.draft import Draft
 from swarmsh.core.moves import unfit
 from swarmsh.core.scheduler import NO_LONGER_FITS, eligible
@@ -10,11 +12,12 @@ from swarmsh.model.objects import Node, Task
 from swarmsh.model.states import Availability, NodeState, TaskState
 
 
-def fit_to_nodes(draft: Draft) -> None:
+def fit_to_nodes(draft: Draft, joined_by: float | None = inf) -> None:
     """Start a task on each fitting node without one; stop those on nodes that are drained or fit no longer.
 
     A paused node keeps its task; a lost one keeps it too: nothing else can stand in for it, and when the node
     returns the task may well be running still. (swarmkit shuts it down and starts another on return.)
+    Nodes that joined after `joined_by` get none; with None no node gets one.
     """
     template = draft.service.spec.task_template
     for node in sorted(draft.nodes.values(), key=lambda n: n.number):
@@ -23,7 +26,7 @@ def fit_to_nodes(draft: Draft) -> None:
             _judge(draft, task, node, fits)
         here = draft.at(node.id)
         free = not here or here[-1].withdrawn is not None
-        if fits and free and _takes_new(node):
+        if fits and free and joined_by is not None and node.created_at <= joined_by and _takes_new(node):
             # What was withdrawn may be stopping still.
             draft.add(node.id, desired=TaskState.READY if here else TaskState.RUNNING)
 

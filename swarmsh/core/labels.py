@@ -69,6 +69,27 @@ LABELS: tuple[ServiceLabel, ...] = (
         "every address of every node",
         "the one address at which published ports answer, on whichever node has it",
     ),
+    ServiceLabel(
+        "swarmsh.schedule",
+        "a cron expression of five fields, or @hourly, @daily, @weekly, @monthly, @yearly",
+        "a job runs when it is created, and at each update",
+        "when a job runs",
+    ),
+    ServiceLabel(
+        "swarmsh.schedule.zone", "a time zone, as Europe/Berlin", "UTC", "whose clock the schedule is of"
+    ),
+    ServiceLabel(
+        "swarmsh.schedule.missed",
+        "run or skip",
+        "run",
+        "whether a job runs once as soon as it can if it was due while no manager was awake",
+    ),
+    ServiceLabel(
+        "swarmsh.schedule.overlap",
+        "allow or forbid",
+        "forbid",
+        "whether a job that is due runs though the run before it is still on, or skips this one",
+    ),
 )
 SCHEDULERS = ("rr", "wlc", "sh", "mh")
 _NEVER_BOUND = IPv4Network("224.0.0.0/3")  # multicast, reserved, broadcast

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from swarmsh.core.draft import Draft, ServicePlan, place_of
 from swarmsh.core.global_mode import fit_to_nodes
+from swarmsh.core.jobs import plan_job
 from swarmsh.core.labels import fenced
 from swarmsh.core.moves import drop_doubles, leave_removed_nodes, leave_unfit_nodes, replace_lost, settle_stand_ins
 from swarmsh.core.replicas import free_slots, surplus_slots
@@ -37,6 +38,8 @@ def plan_service(
     the VIPs and ports of its spec, and raises SwarmshError if they are not to be had any more.
     """
     draft = Draft.of(service, tasks, nodes, ids, now, history, on_node, attach)
+    if service.spec.mode.is_job:
+        return plan_job(draft)
     judge_update(draft)
     leave_removed_nodes(draft)
     settle_stand_ins(draft)

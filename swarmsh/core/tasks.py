@@ -41,6 +41,7 @@ def new_task(
         start_after=start_after,
         replaces=replaces,
         restarted_at=restarted_at,
+        job_iteration=service.job_status.iteration if service.job_status is not None else None,
     )
 
 

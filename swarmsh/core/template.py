@@ -72,7 +72,7 @@ def context_of(task: Task, node: Node) -> Context:
         os=platform.os,
         task_id=task.id,
         task_name=task.name,
-        task_slot=str(task.slot or node.id),
+        task_slot=node.id if task.number is None else str(task.number),
     )
 
 

@@ -10,6 +10,7 @@ from swarmsh.core.fence import nodes_with_fenced
 from swarmsh.core.labels import fenced
 from swarmsh.model.objects import Node
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
+from swarmsh.model.specs import ServiceMode
 
 
 @dataclass(slots=True)
@@ -27,6 +28,10 @@ def _matters(before: Node | None, after: Node) -> bool:
         return True
     worded = replace(after.status, message=before.status.message, since=before.status.since)
     return replace(after, status=worded, updated_at=before.updated_at, version=before.version) != before
+
+
+def _on_each_node(mode: ServiceMode) -> bool:
+    return mode.global_ is not None or mode.global_job is not None
 
 
 def dirt_of(before: ClusterSnapshot, changes: Changes) -> Dirt:
@@ -50,7 +55,7 @@ def dirt_of(before: ClusterSnapshot, changes: Changes) -> Dirt:
         dirt.nodes.add(node_id)
         dirt.pending = True
         dirt.services.update(t.service_id for t in before.tasks_of_node(node_id))
-        dirt.services.update(s.id for s in before.services.values() if s.spec.mode.global_ is not None)
+        dirt.services.update(s.id for s in before.services.values() if _on_each_node(s.spec.mode))
     if moved or changes.delete_nodes:
         # Whom a node may reach, and so when what is fenced there must have ended.
         dirt.services.update(s.id for s in before.services.values() if fenced(s.spec.labels))

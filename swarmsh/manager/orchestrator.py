@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
 BUG_RETRY_S = 30.0
+CLOCK_LOOK_S = 15.0
 
 
 @dataclass(slots=True)
@@ -128,9 +129,10 @@ class Orchestrator:
             plan = self._plan(view, service_id, service, ids, now, snapshot.cluster.task_history, allocator)
             self._note_wake(service_id, plan.wake_at)
             if plan.put_service is not None and service is not None:
-                same_spec = plan.put_service.spec == service.spec
-                (progressed if same_spec else put_services).append(plan.put_service)
-                happened.append(service_event("update", plan.put_service, now, service))
+                # What a run of a job is known by is written with its tasks: it must not begin twice.
+                noted = (plan.put_service.spec, plan.put_service.job_status) == (service.spec, service.job_status)
+                (progressed if noted else put_services).append(plan.put_service)
+                happened += plan.events or (service_event("update", plan.put_service, now, service),)
             changes = Changes(put_tasks=plan.put_tasks, delete_tasks=plan.delete_tasks)
             view = view.apply(changes, view.index)
             put.update((t.id, t) for t in plan.put_tasks)
@@ -228,12 +230,14 @@ class Orchestrator:
         """Until something is dirty or due."""
         while self._retry_at is not None or not self._due.is_set():
             soonest = self.due_at()
-            timeout = None if soonest is None else max(0.0, soonest - self.clock.now())
+            # Timers stand still while the machine sleeps, the clock goes on: it is looked at now and then.
+            timeout = None if soonest is None else min(CLOCK_LOOK_S, max(0.0, soonest - self.clock.now()))
             try:
                 async with asyncio.timeout(timeout):
                     await (self._due.wait() if self._retry_at is None else asyncio.Event().wait())
             except TimeoutError:
-                return
+                if soonest is not None and soonest <= self.clock.now():
+                    return
 
 
 def _assigned(task: Task, node_id: str, now: float) -> Task:

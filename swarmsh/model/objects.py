@@ -96,6 +96,31 @@ class Endpoint(Record):
     ports: tuple[PortMark, ...] = ()
 
 
+class JobRun(Record):
+    """One iteration of a job; its numbers are those of the spec that it began with."""
+
+    iteration: int
+    began_at: float
+    completions: int = 0  # of a replicated job
+    spec_version: int = 0
+
+
+class JobStatus(Record):
+    """How far a job is; an ordinary service has none.
+
+    An update that does not run the job leaves `iteration` as it is: that of a job with a schedule is 0 until it
+    first runs.
+    """
+
+    iteration: int = 0
+    run: JobRun | None = None  # of that iteration; None: it never ran
+    earlier: tuple[JobRun, ...] = ()  # those before it that are still on, where a schedule lets them overlap
+    next_execution: float | None = None  # when its schedule is due next
+    skipped: int = 0  # runs that its schedule was due for and that were not made
+    skipped_at: float | None = None  # when the newest of them was due
+    skipped_because: str = ""
+
+
 class Service(Record, kw_only=True):
     """`spec_version` is the generation of the part of the spec that a change of replaces tasks.
 
@@ -112,6 +137,7 @@ class Service(Record, kw_only=True):
     previous_spec: ServiceSpec | None = None
     update_status: UpdateStatus | None = None
     endpoint: Endpoint = Endpoint()
+    job_status: JobStatus | None = None
 
 
 # --- tasks --------------------------------------------------------------------------------------------------
@@ -149,7 +175,7 @@ class Task(Record, kw_only=True):
     updated_at: float
     service_id: str
     service_name: str
-    slot: int = 0  # 0: a global service's task
+    slot: int = 0  # from 1; 0: a global service's task
     node_id: str = ""
     spec: TaskSpec
     spec_version: int = 1
@@ -172,11 +198,31 @@ class Task(Record, kw_only=True):
     # Allocated when its node is known: overlays, and the network of that node which leads outside and to the mesh.
     addresses: tuple[TaskAddress, ...] = ()
     egress_address: str = ""
+    # Of a job: which run of it. Its desired RUNNING means «until it is complete», and COMPLETE tasks keep it.
+    job_iteration: int | None = None
 
     @property
     def name(self) -> str:
         """`web.1.<id>`; a global service's task has its node's id in the slot's place (Docker's naming)."""
-        return f"{self.service_name}.{self.slot or self.node_id}.{self.id}"
+        return f"{self.service_name}.{self.place_word}.{self.id}"
+
+    @property
+    def number(self) -> int | None:
+        """The slot as clients know it: those of jobs are counted from 0. None without a slot."""
+        if not self.slot:
+            return None
+        return self.slot if self.job_iteration is None else self.slot - 1
+
+    @property
+    def place_word(self) -> str:
+        """The number, or the node's id where there is none."""
+        return self.node_id if self.number is None else str(self.number)
+
+    @property
+    def desired_word(self) -> str:
+        """The desired state in the Engine API: tasks of jobs are wanted `complete`, where others are `running`."""
+        job = self.job_iteration is not None and self.desired is TaskState.RUNNING
+        return TaskState.COMPLETE.word if job else self.desired.word
 
     @property
     def placed(self) -> bool:

@@ -103,6 +103,67 @@ async def test_update_scale_and_rollback(docker):
     assert "Shutdown" in history
 
 
+# --- jobs ---------------------------------------------------------------------------------------------------
+async def test_create_of_a_job_waits_until_it_is_complete(docker):
+    flags = ("--mode", "replicated-job", "--replicas", "5", "--max-concurrent", "2", "--name", "job")
+    out = await docker("service", "create", *flags, "job:1")
+    assert out.endswith("active tasks: 0 out of 0 tasks\njob complete\n")
+    listed = await docker("service", "ls", "--format", "{{.Mode}}: {{.Replicas}}")
+    assert listed == "replicated job: 0/2 (5/5 completed)\n"
+    assert "job complete" in await docker("service", "create", "--mode", "global-job", "--name", "all", "job:1")
+    listed = await docker("service", "ls", "--filter", "mode=global-job", "--format", "{{.Name}} {{.Replicas}}")
+    assert listed == "all 0/0 (3/3 completed)\n"
+
+
+async def test_a_job_is_listed_while_it_runs(docker, api):
+    api.orchestrator.endless.add("job:1")
+    await docker(
+        "service", "create", "-d", "--mode", "replicated-job", "--replicas", "3", "--name", "job", "job:1"
+    )
+    listed = await docker("service", "ls", "--format", "{{.Mode}}: {{.Replicas}}")
+    assert listed == "replicated job: 3/3 (0/3 completed)\n"
+    table = rows(await docker("service", "ps", "job"))
+    # The CLI takes slot 0 for none, and shows the node's id.
+    assert sorted(row[1] for row in table)[:2] == ["job.1", "job.2"]
+    assert {row[4] for row in table} == {"Complete"}
+    assert all(row[5].startswith("Running") for row in table)
+
+
+async def test_each_update_of_a_job_is_a_new_run(docker):
+    create = ("service", "create", "-d", "--name", "job", "--mode", "replicated-job", "--replicas", "2")
+    await docker(*create, "job:1")
+    for command in (("update", "--force", "job"), ("update", "--label-add", "a=b", "job"), ("scale", "job=4")):
+        out = await docker("service", *command)
+        assert "job complete" in out, command
+    inspected = json.loads(await docker("service", "inspect", "job"))[0]
+    assert inspected["JobStatus"]["JobIteration"] == {"Index": 3}
+    assert inspected["Spec"]["Mode"] == {"ReplicatedJob": {"MaxConcurrent": 2, "TotalCompletions": 4}}
+    assert "job complete" in await docker("service", "rollback", "job")
+    assert (await docker("service", "ls", "--format", "{{.Replicas}}")) == "0/2 (2/2 completed)\n"
+    assert "Name:" in await docker("service", "inspect", "--pretty", "job")
+
+
+async def test_what_a_job_cannot_have_is_said(docker):
+    await docker("service", "create", "-d", "-q", "--mode", "global-job", "--name", "job", "job:1")
+    assert "Jobs may not have an update config" in await docker.fails(
+        "service", "update", "-d", "--update-delay", "3s", "job"
+    )
+    flags = ("--mode", "replicated", "--label", "swarmsh.schedule=@daily")
+    assert "only jobs run by a schedule" in await docker.fails("service", "create", "-d", *flags, "job:1")
+
+
+async def test_a_scheduled_job_is_neither_run_nor_waited_for(docker):
+    flags = ("--mode", "replicated-job", "--label", "swarmsh.schedule=0 3 * * *", "--name", "job")
+    await docker("service", "create", *flags, "job:1")
+    assert await docker("service", "ps", "-q", "job") == ""
+    pretty = await docker("service", "inspect", "--pretty", "job")
+    assert re.search(r"Message:\s+scheduled: it runs next at \S+T03:00:00Z", pretty)
+    await docker("service", "update", "--image", "job:2", "job")
+    assert await docker("service", "ps", "-q", "job") == ""
+    assert "job complete" in await docker("service", "update", "--force", "job")
+    assert len((await docker("service", "ps", "-q", "job")).split()) == 1
+
+
 async def test_rm_frees_the_name_at_once(docker):
     await create(docker)
     assert await docker("service", "rm", "web") == "web\n"

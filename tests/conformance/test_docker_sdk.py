@@ -175,3 +175,24 @@ async def test_a_digest_is_asked_of_the_registry(client, api):
         return data.id, data.has_platform("linux/amd64")
 
     assert await asyncio.to_thread(work) == ("sha256:" + "ab" * 32, True)
+
+
+async def test_jobs_are_created_read_and_run_again(client, api):
+    def work():
+        job = client.services.create("job:1", name="job", mode=ServiceMode("replicated-job", 3, concurrency=2))
+        client.services.create("job:1", name="all", mode=ServiceMode("global-job"))
+        job.reload()
+        assert job.attrs["Spec"]["Mode"] == {"ReplicatedJob": {"MaxConcurrent": 2, "TotalCompletions": 3}}
+        assert job.attrs["JobStatus"]["JobIteration"] == {"Index": 0}
+        assert job.force_update()
+        job.reload()
+        assert job.attrs["JobStatus"]["JobIteration"] == {"Index": 1}
+        return job
+
+    job = await asyncio.to_thread(work)
+    for _ in range(8):
+        await api.orchestrator.settle()
+    tasks = await asyncio.to_thread(job.tasks, filters={"desired-state": "complete"})
+    newest = [t for t in tasks if t["JobIteration"] == {"Index": 1}]
+    assert sorted(t["Slot"] for t in newest) == [0, 1, 2]
+    assert {t["Status"]["State"] for t in newest} == {"complete"}

@@ -1,17 +1,22 @@
-"""A manager that always succeeds: every task of every service is running at once, on the nodes in turn."""
+"""A manager that always succeeds: every task of every service is running at once, on the nodes in turn.
+
+Tasks of jobs are complete the next time it looks.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from contextlib import asynccontextmanager
 
 from msgspec.structs import replace
 
 from swarmsh.core.allocate import Allocator
 from swarmsh.core.difference import outdated
+from swarmsh.core.orchestrate import plan_service
 from swarmsh.core.tasks import new_task
 from swarmsh.errors import Exhausted
-from swarmsh.model.objects import Service, TaskStatus, UpdateStatus
+from swarmsh.model.objects import Service, Task, TaskStatus, UpdateStatus
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.states import TaskState
 
@@ -21,6 +26,7 @@ class TinyOrchestrator:
 
     def __init__(self, store, ids, clock) -> None:
         self.store, self.ids, self.clock = store, ids, clock
+        self.endless: set[str] = set()  # images of jobs that run until they are told to stop
 
     @asynccontextmanager
     async def running(self):
@@ -48,6 +54,9 @@ class TinyOrchestrator:
             if task.desired is TaskState.REMOVE:
                 gone.append(task.id)
         for service in snapshot.services.values():
+            if service.spec.mode.is_job:
+                put += self._plan_job(snapshot, service, now, services)
+                continue
             live = {t.slot or t.node_id: t for t in snapshot.tasks_of_service(service.id) if t.live}
             old = {place: t for place, t in live.items() if outdated(t, service)}
             put += [replace(t, desired=TaskState.SHUTDOWN) for t in old.values()]
@@ -65,6 +74,15 @@ class TinyOrchestrator:
                 )
                 services.append(replace(service, update_status=status))
         return Changes(put_tasks=tuple(put), delete_tasks=tuple(gone), put_services=tuple(services))
+
+    def _plan_job(self, snapshot, service: Service, now: float, services: list[Service]) -> Iterable[Task]:
+        """What the real core decides; it waits for no schedule."""
+        tasks = snapshot.tasks_of_service(service.id)
+        ids = iter(self.ids.new_id, None)
+        plan = plan_service(service, tasks, snapshot.nodes, ids, now)
+        if plan.put_service is not None:
+            services.append(plan.put_service)
+        return plan.put_tasks
 
     def _places(self, snapshot: ClusterSnapshot, service: Service) -> list[int | str]:
         mode = service.spec.mode.replicated
@@ -92,6 +110,13 @@ class TinyOrchestrator:
                 except Exhausted:
                     continue  # it waits, as it would for a real one
                 put.append(replace(placed, node_id=node_id, status=running))
+            elif (
+                task.live and task.job_iteration is not None and task.spec.container_spec.image not in self.endless
+            ):
+                done = replace(
+                    status, state=TaskState.COMPLETE, message="finished", exit_code=0, since=self.clock.now()
+                )
+                put.append(replace(task, status=done))
             elif task.desired is TaskState.SHUTDOWN and not status.state.terminal:
                 ended = replace(status, state=TaskState.SHUTDOWN, message="shutdown", exit_code=0)
                 put.append(replace(task, status=ended))

@@ -55,8 +55,8 @@ def find_task(snapshot: ClusterSnapshot, ref: str) -> Task:
 
 
 def _is_place(snapshot: ClusterSnapshot, task: Task, place: str) -> bool:
-    if task.slot:
-        return str(task.slot) == place
+    if task.number is not None:
+        return str(task.number) == place
     node = snapshot.nodes.get(task.node_id)
     return place in (task.node_id, *((node.spec.name, node.hostname) if node is not None else ()))
 
@@ -112,7 +112,7 @@ def list_tasks(snapshot: ClusterSnapshot, filters: Filters) -> list[Task]:
             and _prefixed(filters, "id", task.id)
             and _prefixed(filters, "name", task.name)
             and labelled(filters, "label", task.labels)
-            and _among(filters, "desired-state", task.desired.word)
+            and _among(filters, "desired-state", task.desired_word)
             and _among(filters, "runtime", task.spec.runtime or "container")
             and (not current or _up_to_date(snapshot, task))
         )
@@ -129,6 +129,8 @@ def list_tasks(snapshot: ClusterSnapshot, filters: Filters) -> list[Task]:
 
 def _up_to_date(snapshot: ClusterSnapshot, task: Task) -> bool:
     service = snapshot.services.get(task.service_id)
+    if service is not None and service.job_status is not None:
+        return task.job_iteration == service.job_status.iteration
     return service is not None and not outdated(task, service)
 
 

@@ -13,6 +13,7 @@ from swarmsh.core.accept_attachments import resolve_networks
 from swarmsh.core.allocate import Allocator
 from swarmsh.core.attach import attached
 from swarmsh.core.container import PREDEFINED_NETWORKS
+from swarmsh.core.jobs import created_job, updated_job
 from swarmsh.core.listeners import new_ports
 from swarmsh.core.orchestrate import plan_removed_service
 from swarmsh.core.reach import settled_egress
@@ -81,7 +82,7 @@ async def creation(
         resolved = resolve_networks(snapshot, spec)
         service = Service(id=service_id, version=0, created_at=now, updated_at=now, spec=resolved)
         settled, cluster = _with_egress(snapshot, resolved)
-        service = attached(service, Allocator(settled, now, occupied=occupied))
+        service = created_job(attached(service, Allocator(settled, now, occupied=occupied)), now)
         events = (service_event("create", service, now),)
         return Changes(cluster=cluster, put_services=(service,), events=events, author=_as(author, "create"))
 
@@ -167,7 +168,7 @@ async def change(
             updated = _respecified(stored, resolve_networks(snapshot, accept_update(stored, spec)))
         _check_size(updated.spec)
         settled, cluster = _with_egress(snapshot, updated.spec)
-        updated = attached(updated, Allocator(settled, now, occupied=occupied))
+        updated = updated_job(stored, attached(updated, Allocator(settled, now, occupied=occupied)), now)
         events = (service_event("update", updated, now, stored),)
         return Changes(
             cluster=cluster,
@@ -194,9 +195,13 @@ def _with_egress(snapshot: ClusterSnapshot, spec: ServiceSpec) -> tuple[ClusterS
 
 
 def _check_size(spec: ServiceSpec) -> None:
-    mode = spec.mode.replicated
-    if mode is not None and (mode.replicas or 0) > MOST_REPLICAS:
-        raise InvalidSpec(f"{mode.replicas} replicas are more than the {MOST_REPLICAS} that a service may have")
+    replicated, job = spec.mode.replicated, spec.mode.replicated_job
+    for asked, what in (
+        (replicated.replicas if replicated is not None else 0, "replicas"),
+        (job.total_completions if job is not None else 0, "completions"),
+    ):
+        if (asked or 0) > MOST_REPLICAS:
+            raise InvalidSpec(f"{asked} {what} are more than the {MOST_REPLICAS} that a service may have")
 
 
 def _check_version(stored: int, sent: int) -> None:
@@ -256,12 +261,19 @@ class ServiceStatus(msgspec.Struct, frozen=True):
 
 
 def service_status(snapshot: ClusterSnapshot, service: Service) -> ServiceStatus:
-    """Counts of `docker service ls` (swarmkit's ListServiceStatuses)."""
+    """Counts of `docker service ls` (swarmkit's ListServiceStatuses); of a job those of its newest iteration."""
     tasks = list(snapshot.tasks_of_service(service.id))
+    mode, job = service.spec.mode, service.job_status
+    if job is not None:
+        tasks = [t for t in tasks if t.job_iteration == job.iteration]
     states = Counter(t.status.state for t in tasks)
-    mode = service.spec.mode.replicated
-    if mode is not None:
-        desired = 1 if mode.replicas is None else mode.replicas
+    completed = states[TaskState.COMPLETE] if job is not None else 0
+    if mode.replicated is not None:
+        desired = 1 if mode.replicated.replicas is None else mode.replicated.replicas
+    elif mode.replicated_job is not None:
+        desired = mode.replicated_job.max_concurrent or 0
     else:
-        desired = sum(t.desired in (TaskState.RUNNING, TaskState.COMPLETE) for t in tasks)
-    return ServiceStatus(states[TaskState.RUNNING], desired, states[TaskState.COMPLETE])
+        # Of a job, those that are not complete yet.
+        left = [t for t in tasks if job is None or t.status.state is not TaskState.COMPLETE]
+        desired = sum(t.desired is TaskState.RUNNING for t in left)
+    return ServiceStatus(states[TaskState.RUNNING], desired, completed)

@@ -105,7 +105,7 @@ def _name(snapshot: ClusterSnapshot, node_id: str) -> str:
 
 
 def _task_name(task: Task) -> str:
-    return f"{task.service_name}.{task.slot or task.node_id}"
+    return f"{task.service_name}.{task.place_word}"
 
 
 def _running(snapshot: ClusterSnapshot, service: Service) -> list[Task]:

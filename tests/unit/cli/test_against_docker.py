@@ -140,6 +140,13 @@ nginx sh -c 'exit 1' --init=false
 -dqt nginx
 -dp80:80 nginx
 -d=true -e=A=b nginx -- x
+--mode replicated-job nginx
+--mode replicated-job --replicas 3 nginx
+--mode replicated-job --replicas 3 --max-concurrent 2 nginx
+--mode replicated-job --max-concurrent 2 --replicas-max-per-node 1 nginx
+--mode replicated-job --replicas 0 --max-concurrent 0 nginx
+--mode replicated-job --restart-condition any --publish 80 nginx
+--mode global-job --restart-delay 1s --label a=b nginx
 """.strip().splitlines()
 
 UPDATE = """
@@ -479,6 +486,12 @@ def without_false(body: Any) -> Any:
     --mode global --replicas-max-per-node 2 nginx
     --max-concurrent 2 nginx
     --mode global --max-concurrent 2 nginx
+    --mode replicated --max-concurrent 0 nginx
+    --mode global-job --max-concurrent 2 nginx
+    --mode global-job --replicas 2 nginx
+    --mode global-job --replicas-max-per-node 2 nginx
+    --mode replicated-job --update-delay 2s nginx
+    --mode global-job --rollback-parallelism 2 nginx
     --network alias=a nginx
     --network name=host,wrong=1 nginx
     --credential-spec cred.json nginx

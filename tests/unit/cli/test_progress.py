@@ -216,7 +216,8 @@ def test_scaling_waits_and_scales_none_if_one_cannot_be(manager: Recorder, cli: 
     refused = cli("service", "scale", "web=1", "agent=2", "nope=3")
     assert (refused.code, refused.out) == (1, "")
     assert refused.err == (
-        "Error: agent: scale can only be used with replicated mode\nError: nope: service nope not found\n"
+        "Error: agent: scale can only be used with replicated or replicated-job mode\n"
+        "Error: nope: service nope not found\n"
     )
     assert not manager.sent("POST", ".*")
     result = cli("service", "scale", "web=1")

@@ -8,19 +8,22 @@ from itertools import count
 from msgspec.structs import replace
 
 from swarmsh.core.container import ensure_action
+from swarmsh.core.jobs import created_job, updated_job
 from swarmsh.core.node_plan import plan_node
 from swarmsh.core.reports import merge_full_report
 from swarmsh.manager.orchestrator import Orchestrator
 from swarmsh.model.actions import EnsureTask, NodeReport, RemoveTask, StopTask, TaskReport
-from swarmsh.model.objects import Cluster, Node, NodeDescription, NodeStatus, Service, SshTarget, Task
+from swarmsh.model.objects import Cluster, Event, Node, NodeDescription, NodeStatus, Service, SshTarget, Task
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.specs import (
     ContainerSpec,
     EndpointSpec,
+    GlobalJobMode,
     GlobalMode,
     NodeSpec,
     Placement,
     Platform,
+    ReplicatedJobMode,
     ReplicatedMode,
     RestartPolicy,
     ServiceMode,
@@ -92,6 +95,33 @@ def make_spec(
     )
 
 
+def make_job(
+    *,
+    replicas: int | None = 1,
+    concurrent: int | None = None,
+    condition: str = "on-failure",
+    delay_s: float = 0.0,
+    attempts: int = 0,
+    image: str = "job:1",
+    force: int = 0,
+    labels: dict[str, str] | None = None,
+    constraints: tuple[str, ...] = (),
+) -> ServiceSpec:
+    """A job; `replicas=None` makes it global. All of its tasks run at a time unless `concurrent` says less."""
+    spec = make_spec(
+        name="job", image=image, condition=condition, delay_s=delay_s, attempts=attempts, constraints=constraints
+    )
+    most = concurrent if concurrent is not None else replicas
+    mode = (
+        ServiceMode(global_job=GlobalJobMode())
+        if replicas is None
+        else ServiceMode(replicated_job=ReplicatedJobMode(max_concurrent=most, total_completions=replicas))
+    )
+    return replace(
+        spec, mode=mode, labels=labels or {}, task_template=replace(spec.task_template, force_update=force)
+    )
+
+
 class World:
     """One service on some nodes. `settle` lets everything happen that needs no time to pass."""
 
@@ -105,24 +135,25 @@ class World:
         self.reports: dict[str, NodeReport] = {n: NodeReport() for n in self.snapshot.nodes}
         self.cut: set[str] = set()  # nodes that cannot be told or heard
         self.broken_images: set[str] = set()  # containers of these exit at once
-        self.orchestrator = Orchestrator(_NoStore(), _Clock(self), _Ids())
+        self.events: list[Event] = []
+        self._ids = _Ids()
+        self.restart_manager()
+
+    def restart_manager(self) -> None:
+        """As after `kill -9`: what was only in memory is gone."""
+        self.orchestrator = Orchestrator(_NoStore(), _Clock(self), self._ids)
 
     # --- what users and faults do ---
     def create(self, spec: ServiceSpec) -> None:
         service = Service(id="svc", version=1, created_at=self.now, updated_at=self.now, spec=spec)
-        self._apply(Changes(put_services=(service,)))
+        self._apply(Changes(put_services=(created_job(service, self.now),)))
 
     def update(self, spec: ServiceSpec) -> None:
         old = self.service
         version = old.spec_version + (spec.task_template != old.spec.task_template)
         status = None if version != old.spec_version else old.update_status
-        self._apply(
-            Changes(
-                put_services=(
-                    replace(old, spec=spec, previous_spec=old.spec, spec_version=version, update_status=status),
-                )
-            )
-        )
+        new = replace(old, spec=spec, previous_spec=old.spec, spec_version=version, update_status=status)
+        self._apply(Changes(put_services=(updated_job(old, new, self.now),)))
 
     def remove(self) -> None:
         tasks = tuple(replace(t, desired=TaskState.REMOVE) for t in self.tasks())
@@ -150,6 +181,10 @@ class World:
             node = replace(node, description=replace(node.description, memory_bytes=memory_bytes))
         self._apply(Changes(put_nodes=(node,)))
 
+    def add_node(self, node: Node) -> None:
+        self.reports[node.id] = NodeReport()
+        self._apply(Changes(put_nodes=(node,)))
+
     def remove_node(self, number: int) -> None:
         self.reports.pop(f"node{number}")
         self._apply(Changes(delete_nodes=(f"node{number}",)))
@@ -172,6 +207,10 @@ class World:
         self.cut.discard(node_id)
         self._merge(node_id, connected=True)
         self.set_node(number, state=NodeState.READY)
+
+    def finish(self, task: Task) -> None:
+        """The task's container ends with code 0."""
+        self.fail(task, "complete")
 
     def fail(self, task: Task, state: str = "failed") -> None:
         report = self.reports[task.node_id]
@@ -201,6 +240,7 @@ class World:
         progressed: list[Service] = []
         changes = self.orchestrator._decide(self.snapshot, {"svc"}, True, self.now, progressed)
         if changes:
+            self.events += changes.events
             self._apply(changes)
         if progressed:
             self._apply(Changes(put_services=tuple(progressed)))
