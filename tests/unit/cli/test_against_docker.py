@@ -416,11 +416,8 @@ def test_each_flag_is_compared_with_dockers(command: str, lines: list[str]) -> N
     found = GROUP.get_command(click.Context(GROUP), command)
     assert found is not None
     used = {word.partition("=")[0] for line in lines for word in shlex.split(line)}
-    ours = {"--plan", "--format", "--detach"}
-    not_built = {
-        "--max-concurrent",
-        *(f"--{kind}{verb}" for kind in ("config", "secret") for verb in ("", "-add", "-rm")),
-    }
+    ours = {"--plan", "--format", "--detach", "--schedule", "--schedule-zone"}
+    not_built = {f"--{kind}{verb}" for kind in ("config", "secret") for verb in ("", "-add", "-rm")}
     if command == "update":
         not_built.add("--health-start-interval")  # docker's update takes it, and does nothing (28.5)
     options = [param for param in found.params if isinstance(param, click.Option)]
