@@ -7,12 +7,12 @@ To each URL go N strands of each kind, with a pause after each request:
     new     a connection of its own for each request
     keep    requests on a kept connection. One that turns out to be closed before any byte of the reply is tried
             once more on a new one, as RFC 9112, 9.3.1 allows; that is counted
-    slow    downloads that trickle for some seconds (`/stream` of the lab's `web`), and are whole if they end with that
+    slow    downloads that trickle for some seconds (`/stream` of the lab's `web`); whole if that is how they end
 
 It says `ready` when every strand has had its first answer, ends with its standard input (or after the limit), and
 prints {"answered": {KIND: number}, "by_url": {URL: number}, "versions": {VERSION: number}, "retried": number,
-"failed": [[seconds from `ready` to the begin of the request, URL, KIND, what went wrong], …]}. Every answer is read to
-its end; a failure is a refusal, a reset, an answer that is cut off or is none within 30 s, and any status but 200.
+"failed": [[seconds from `ready` to the begin of the request, URL, KIND, what went wrong], …]}. Every answer is
+read to its end; a failure is a refusal, a reset, an answer that is cut off or is none within 30 s, and any status but 200.
 """
 
 from __future__ import annotations

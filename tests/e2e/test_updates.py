@@ -1,8 +1,8 @@
-"""Updates, scales, drains and rebalancing under a steady load from outside: no request fails. Through a real manager, on
+"""Updates, scales, drains, rebalancing under a steady load from outside: no request fails. A real manager, on
 machines of three suites.
 
-SWARMSH_TEST_KILLS=N kills the manager so often during updates (6 without it); SWARMSH_TEST_LOAD_S=S has each load go
-on for S seconds after its change (3 without it).
+SWARMSH_TEST_KILLS=N kills the manager so often during updates (6 without it); SWARMSH_TEST_LOAD_S=S has each load
+go on for S seconds after its change (3 without it).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from .labctl import Lab
 from .steady import Load, steady
 from .swarm import Swarm
 from .test_manager_kill import dice
