@@ -12,7 +12,8 @@ To each URL go N strands of each kind, with a pause after each request:
 It says `ready` when every strand has had its first answer, ends with its standard input (or after the limit), and
 prints {"answered": {KIND: number}, "by_url": {URL: number}, "versions": {VERSION: number}, "retried": number,
 "failed": [[seconds from `ready` to the begin of the request, URL, KIND, what went wrong], …]}. Every answer is
-read to its end; a failure is a refusal, a reset, an answer that is cut off or is none within 30 s, and any status but 200.
+read to its end; a failure is a refusal, a reset, an answer that is cut off or is none within 30 s, and any status
+but 200.
 """
 
 from __future__ import annotations
