@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from swarmsh.core.draft import Draft
 from swarmsh.core.labels import deadline_s, fenced
 from swarmsh.core.overlap import refused
-from swarmsh.core.tasks import ended, withdraw
+from swarmsh.core.tasks import ended, ended_by_itself, withdraw
 from swarmsh.model.objects import Task
 from swarmsh.model.states import Availability, TaskState
 
@@ -133,7 +133,7 @@ def _move(draft: Draft, task: Task) -> None:
     draft.put(replace(task, moving_since=since))
     others = [t for t in draft.living(task.slot) if t.id != task.id and not draft.lost(t)]
     next_ones = [t for t in others if t.moving_since is None]
-    ended = [t for t in draft.at(task.slot) if t.created_at >= since and _ended_by_itself(t)]
+    ended = [t for t in draft.at(task.slot) if t.created_at >= since and ended_by_itself(t)]
     until = max(since, draft.since) + deadline_s(draft.service.spec.labels)
     draft.wake(until)
     if not next_ones and not ended and until > draft.now:
@@ -144,11 +144,6 @@ def _move(draft: Draft, task: Task) -> None:
         draft.put(withdraw(draft.tasks[task.id], ""))
     elif ready or any(refused(draft, t) for t in next_ones) or until <= draft.now:
         _succeed(draft, draft.tasks[task.id])
-
-
-def _ended_by_itself(task: Task) -> bool:
-    state = task.status.state
-    return task.withdrawn is None and state.terminal and state not in (TaskState.SHUTDOWN, TaskState.ORPHANED)
 
 
 def _stay(draft: Draft, task: Task) -> None:

@@ -22,6 +22,8 @@ def merge_report(task: Task, report: TaskReport, now: float) -> Task:
     """
     if report.state == "gone":
         return merge_absence(task, now)
+    if task.status.state.terminal and report.log and not task.status.log:
+        return replace(task, status=replace(task.status, log=report.log))  # its last words come after its end
     state = _STATES.get(report.state)
     if state is None or state < task.status.state or task.status.state.terminal:
         return task

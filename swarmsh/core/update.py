@@ -20,6 +20,7 @@ from swarmsh.core.filters import takes_new
 from swarmsh.core.labels import deadline_s, drain_s
 from swarmsh.core.overlap import make_way, replaced, stops_first
 from swarmsh.core.scheduler import violated
+from swarmsh.core.tasks import ended_by_itself
 from swarmsh.errors import SwarmshError
 from swarmsh.model.objects import Service, Task, UpdateStatus
 from swarmsh.model.specs import ServiceSpec, UpdateConfig
@@ -120,7 +121,8 @@ class _Rollout:
         return node is not None and not takes_new(node)
 
     def _serves(self, place: Place) -> bool:
-        return any(self.draft.stands(t) for t in self.draft.living(place))
+        """As far as is known, also of a node that was not heard of lately."""
+        return any(t.status.ready and not self.draft.lost(t) for t in self.draft.living(place))
 
     def _outdated(self, place: Place) -> bool:
         draft = self.draft
@@ -135,9 +137,12 @@ class _Rollout:
 
     def _new(self, place: Place) -> list[Task]:
         """The place's tasks that this update made, oldest first; none that may be running on a lost node."""
+        return [t for t in self._made(place) if t.created_at >= self.started_at]
+
+    def _made(self, place: Place) -> list[Task]:
+        """As `_new`, those that it took over or that were made before it went on again too."""
         version = self.draft.service.spec_version
-        made = [t for t in self.draft.at(place) if t.spec_version == version and t.created_at >= self.started_at]
-        return [t for t in made if not self.draft.lost(t)]
+        return [t for t in self.draft.at(place) if t.spec_version == version and not self.draft.lost(t)]
 
     def done_at(self, place: Place) -> float | None:
         """When the place was through: its first new task was ready, or known not to become so."""
@@ -147,12 +152,10 @@ class _Rollout:
         """Whether one of the update's hands is on this place: not ready yet, or within the delay after it."""
         draft, new = self.draft, self._new(place)
         # What was not made by this update holds a hand too: no more places than that are ever without a task.
-        tasks = new or [t for t in draft.at(place) if not draft.outdated(t) and not draft.lost(t)]
-        if not tasks:
-            return False
+        tasks = new or self._made(place)
         done_at = _done_at(tasks)
         if done_at is None:
-            return self.stuck(place) is None
+            return any(t.live for t in tasks) and self.stuck(place) is None
         until = done_at + self.config.delay / 1e9 if new else done_at
         draft.wake(until)
         return until > draft.now
@@ -183,16 +186,10 @@ class _Rollout:
 
     def _failed(self, task: Task) -> bool:
         """It was not ready in time, or ended by itself before it had been ready for `monitor`."""
-        if task.withdrawn is not None:
-            return False
         if task.late_at is not None:
-            return True
+            return task.withdrawn is None
         early = task.ready_since is None or task.status.since - task.ready_since < self.monitor_s
-        by_itself = task.status.state.terminal and task.status.state not in (
-            TaskState.SHUTDOWN,
-            TaskState.ORPHANED,
-        )
-        return early and by_itself
+        return early and ended_by_itself(task)
 
     @property
     def monitor_s(self) -> float:
@@ -207,7 +204,7 @@ def _config_of(service: Service, status: UpdateStatus) -> UpdateConfig:
 
 
 def _done_at(tasks: list[Task]) -> float | None:
-    times = [t.ready_since or t.late_at or (t.status.since if t.status.state.terminal else None) for t in tasks]
+    times = [t.ready_since or t.late_at or (t.status.since if ended_by_itself(t) else None) for t in tasks]
     return min((t for t in times if t is not None), default=None)
 
 
