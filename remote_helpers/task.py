@@ -10,7 +10,7 @@ import asyncio
 import os
 import time
 
-from . import joins, ready, resolvconf
+from . import joins, lastwords, ready, resolvconf
 from .cgroups import cgroup_of, end_cgroup, find_cgroup, pids_in
 from .container import (
     GOALS,
@@ -32,6 +32,7 @@ ERR_LIMIT = 4000
 ENDED = "ended by its cgroup"
 CUT_OFF = "stopped by its node: no manager and no other node in reach"
 CUT_OFF_GRACE_S = 60.0  # at most, for a fenced task: the manager waits for the end of it
+LOG_WITHIN_S = 1.0  # what failed is told of then, with its last lines or without
 DRAIN_LOOK_S = (
     0.25  # while clients are connected to a task that is to stop: the kernel tells nobody of the last one
 )
@@ -84,6 +85,8 @@ class Task:
         self.exit_code = None
         self.ports: list = []
         self.ready = False
+        self.late = False  # it runs, and was not ready in time
+        self.log: list = []  # its last lines, where it failed or is late
         self.restarts = 0
         self.busy = False
         self.looked = asyncio.Event()  # the container was looked at since the last `renew`
@@ -267,6 +270,8 @@ class Task:
             "exit_code": self.exit_code,
             "ports": self.ports,
             "ready": self.ready,
+            "late": self.late,
+            "log": self.log,
             "restarts": self.restarts,
         }
         empty = {"exit_code": (None,)}  # 0 is no default there
@@ -279,7 +284,8 @@ class Task:
             "drains_until": self._drains_until, "cluster_id": self.cluster_id,
             "service_id": self.service_id, "index": self.index, "state": self.state, "since": self.since,
             "message": self.message, "err": self.err, "container_id": self.container_id, "pid": self.pid,
-            "exit_code": self.exit_code, "ports": self.ports, "ready": self.ready, "restarts": self.restarts,
+            "exit_code": self.exit_code, "ports": self.ports, "ready": self.ready, "late": self.late,
+            "log": self.log, "restarts": self.restarts,
             "auth": bool(self._auth) or self._auth_lost, "started_at": self._started_at,
             "signalled_at": self._signalled_at, "unhealthy": self._unhealthy, "cgroup": self._cgroup,
             "policy": self._policy,
@@ -291,7 +297,7 @@ class Task:
         task = cls(node, task_id)
         for key in ("action", "goal", "grace_s", "drain_s", "cluster_id", "service_id", "index", "state", "since",
                     "message", "err", "container_id", "pid", "exit_code", "ports", "ready",
-                    "restarts"):  # fmt: skip
+                    "late", "log", "restarts"):  # fmt: skip
             if key in state:
                 setattr(task, key, state[key])
         task._started_at = state.get("started_at", "")
@@ -685,16 +691,20 @@ class Task:
         probed = not self.action.get("probe") or (watch is not None and watch.passed_once)
         is_ready = healthy and (watch is None or watch.passing)
         if is_ready:
-            self._set(state="running", message="started", ready=True, err="")
+            self._set(state="running", message="started", ready=True, late=False, log=[], err="")
             return None
         message = self.message
-        left = self._running_since + ready.LATE_S - time.monotonic()
+        limit_s = max(ready.LATE_S, view.start_period_s)
+        left = self._running_since + limit_s - time.monotonic()
         if left <= 0:
             why = watch.why if watch is not None and watch.why else f"health: {view.health}"
-            message = f"started, but not ready after {ready.LATE_S:g} s: {why}"
+            message = f"started, but not ready after {limit_s:g} s: {why}"
+            if not self.late:
+                await self._read_log(view)
         elif healthy and probed:
             message = "started"
-        self._set(state="running" if healthy and probed else "starting", message=message, ready=False)
+        state = "running" if healthy and probed else "starting"
+        self._set(state=state, message=message, ready=False, late=left <= 0)
         return left if left > 0 else None
 
     def _on_watch(self) -> None:
@@ -728,8 +738,20 @@ class Task:
                 # It may be dead already, and never act on this end: told on its return, else mended here.
                 self._set(ready=False, pid=0)
                 return 1.0
-        self._end(*judge_end(view, self._unhealthy), exit_code=view.exit_code)
+        state, message, err = judge_end(view, self._unhealthy)
+        self._set(ready=False, pid=0)  # at once: its log may take a moment
+        early = time.monotonic() - self._running_since < ready.LATE_S
+        if state == "failed" and early:
+            await self._read_log(view)  # an update may fail by this end, and shows them
+        self._end(state, message, err, exit_code=view.exit_code)
+        if state == "failed" and not early:
+            await self._read_log(view)  # it is replaced meanwhile
+            self.node.on_report(self)
         return None
+
+    async def _read_log(self, view: View) -> None:
+        data = await self.node.engine.log_tail(view.id, lastwords.LINES, lastwords.BYTES_LIMIT, LOG_WITHIN_S)
+        self.log = lastwords.last_lines(data)  # told with what is said next
 
     async def _start_again(self, view: View):
         """Without a manager: it died before the Engine's policy was set, or the Engine gave up on it."""

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from swarmsh.core.constraints import label_value
 from swarmsh.core.filters import NodeLoad
 
-# Recent failures if they are many, tasks of the service, tasks in all, node number, node id: the least goes first.
+# Recent failures if they are many, tasks of the service that stay, all tasks, node number, node id: the least
+# goes first.
 _Rank = tuple[int, int, int, int, str]
 
 
@@ -74,7 +75,7 @@ class SpreadTree:
     def put_back(self, load: NodeLoad) -> None:
         """Make a node that was taken a candidate again, ranked by its load of now."""
         node = load.node
-        rank = (self._failures[node.id], load.tasks_of[self._service_id], load.tasks, node.number, node.id)
+        rank = (self._failures[node.id], load.stay_of[self._service_id], load.tasks, node.number, node.id)
         heapq.heappush(self._path(load)[-1].nodes, (rank, load))
 
     def _path(self, load: NodeLoad) -> list[_Branch]:

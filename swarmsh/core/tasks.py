@@ -64,3 +64,9 @@ def ended(task: Task, state: TaskState, now: float, err: str) -> Task:
         state, err = max(state, TaskState.REJECTED), err or task.withdrawn
     status = replace(task.status, state=max(state, task.status.state), since=now, err=err, ready=False)
     return replace(task, status=status)
+
+
+def ended_by_itself(task: Task) -> bool:
+    """It ended, and neither because it was told to nor with its node."""
+    state = task.status.state
+    return task.withdrawn is None and state.terminal and state not in (TaskState.SHUTDOWN, TaskState.ORPHANED)

@@ -20,3 +20,10 @@ def parse_duration_s(text: str) -> float | None:
     if not re.fullmatch(rf"(?:{_DURATION_PART.pattern})+", text):
         return None
     return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
+
+
+def duration_text(seconds: float) -> str:
+    """A duration as people write it, to the second: `10m`, `1m30s`, `45s`."""
+    whole = round(seconds)
+    parts = ((whole // 3600, "h"), (whole % 3600 // 60, "m"), (whole % 60, "s"))
+    return "".join(f"{number}{unit}" for number, unit in parts if number) or "0s"

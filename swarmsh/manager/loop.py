@@ -44,13 +44,18 @@ class Manager:
     _told: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self._orchestrator = Orchestrator(self.store, self.clock, self.ids)
-        self._networks = ClusterNetworks(self.store, self.nodes, self.clock, self.epoch, self._network_told)
+        self._orchestrator = Orchestrator(
+            self.store, self.clock, self.ids, lambda node_id: self._watch.met(node_id)
+        )
+        self._networks = ClusterNetworks(
+            *(self.store, self.nodes, self.clock, self.epoch, self._network_told, self.settings.meet_s)
+        )
         self._watch = NodeWatch(
             *(self.store, self.nodes, self.clock, self.settings),
             on_session=self._session_started,
             on_report=self._node_spoke,
             on_network=self._networks.checked,
+            on_stall=self._orchestrator.woke,
         )
 
     async def run(self) -> None:
@@ -186,6 +191,9 @@ class Manager:
 
     def _session_started(self, node_id: str) -> None:
         self._networks.session_started(node_id)
+        # What is known of its tasks counts from now on.
+        tasks = self.store.snapshot.tasks_of_node(node_id)
+        self._orchestrator.touch(Dirt(services={t.service_id for t in tasks}))
         if node_id in self._workers:
             self._workers[node_id][0].session_started()
 

@@ -20,10 +20,12 @@ from swarmsh.manager.retrying import Retrying
 from swarmsh.model.netstate import EspKeys, NetworkChange, Section
 from swarmsh.model.objects import Event, Task
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
+from swarmsh.model.states import NodeState
 
 log = logging.getLogger(__name__)
 
 _SINGLE = ("node", "egress")  # sections of one entry
+_MAY_SEND = (NodeState.READY, NodeState.UNREACHABLE)
 
 
 def networked(task: Task) -> bool:
@@ -269,9 +271,12 @@ class ClusterNetworks:
     clock: Clock
     epoch: int
     on_told: Callable[[], None]
+    meet_s: float = 10.0  # so long nodes that were there before this process are waited for
     states: NetStates = field(default_factory=NetStates)
     keeper: KeyKeeper = field(init=False)
     _nodes: dict[str, NodeNetworks] = field(default_factory=dict)
+    _unmet: set[str] = field(default_factory=set)  # they may still send as they were told by a former process
+    _meet_until: float = 0.0  # on the monotonic clock
 
     def __post_init__(self) -> None:
         self.keeper = KeyKeeper(self.store, self.states, self.clock, self._touch)
@@ -282,6 +287,8 @@ class ClusterNetworks:
 
     def begin(self, snapshot: ClusterSnapshot) -> None:
         """Work out everything once; afterwards `follow` is called with each change of the store, in order."""
+        self._unmet = {n.id for n in snapshot.nodes.values() if n.status.state in _MAY_SEND}
+        self._meet_until = self.clock.monotonic() + self.meet_s
         everything = Changes(
             put_nodes=tuple(snapshot.nodes.values()),
             put_services=tuple(snapshot.services.values()),
@@ -316,8 +323,10 @@ class ClusterNetworks:
 
     def forget(self, node_id: str) -> None:
         self._nodes.pop(node_id, None)
+        self._unmet.discard(node_id)
 
     def session_started(self, node_id: str) -> None:
+        self._unmet.discard(node_id)
         self.keeper.session_started(node_id)
         if node_id in self._nodes:
             self._nodes[node_id].session_started()
@@ -337,10 +346,19 @@ class ClusterNetworks:
         return node is None or node.holds(task)
 
     def all_have(self, index: int) -> bool:
-        """Whether every node that can be told now has acknowledged all up to this version index."""
-        if self.states.snapshot.index < index:
+        """Whether every node that can be told has acknowledged all up to this version index.
+
+        Also one that was in touch until a moment ago; and, for a while, each that this process has yet to meet.
+        """
+        if self.states.snapshot.index < index or self.meets_within_s() > 0:
             return False
         return all(node.has(index) for node_id, node in self._nodes.items() if self._can_be_told(node_id))
+
+    def meets_within_s(self) -> float:
+        """How long nodes are still waited for that were not met yet; 0 if there is none."""
+        nodes = self.states.snapshot.nodes
+        missing = [i for i in self._unmet if i in nodes and nodes[i].status.state in _MAY_SEND]
+        return max(0.0, self._meet_until - self.clock.monotonic()) if missing else 0.0
 
     def all_settled(self, index: int) -> bool:
         """Whether every node, out of touch or not, acknowledged all up to this index, and its keys of now."""
@@ -350,4 +368,6 @@ class ClusterNetworks:
 
     def _can_be_told(self, node_id: str) -> bool:
         node = self.states.snapshot.nodes.get(node_id)
-        return node is not None and not node.status.silent and self.nodes.connected(node_id)
+        if node is None or node_id in self._unmet or node.status.silent:
+            return False
+        return self.nodes.connected(node_id) or node.status.state is NodeState.READY

@@ -35,6 +35,9 @@ class Networks(Protocol):
     def all_have(self, index: int) -> bool:
         """Whether every node that can be told now has acknowledged all up to this version index."""
 
+    def meets_within_s(self) -> float:
+        """How long `all_have` waits at most for nodes that this process has yet to meet."""
+
 
 @dataclass(slots=True)
 class NodeWorker:
@@ -108,10 +111,12 @@ class NodeWorker:
             self._waited_until.pop(task.id, None)
             return True
         now = asyncio.get_running_loop().time()
-        until = self._waited_until.setdefault(task.id, now + self.leave_ack_s)
+        patience_s = max(self.leave_ack_s, self.networks.meets_within_s())
+        until = self._waited_until.setdefault(task.id, now + patience_s)
         if until <= now:
             log.warning(
-                "stop_not_acknowledged node=%s task=%s waited_s=%.1f", self.node_id, task.id, self.leave_ack_s
+                "stop_not_acknowledged node=%s task=%s waited_s=%.1f",
+                *(self.node_id, task.id, now - until + patience_s),
             )
             del self._waited_until[task.id]
             return True

@@ -15,6 +15,8 @@ class Settings:
     leave_deadline_s: float = 60.0
     # So long the stop of a task waits at most until every node has acknowledged that it sends nothing new to it.
     leave_ack_s: float = 3.0
+    # A manager that has just started stops no task before all nodes were met, for so long: they may send to it.
+    meet_s: float = 10.0
     peers_asked: int = 3
     # How often it is found out which peers reach a node that is well: its sshd logs a line for each of them.
     baseline_every_s: float = 600.0

@@ -38,6 +38,7 @@ from swarmsh.manager.ports import (
     Untrusted,
 )
 from swarmsh.manager.settings import Settings
+from swarmsh.manager.usecases.happenings import late_events
 from swarmsh.model.actions import NodeReport
 from swarmsh.model.objects import Event, Node, NodeStatus
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
@@ -71,7 +72,7 @@ class NodeWatch:
     """Takes over what nodes report, and judges who is there.
 
     `on_session` is called for each new session, `on_report` whenever a node said something of its tasks,
-    `on_network` when it said something of its networks.
+    `on_network` when it said something of its networks, `on_stall` when the manager itself had stood still.
     """
 
     store: Store
@@ -81,7 +82,9 @@ class NodeWatch:
     on_session: Callable[[str], None]
     on_report: Callable[[str], None]
     on_network: Callable[[NetworkChecked], None]
+    on_stall: Callable[[], None]
     _links: dict[str, _Link] = field(default_factory=dict)
+    _met: set[str] = field(default_factory=set)
     # Silence counts from here at the earliest: the manager's start, or the end of a gap of its own.
     _since: float = 0.0
     _deaf: bool = True  # no node was heard at the last look
@@ -94,6 +97,10 @@ class NodeWatch:
         self.judge_all(tasks)  # before anything is planned by what a former process saw
         tasks.create_task(self._follow_sessions())
         tasks.create_task(self._tick(tasks))
+
+    def met(self, node_id: str) -> bool:
+        """Whether the node has been in touch with this process."""
+        return node_id in self._met
 
     # --- what sessions say ---
     async def _follow_sessions(self) -> None:
@@ -109,6 +116,7 @@ class NodeWatch:
         match event:
             case Connected():
                 self._links[event.node_id] = _Link()
+                self._met.add(event.node_id)
                 self.store.observe(lambda s: self._connected(s, event.node_id, event.report))
                 self.on_session(event.node_id)
                 log.info("node_connected node=%s tasks=%d", event.node_id, len(event.report.tasks))
@@ -146,10 +154,11 @@ class NodeWatch:
         state = node.status.state if not report.engine_ok else NodeState.READY
         status = NodeStatus(state=state, since=node.status.since if state is node.status.state else now)
         seen = replace(node, status=status, description=report.description)
+        merged = merge_full_report(tasks, reports, now)
         return Changes(
-            put_tasks=merge_full_report(tasks, reports, now),
+            put_tasks=merged,
             put_nodes=(seen,) if seen != node else (),
-            events=_state_event(node, status, now),
+            events=(*_state_event(node, status, now), *late_events(snapshot, merged, now)),
         )
 
     def _reported(self, snapshot: ClusterSnapshot, event: TasksReported) -> Changes:
@@ -162,7 +171,7 @@ class NodeWatch:
                 after = merge_report(task, report, now)
                 if after is not task:
                     merged.append(after)
-        return Changes(put_tasks=tuple(merged))
+        return Changes(put_tasks=tuple(merged), events=late_events(snapshot, merged, now))
 
     # --- who is there ---
     async def _tick(self, tasks: asyncio.TaskGroup) -> None:
@@ -181,6 +190,7 @@ class NodeWatch:
             if gap > self.settings.stall_s:
                 log.warning("manager_stood_still gap_s=%.1f", gap)
                 self._since = mono
+                self.on_stall()
             try:
                 self.judge_all(tasks)
             except Exception:
@@ -189,6 +199,7 @@ class NodeWatch:
     def forget(self, node_id: str) -> None:
         """The node left the cluster."""
         self._links.pop(node_id, None)
+        self._met.discard(node_id)
 
     def judge_all(self, tasks: asyncio.TaskGroup) -> None:
         """Judge every node now; `tasks` runs what has to be asked or done."""

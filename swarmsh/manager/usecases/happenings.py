@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from swarmsh.model.objects import Event, Network, Node, Service
+from collections.abc import Iterable
+
+from swarmsh.core.failure import last_words, why_failed
+from swarmsh.model.objects import Event, Network, Node, Service, Task
+from swarmsh.model.snapshot import ClusterSnapshot
 
 
 def service_event(action: str, service: Service, now: float, before: Service | None = None) -> Event:
@@ -12,7 +16,21 @@ def service_event(action: str, service: Service, now: float, before: Service | N
         _note(attributes, "replicas", _replicas(before), _replicas(service))
         _note(attributes, "image", _image(before), _image(service))
         _note(attributes, "updatestate", _update_state(before), _update_state(service))
+        if service.update_status is not None and service.update_status.message != _update_message(before):
+            attributes["message"] = service.update_status.message
     return Event(time=now, type="service", action=action, id=service.id, attributes=attributes)
+
+
+def late_events(before: ClusterSnapshot, tasks: Iterable[Task], now: float) -> tuple[Event, ...]:
+    """`service not_ready` for each of these tasks that was not ready in time, once a task."""
+    found = []
+    for task in tasks:
+        was = before.tasks.get(task.id)
+        if task.late_at is not None and (was is None or was.late_at is None):
+            message = "\n".join(filter(None, (why_failed(task, before.nodes), last_words(task))))
+            named = {"name": task.service_name, "task": task.id, "node": task.node_id, "message": message}
+            found.append(Event(time=now, type="service", action="not_ready", id=task.service_id, attributes=named))
+    return tuple(found)
 
 
 def node_event(action: str, node: Node, now: float, before: Node | None = None) -> Event:
@@ -46,3 +64,7 @@ def _image(service: Service) -> str:
 
 def _update_state(service: Service) -> str:
     return service.update_status.state if service.update_status is not None else ""
+
+
+def _update_message(service: Service) -> str:
+    return service.update_status.message if service.update_status is not None else ""

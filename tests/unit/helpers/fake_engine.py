@@ -38,6 +38,8 @@ class FakeEngine:
         self.exit_on_start: int | None = None
         self.health_at_start = ""
         self.clock = time.time
+        self.logs = b""  # of every container, as they are sent
+        self.hold_logs: asyncio.Event | None = None
         self._numbers = 0
         self._streams: set[asyncio.StreamWriter] = set()
         self._connections: set[asyncio.StreamWriter] = set()
@@ -152,7 +154,11 @@ class FakeEngine:
                 await self._pull(writer, query, headers)
             else:
                 status, answer = await self._route(method, path, query, json.loads(body) if body else {})
-                data = b"" if answer is None else json.dumps(answer).encode()
+                data = (
+                    answer if isinstance(answer, bytes) else b"" if answer is None else json.dumps(answer).encode()
+                )
+                if path.endswith("/logs") and self.hold_logs is not None:
+                    await self.hold_logs.wait()
                 writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s" % (status, len(data), data))
         except (OSError, asyncio.IncompleteReadError):
             pass
@@ -250,6 +256,9 @@ class FakeEngine:
 
     def _do_json(self, one: dict[str, Any], query: Any, body: Any) -> tuple[int, Any]:
         return 200, one
+
+    def _do_logs(self, one: dict[str, Any], query: Any, body: Any) -> tuple[int, Any]:
+        return 200, self.logs
 
     def _do_start(self, one: dict[str, Any], query: Any, body: Any) -> tuple[int, Any]:
         if self.start_error:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from remote_helpers import ready
+from remote_helpers import lastwords, ready
+from remote_helpers import task as task_module
 from tests.unit.helpers.conftest import World, ensure
 
 PROBE = {"kind": "tcp", "port": 1, "interval_s": 0.01, "timeout_s": 1.0, "retries": 1}
@@ -155,7 +156,7 @@ async def test_the_event_of_an_end_says_all_of_it(world: World) -> None:
     failed = await manager.task("t1", "failed")
     assert (failed["exit_code"], failed["err"]) == (3, "task: non-zero exit (3)")
     assert "pid" not in failed
-    assert world.engine.reads == []
+    assert world.engine.reads == ["/containers/c1/logs"]
 
 
 @pytest.mark.parametrize(
@@ -397,6 +398,85 @@ async def test_a_probe_that_never_passes_fails_the_task_with_its_cause(
     await manager.apply(ensure(probe=PROBE))
     failed = await manager.task("t1", "failed")
     assert failed["err"] == "task: non-zero exit (143): probe tcp:1: connection refused"
+
+
+# --- the last lines ---
+def framed(*lines: str, stream: int = 1) -> bytes:
+    return b"".join(bytes([stream, 0, 0, 0]) + len(line).to_bytes(4, "big") + line.encode() for line in lines)
+
+
+async def test_what_fails_is_told_with_its_last_lines(world: World) -> None:
+    world.engine.logs = framed("starting\n") + framed("no such table: users\n", stream=2)
+    manager = await world.manager()
+    await manager.apply(ensure(restart="none"))
+    await manager.task("t1", "running")
+    world.engine.die("t1", 1)
+    failed = await manager.task("t1", "failed")
+    assert failed["log"] == ["starting", "no such table: users"]
+
+
+async def test_of_what_ran_for_long_the_end_is_told_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.engine.logs, world.engine.hold_logs = framed("killed\n"), asyncio.Event()
+    manager = await world.manager()
+    await manager.apply(ensure(restart="none"))
+    await manager.task("t1", "running")
+    monkeypatch.setattr(ready, "LATE_S", 0.0)
+    world.engine.die("t1", 1)
+    assert "log" not in await manager.task("t1", "failed")
+    world.engine.hold_logs.set()
+    await manager.until(lambda: manager.tasks["t1"].get("log") == ["killed"])
+
+
+async def test_what_ends_well_is_told_without(world: World) -> None:
+    world.engine.logs = framed("done\n")
+    manager = await world.manager()
+    await manager.apply(ensure(restart="none"))
+    await manager.task("t1", "running")
+    world.engine.die("t1", 0)
+    assert "log" not in await manager.task("t1", "complete")
+
+
+async def test_a_log_that_cannot_be_read_delays_neither_the_end_nor_the_leaving_of_the_mesh(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_module, "LOG_WITHIN_S", 0.05)
+    world.engine.hold_logs = asyncio.Event()
+    manager = await world.manager()
+    await manager.apply(ensure(restart="none"))
+    await manager.task("t1", "running", ready=True)
+    world.engine.die("t1", 1)
+    assert "log" not in await manager.task("t1", "failed")
+
+
+async def test_what_is_not_ready_in_time_is_told_once_with_its_last_lines(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ready, "LATE_S", 0.0)
+    world.engine.logs = framed("waiting for db\n")
+    manager = await world.manager()
+    await manager.apply(ensure(tcp_ports=[1]))
+    await manager.until(lambda: manager.tasks.get("t1", {}).get("late"))
+    assert manager.tasks["t1"]["log"] == ["waiting for db"]
+    assert manager.tasks["t1"]["message"].startswith("started, but not ready after 0 s: ")
+    await manager.request("report")
+    assert world.engine.reads.count("/containers/c1/logs") == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "lines"),
+    [
+        (b"", []),
+        (b"plain\r\nof a terminal\x1b[0m\n", ["plain", "of a terminal [0m"]),
+        (framed(*(f"{n}\n" for n in range(30))), [str(n) for n in range(20, 30)]),
+        (framed("half a ", "line\n"), ["half a line"]),
+        (framed("x" * 300), ["x" * 199 + "…"]),
+        (framed("whole\n") + framed("cut off by the limit")[:12], ["whole", "cut"]),
+        (framed("whole\n") + b"\1\0", ["whole"]),
+        (framed("\n", "caf\xe9\n"), ["café"]),
+    ],
+)
+def test_last_lines_are_ten_short_ones(data: bytes, lines: list[str]) -> None:
+    assert lastwords.last_lines(data) == lines
 
 
 class Probes:

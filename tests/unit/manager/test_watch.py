@@ -84,7 +84,7 @@ class Jobs:
 class Scene:
     def __init__(self, clock: FakeClock, store: MemoryStore) -> None:
         self.clock, self.store, self.sessions, self.jobs = clock, store, Sessions(clock), Jobs()
-        self.watch = NodeWatch(store, self.sessions, clock, Settings(), *[lambda _: None] * 3)  # type: ignore[arg-type]
+        self.watch = NodeWatch(store, self.sessions, clock, Settings(), *[lambda _: None] * 3, lambda: None)  # type: ignore[arg-type]
 
     def speak(self, *nodes: str) -> None:
         for node in nodes:
