@@ -26,6 +26,7 @@ from swarmsh.api import (
     swarm,
     system,
     tasks,
+    why,
 )
 from swarmsh.api.context import (
     API_VERSION,
@@ -55,7 +56,7 @@ _STATUS = {
     Kind.UNAVAILABLE: 503,
     Kind.INTERNAL: 500,
 }
-_MODULES = (system, swarm, nodes, networks, services, tasks, logs, events, resources, cluster, extras)
+_MODULES = (system, swarm, nodes, networks, services, tasks, logs, events, resources, cluster, extras, why)
 
 
 def build_app(deps: Deps) -> web.Application:

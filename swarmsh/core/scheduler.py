@@ -13,10 +13,11 @@ from msgspec import Struct
 
 from swarmsh.core.allocate import needs_egress
 from swarmsh.core.constraints import parse_constraints, parse_label_key, satisfied
-from swarmsh.core.filters import Demand, NodeLoad, explain, refused_by
+from swarmsh.core.filter_words import Words
+from swarmsh.core.filters import Demand, NodeLoad, explain, refusals, refused_by
 from swarmsh.core.reach import EGRESS_POOL, egress_pool
 from swarmsh.core.resources import Available, reservations_of
-from swarmsh.core.spread import SpreadTree
+from swarmsh.core.spread import Rank, SpreadTree
 from swarmsh.core.underlay import underlay, underlays
 from swarmsh.model.objects import Network, Node, Task
 from swarmsh.model.snapshot import ClusterSnapshot
@@ -77,7 +78,7 @@ class SchedulingView(Struct, frozen=True, kw_only=True):
         """What the task, and those of its service and version, ask of a node."""
         overlays = tuple(self.networks[n.target] for n in task.spec.networks if n.target in self.networks)
         egress = self.egress if needs_egress(task, overlays) else None
-        return Demand(task.service_id, task.spec, task.endpoint, overlays, egress)
+        return Demand(task.service_id, task.spec, task.endpoint, overlays, egress, task.service_name)
 
 
 class Schedule(Struct, frozen=True, kw_only=True):
@@ -104,6 +105,22 @@ def schedule(pending: Sequence[Task], view: SchedulingView) -> Schedule:
     for tasks in groups.values():
         plan.place(tasks)
     return plan.result
+
+
+class Standing(Struct, frozen=True, kw_only=True):
+    """How a node stands for a task: by which filters it is refused, by their names; or else how it ranks."""
+
+    node: Node
+    refusals: tuple[tuple[str, Words], ...] = ()
+    rank: Rank | None = None  # None if it is refused
+
+
+def survey(task: Task, view: SchedulingView) -> list[Standing]:
+    """All nodes as `schedule` would see them for this task alone, which is on none of them: the best first.
+
+    Refused ones are last, those nearest to fitting before the others.
+    """
+    return _Pass(view, {task.id}).survey(task)
 
 
 def fits(
@@ -147,6 +164,12 @@ def surplus(node: Node, tasks: Iterable[Task]) -> dict[str, str]:
         else:
             found[task.id] = NO_LONGER_FITS
     return found
+
+
+def _order(standing: Standing) -> tuple[int, Rank | int, int]:
+    # A node that is away is farther from taking it than one on which a number or a label is to be changed.
+    refused = sum(2 if name == "ready" else 1 for name, _ in standing.refusals)
+    return (refused, standing.rank or 0, standing.node.number)
 
 
 def _may_stay(task: Task, node: Node, placement: Placement | None, available: Available) -> bool:
@@ -202,6 +225,16 @@ class _Pass:
             self._assign(task, demand, load)
             if refused_by(demand, load) is None:
                 tree.put_back(load)
+
+    def survey(self, task: Task) -> list[Standing]:
+        demand = self.view.demand(task)
+        tree = self._tree(demand, task.spec_version)
+        found = []
+        for load in self.loads.values():
+            refused = tuple((one.name, words) for one, words in refusals(demand, load))
+            rank = None if refused else tree.rank(load)
+            found.append(Standing(node=load.node, refusals=refused, rank=rank))
+        return sorted(found, key=_order)
 
     def _assign(self, task: Task, demand: Demand, load: NodeLoad) -> None:
         self.result.assignments[task.id] = load.node.id

@@ -150,6 +150,10 @@ class World:
             node = replace(node, description=replace(node.description, memory_bytes=memory_bytes))
         self._apply(Changes(put_nodes=(node,)))
 
+    def add_node(self, number: int) -> None:
+        self.reports[f"node{number}"] = NodeReport()
+        self._apply(Changes(put_nodes=(make_node(number),)))
+
     def remove_node(self, number: int) -> None:
         self.reports.pop(f"node{number}")
         self._apply(Changes(delete_nodes=(f"node{number}",)))
@@ -173,9 +177,10 @@ class World:
         self._merge(node_id, connected=True)
         self.set_node(number, state=NodeState.READY)
 
-    def fail(self, task: Task, state: str = "failed") -> None:
+    def fail(self, task: Task, state: str = "failed", exit_code: int | None = None) -> None:
         report = self.reports[task.node_id]
-        tasks = {**report.tasks, task.id: _ended(report.tasks[task.id], state)}
+        ended = replace(_ended(report.tasks[task.id], state), exit_code=exit_code)
+        tasks = {**report.tasks, task.id: ended}
         self.reports[task.node_id] = replace(report, tasks=tasks)
         self._merge(task.node_id)
 
