@@ -62,6 +62,11 @@ class NodeLoad:
             self.egress_left -= 1
         return self.available.take(demand.reservations)
 
+    def forget(self, service_id: str) -> None:
+        """Count one task of the service less; what it holds is held on, for it leaves when another is ready."""
+        self.tasks -= 1
+        self.tasks_of[service_id] -= 1
+
     def _count(self, service_id: str, endpoint: EndpointSpec | None, *, active: bool) -> None:
         self.used_ports.update(host_ports(endpoint))
         if active:

@@ -95,7 +95,7 @@ def schedule(pending: Sequence[Task], view: SchedulingView) -> Schedule:
     Tasks of one service and spec version are placed together. Every pending task is in exactly one of
     `assignments` and `refusals`.
     """
-    plan = _Pass(view, {task.id for task in pending})
+    plan = SchedulingPass(view, {task.id for task in pending})
     groups: dict[tuple[str, int], list[Task]] = {}
     for task in pending:
         if task.node_id:
@@ -120,7 +120,7 @@ def survey(task: Task, view: SchedulingView) -> list[Standing]:
 
     Refused ones are last, those nearest to fitting before the others.
     """
-    return _Pass(view, {task.id}).survey(task)
+    return SchedulingPass(view, {task.id}).survey(task)
 
 
 def fits(
@@ -184,7 +184,7 @@ def _may_stay(task: Task, node: Node, placement: Placement | None, available: Av
     )
 
 
-class _Pass:
+class SchedulingPass:
     """One scheduling pass: loads that fill up while tasks are placed."""
 
     def __init__(self, view: SchedulingView, pending: set[str]) -> None:
@@ -214,7 +214,7 @@ class _Pass:
     def place(self, tasks: Sequence[Task]) -> None:
         """Place tasks of one service and version, in order; refuse those for which there is no room."""
         demand = self.view.demand(tasks[0])
-        tree = self._tree(demand, tasks[0].spec_version)
+        tree = self.tree(demand, tasks[0].spec_version)
         for i, task in enumerate(tasks):
             load = tree.take()
             if load is None:
@@ -228,7 +228,7 @@ class _Pass:
 
     def survey(self, task: Task) -> list[Standing]:
         demand = self.view.demand(task)
-        tree = self._tree(demand, task.spec_version)
+        tree = self.tree(demand, task.spec_version)
         found = []
         for load in self.loads.values():
             refused = tuple((one.name, words) for one, words in refusals(demand, load))
@@ -241,7 +241,8 @@ class _Pass:
         if dealt := load.add(demand):
             self.result.generic_resources[task.id] = dealt
 
-    def _tree(self, demand: Demand, spec_version: int) -> SpreadTree:
+    def tree(self, demand: Demand, spec_version: int) -> SpreadTree:
+        """All nodes that take such a task now, in the order in which they would be taken."""
         preferred = [p.spread.spread_descriptor for p in demand.placement.preferences if p.spread is not None]
         levels = [level for text in preferred if (level := parse_label_key(text)) is not None]
         tree = SpreadTree(demand.service_id, levels)

@@ -100,7 +100,7 @@ class SpreadTree:
         heapq.heappush(self._path(load)[-1].nodes, (self._node_rank(load), load))
 
     def rank(self, load: NodeLoad) -> Rank:
-        """Where a candidate stands among the others; `take` gives the one with the least rank."""
+        """Where a node stands among the others, a candidate or not; `take` gives the one with the least rank."""
         branches = [
             BranchRank(branch.least_failures() or 0, branch.tasks, label_value(level, load.node), level)
             for level, branch in zip(self._levels, self._path(load)[1:], strict=True)
@@ -109,7 +109,9 @@ class SpreadTree:
 
     def _node_rank(self, load: NodeLoad) -> NodeRank:
         node = load.node
-        return NodeRank(self._failures[node.id], load.tasks_of[self._service_id], load.tasks, node.number, node.id)
+        return NodeRank(
+            self._failures.get(node.id, 0), load.tasks_of[self._service_id], load.tasks, node.number, node.id
+        )
 
     def _path(self, load: NodeLoad) -> list[_Branch]:
         path = [self._root]

@@ -239,7 +239,7 @@ class _Teller:
         else:
             way = "made anew"
         leaving = before.live and cause == ""
-        self.reasons.append(f"{way}: {before.id} {'still runs' if leaving else cause}")
+        self.reasons.append(f"{way} after {before.id}: {'that still runs' if leaving else cause}")
 
     def _note_others(self, task: Task) -> None:
         """Tasks of the place that are there beside it."""

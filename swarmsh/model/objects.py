@@ -136,6 +136,14 @@ class TaskAddress(Record):
     address: str = ""
 
 
+class Rebalance(Record):
+    """That a task is to move to this node, once another one is ready there; asked for with others at one time."""
+
+    node_id: str = ""
+    asked_at: float = 0.0
+    stopped: str = ""  # why nothing came of it; empty while it is wanted, and after it was done
+
+
 class Task(Record, kw_only=True):
     """One attempt to run one container of a service in a slot (replicated) or on a node (global).
 
@@ -168,6 +176,8 @@ class Task(Record, kw_only=True):
     withdrawn: str | None = None
     # When it was first seen RUNNING; the monitor period of an update counts from here.
     running_since: float | None = None
+    # Somebody asked for it to be moved; otherwise what runs stays where it is.
+    rebalance: Rebalance | None = None
     # Allocated when its node is known: overlays, and the network of that node which leads outside and to the mesh.
     addresses: tuple[TaskAddress, ...] = ()
     egress_address: str = ""
