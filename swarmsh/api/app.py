@@ -20,6 +20,7 @@ from swarmsh.api import (
     logs,
     networks,
     nodes,
+    rebalance,
     refusals,
     resources,
     services,
@@ -56,7 +57,21 @@ _STATUS = {
     Kind.UNAVAILABLE: 503,
     Kind.INTERNAL: 500,
 }
-_MODULES = (system, swarm, nodes, networks, services, tasks, logs, events, resources, cluster, extras, why)
+_MODULES = (
+    system,
+    swarm,
+    nodes,
+    networks,
+    services,
+    tasks,
+    logs,
+    events,
+    resources,
+    cluster,
+    extras,
+    why,
+    rebalance,
+)
 
 
 def build_app(deps: Deps) -> web.Application:

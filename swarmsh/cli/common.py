@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from swarmsh.client import ApiError, ManagerClient
+from swarmsh.core.words import counted as counted
 from swarmsh.errors import Kind, NotFound, SwarmshError
 
 Json = dict[str, Any]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import click
 
-from swarmsh.cli.common import Failures, connect
+from swarmsh.cli.common import Failures, connect, counted
 from swarmsh.cli.output import note
-from swarmsh.core.words import counted
 from swarmsh.errors import SwarmshError
 
 

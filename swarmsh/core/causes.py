@@ -48,6 +48,8 @@ class Causes:
 
     def of(self, task: Task) -> str:
         """Why the task ended or leaves, in a few words; empty if it is to stay."""
+        if task.rebalance is not None and task.rebalance.done_at is not None:
+            return f"it was moved to {self._node(task.rebalance.node_id)} by a rebalance"
         if task.withdrawn is not None:
             name = self._node(task.node_id)
             return f"{name} no longer fits: {task.withdrawn}" if task.withdrawn else f"{name} was drained"

@@ -127,6 +127,13 @@ class Draft:
             self.wake(at)
         return at is not None and at <= self.now
 
+    def stands(self, task: Task) -> bool:
+        """It takes connections for all that is known, and its node is in touch: others may leave because of it."""
+        node = self.nodes.get(task.node_id)
+        if node is None or not task.live or not task.status.ready:
+            return False
+        return node.status.state is NodeState.READY and not node.status.silent
+
     def down(self, task: Task) -> bool:
         node = self.nodes.get(task.node_id)
         return node is not None and node.status.state is NodeState.DOWN
@@ -156,8 +163,12 @@ class Draft:
         start_after: float | None = None,
         replaces: str = "",
         restarted_at: tuple[float, ...] = (),
+        node_id: str = "",
     ) -> Task:
-        """A new task of the service as specified now. A fenced one is let go at the end of the pass, if it may."""
+        """A new task of the service as specified now. A fenced one is let go at the end of the pass, if it may.
+
+        `node_id`: where the task of a slot is to be, and nowhere else; a global service's has its place.
+        """
         if fenced(self.service.spec.labels):
             desired = min(desired, TaskState.READY)
         task = new_task(
@@ -165,7 +176,7 @@ class Draft:
             next(self.ids),
             self.now,
             slot=place if isinstance(place, int) else 0,
-            node_id=place if isinstance(place, str) else "",
+            node_id=place if isinstance(place, str) else node_id,
             desired=desired,
             start_after=start_after,
             replaces=replaces,

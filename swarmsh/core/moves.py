@@ -51,6 +51,8 @@ def drop_doubles(draft: Draft) -> None:
     """
     for slot in draft.places():
         running = [t for t in draft.living(slot) if t.status.state is TaskState.RUNNING and not draft.outdated(t)]
+        # What moves is beside its successor until that is ready.
+        running = [t for t in running if t.rebalance is None or not t.rebalance.wanted]
         reachable = [t for t in running if not draft.lost(t)]
         for task in reachable[1:]:
             draft.wish(task, TaskState.SHUTDOWN)
@@ -67,14 +69,14 @@ def leave_removed_nodes(draft: Draft) -> None:
         if not task.slot:
             draft.wish(task, TaskState.REMOVE)  # its place went with the node
         elif not over:
-            _succeed(draft, draft.tasks[task.id])
+            succeed(draft, draft.tasks[task.id])
 
 
 def leave_unfit_nodes(draft: Draft) -> None:
     """Move tasks off drained nodes, and off active ones that no longer meet the task's placement or have room."""
     for task in draft.all():
         if not draft.lost(task) and (why := unfit(draft, task)) is not None:
-            _succeed(draft, task, why)
+            succeed(draft, task, why)
 
 
 def unfit(draft: Draft, task: Task) -> str | None:
@@ -90,7 +92,7 @@ def unfit(draft: Draft, task: Task) -> str | None:
     return draft.surplus_on(node).get(task.id) if task.placed else None
 
 
-def _succeed(draft: Draft, task: Task, why: str = "") -> None:
+def succeed(draft: Draft, task: Task, why: str = "") -> None:
     """Stop the task; its successor is prepared meanwhile and starts when it has stopped, or its delay is over."""
     was_wanted = task.desired <= TaskState.RUNNING
     draft.put(withdraw(task, why))

@@ -53,12 +53,13 @@ def plan_rebalance(snapshot: ClusterSnapshot, view: SchedulingView, services: It
         tasks = list(_movable(snapshot, service))
         if tasks:
             weighed.append(_Weighed(scratch, view.demand(tasks[0]), tasks))
-    # A move for the sake of all of a node's tasks may make one of another service worth while.
     moved = True
     while moved:
-        moved = False
+        # First every service for itself: that may level the nodes as well, and then nothing more need move.
         for one in weighed:
-            moved |= one.improve()
+            while one.improve():
+                continue
+        moved = any(one.improve(all_tasks=True) for one in weighed)
     return RebalancePlan(moves=tuple(move for one in weighed for move in one.moves()), skipped=tuple(skipped))
 
 
@@ -104,16 +105,19 @@ class _Weighed:
     def __post_init__(self) -> None:
         self.at = {t.id: t.node_id for t in self.tasks}
 
-    def improve(self) -> bool:
-        """Make moves until none helps; whether there was one. Each lessens what is uneven: they come to an end."""
-        moved = False
-        while (found := self._best()) is not None:
-            task, target, why = found
-            self.scratch.loads[self.at[task.id]].forget(self.demand.service_id)
-            target.add(self.demand)
-            self.at[task.id], self.why[task.id] = target.node.id, why
-            moved = True
-        return moved
+    def improve(self, *, all_tasks: bool = False) -> bool:
+        """Make the move that helps most; whether there was one. `all_tasks`: also for the sake of those of others.
+
+        Each lessens what is uneven, so they come to an end.
+        """
+        found = self._best(all_tasks)
+        if found is None:
+            return False
+        task, target, why = found
+        self.scratch.loads[self.at[task.id]].forget(self.demand.service_id)
+        target.add(self.demand)
+        self.at[task.id], self.why[task.id] = target.node.id, why
+        return True
 
     def moves(self) -> list[Move]:
         """Those that are left in the end; high slots first, for low ones carry what lives long."""
@@ -121,7 +125,7 @@ class _Weighed:
         moved.sort(key=lambda t: (-t.slot, t.id))
         return [Move(task=t, to_node=self.at[t.id], why=self.why[t.id]) for t in moved]
 
-    def _best(self) -> tuple[Task, NodeLoad, str] | None:
+    def _best(self, all_tasks: bool) -> tuple[Task, NodeLoad, str] | None:
         """The move that helps most: its task, its new node and why."""
         tree = self.scratch.tree(self.demand, self.tasks[0].spec_version)
         loads = self.scratch.loads.values()
@@ -136,7 +140,8 @@ class _Weighed:
                 if load is source:
                     continue
                 gain = _gain(own, rank)
-                if gain > (0,) * len(gain) and (best is None or gain > best[0]):
+                counts = gain if all_tasks else gain[:-1]
+                if counts > (0,) * len(counts) and (best is None or gain > best[0]):
                     best = (gain, source, load, self._words(gain, own, rank, source, load))
         if best is None:
             return None

@@ -311,6 +311,7 @@ class _Teller:
     def _running(self, task: Task) -> str:
         node = self._node(task.node_id)
         self._note_node(task)
+        self._note_rebalance(task)
         self._note_choice(task)
         self._note_restarts(task)
         if self.service is not None and task.spec_version != self.service.spec_version and self._version(task):
@@ -337,6 +338,17 @@ class _Teller:
         if task.status.restarts:
             times = counted(task.status.restarts, "time")
             self.reasons.append(f"its node restarted it {times} while no manager was in touch")
+
+    def _note_rebalance(self, task: Task) -> None:
+        if task.rebalance is None or task.rebalance.done_at is not None:
+            return
+        to = self._node(task.rebalance.node_id)
+        if task.rebalance.stopped:
+            self.reasons.append(f"a rebalance was to move it to {to}, and did not: {task.rebalance.stopped}")
+        elif task.rebalance.begun_at is None:
+            self.reasons.append(f"it waits to be moved to {to} by a rebalance")
+        else:
+            self.reasons.append(f"it leaves for {to} as soon as another one is ready there, by a rebalance")
 
     def _note_node(self, task: Task) -> None:
         node = self.nodes.get(task.node_id)

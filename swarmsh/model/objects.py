@@ -141,7 +141,14 @@ class Rebalance(Record):
 
     node_id: str = ""
     asked_at: float = 0.0
+    begun_at: float | None = None  # when another one was made for it
+    done_at: float | None = None  # when that was ready, and this one told to leave
     stopped: str = ""  # why nothing came of it; empty while it is wanted, and after it was done
+
+    @property
+    def wanted(self) -> bool:
+        """Still to be done."""
+        return self.done_at is None and not self.stopped
 
 
 class Task(Record, kw_only=True):

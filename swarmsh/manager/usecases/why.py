@@ -32,10 +32,14 @@ async def why(store: Store, clock: Clock, failures: Callable[[], Failures], ref:
     return await asyncio.to_thread(lambda: tell(evidence_of(snapshot, clock.now(), failures(), events)))
 
 
+def view_of(snapshot: ClusterSnapshot, now: float, failures: Failures, enough: int = 1) -> SchedulingView:
+    """All that a schedule depends on, as it is now; `enough`: so many tasks are to be placed at most."""
+    left = Allocator(snapshot, now).egress_left(snapshot.nodes.values(), enough)
+    return SchedulingView.of(snapshot, now, failures, left)
+
+
 def evidence_of(snapshot: ClusterSnapshot, now: float, failures: Failures, events: Sequence[Event]) -> Evidence:
-    left = Allocator(snapshot, now).egress_left(snapshot.nodes.values(), enough=1)
-    view = SchedulingView.of(snapshot, now, failures, left)
-    return Evidence(snapshot=snapshot, view=view, events=events, now=now)
+    return Evidence(snapshot=snapshot, view=view_of(snapshot, now, failures), events=events, now=now)
 
 
 def find(snapshot: ClusterSnapshot, ref: str) -> Callable[[Evidence], ServiceStory | PlaceStory]:

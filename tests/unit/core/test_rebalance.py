@@ -13,10 +13,10 @@ from swarmsh.core.rebalance import RebalancePlan, plan_rebalance
 from swarmsh.core.scheduler import SchedulingView
 from swarmsh.model.objects import Node, Service, Task, UpdateStatus
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
-from swarmsh.model.specs import TaskSpec
+from swarmsh.model.specs import TaskSpec, UpdateConfig
 from swarmsh.model.states import Availability, NodeState, TaskState
 from tests.unit.core.samples import GIB, host_port, node, reserving, spread, task, task_spec
-from tests.unit.core.world import make_spec
+from tests.unit.core.world import SECOND, World, make_spec
 
 NODES = [node(n) for n in (1, 2, 3)]
 
@@ -73,6 +73,12 @@ def test_services_of_one_task_each_are_spread_by_the_number_of_all() -> None:
     assert sorted(homes.values()) == [1, 1, 2]
     assert len(plan.moves) == 2
     assert plan.moves[0].why == "4 tasks in all on n1, 0 on n2"
+
+
+def test_services_are_levelled_before_nodes_for_that_may_level_these_too() -> None:
+    tasks = running("web", [NODES[0]] * 4) + running("db", [NODES[0]])
+    plan = planned(NODES[:2], [a_service("db"), a_service("web")], tasks)
+    assert moves(plan) == [("web", 4, "node1", "node2"), ("web", 3, "node1", "node2")]
 
 
 def test_a_preference_goes_before_the_number_of_tasks() -> None:
@@ -176,3 +182,216 @@ def test_many_services_end_where_the_scheduler_would_put_no_task_elsewhere(homes
     plan = planned(nodes, services, tasks)
     assert all(m.task.node_id != m.to_node for m in plan.moves)
     assert planned(nodes, services, after(tasks, plan)).moves == ()
+
+
+# --- carried out --------------------------------------------------------------------------------------------
+def grown(replicas: int = 6, nodes: int = 1, more: int = 2, **config) -> World:
+    """A service that runs on few nodes, and further nodes that are new."""
+    world = World(nodes=nodes)
+    world.create(make_spec(replicas=replicas, update=UpdateConfig(**config) if config else None, delay_s=1.0))
+    world.settle()
+    for number in range(nodes + 1, nodes + more + 1):
+        world.add_node(number)
+    return world
+
+
+def serving(world: World) -> set[int]:
+    """Slots with a task that takes connections."""
+    there = set(world.containers())
+    return {t.slot for t in world.tasks() if t.live and t.status.ready and t.id in there}
+
+
+def homes(world: World) -> dict[str, int]:
+    return dict(Counter(t.node_id for t in world.running()))
+
+
+def moving(world: World) -> list[int]:
+    """Slots in which two are wanted."""
+    counts = Counter(t.slot for t in world.tasks() if t.live)
+    return [slot for slot, number in counts.items() if number > 1]
+
+
+def reasons(world: World) -> set[str]:
+    return {t.rebalance.stopped for t in world.tasks() if t.rebalance is not None and t.rebalance.stopped}
+
+
+@given(
+    replicas=st.integers(1, 7),
+    more=st.integers(1, 3),
+    parallelism=st.integers(0, 3),
+    delay_s=st.sampled_from([0, 2]),
+    killed=st.sets(st.integers(0, 40)),
+)
+def test_no_slot_is_ever_without_a_ready_task_and_all_ends_even(
+    replicas, more, parallelism, delay_s, killed
+) -> None:
+    world = grown(replicas, more=more, parallelism=parallelism, delay=delay_s * SECOND)
+    wanted = world.rebalance()
+    assert wanted == least_moves([replicas] + [0] * more, 1 + more)
+    for number in range(200):
+        if number in killed:
+            world.restart_manager()
+        if not world.step():
+            world.now += 0.5
+        assert serving(world) == set(range(1, replicas + 1))
+        assert len(moving(world)) <= (parallelism or replicas)
+        if not any(t.rebalance is not None for t in world.tasks() if t.live):
+            break
+    world.settle()
+    counts = [homes(world).get(f"node{n}", 0) for n in range(1, more + 2)]
+    assert sum(counts) == replicas and max(counts) - min(counts) <= 1
+    assert world.rebalance() == 0
+    before = [(t.slot, t.node_id) for t in world.running()]
+    world.pass_time(5)
+    assert [(t.slot, t.node_id) for t in world.running()] == before
+
+
+def test_the_delay_is_kept_between_moves() -> None:
+    world = grown(4, more=1, parallelism=1, delay=10 * SECOND)
+    world.rebalance()
+    world.settle()
+    assert homes(world) == {"node1": 3, "node2": 1}
+    world.pass_time(9)
+    assert homes(world) == {"node1": 3, "node2": 1}
+    world.pass_time(2)
+    assert homes(world) == {"node1": 2, "node2": 2}
+
+
+def test_a_new_task_that_fails_ends_it_and_the_old_ones_stay() -> None:
+    world = grown(6, parallelism=1)
+    world.broken_images.add("web:1")
+    before = {t.id for t in world.running()}
+    world.rebalance()
+    world.pass_time(30)
+    assert {t.id for t in world.running()} == before
+    (why,) = reasons(world)
+    assert "ended (failed)" in why
+    made = [t for t in world.tasks() if t.id not in before]
+    assert len(made) == 1, "the first failure ends it, and is not tried again"
+
+
+def test_one_that_fails_soon_after_it_took_over_ends_what_is_left() -> None:
+    world = grown(6, parallelism=1, delay=3 * SECOND, monitor=5 * SECOND)
+    world.rebalance()
+    world.settle()
+    (first,) = [t for t in world.running() if t.node_id != "node1"]
+    world.fail(first)
+    world.pass_time(30)
+    (why,) = reasons(world)
+    assert f"{first.id}, which was moved before it, ended" in why
+    assert len(world.running()) == 6
+    assert world.rebalance() > 0, "it can be asked for again"
+
+
+def test_a_target_that_goes_away_leaves_the_old_one_where_it_is() -> None:
+    for lost in (True, False):
+        world = grown(2, more=1, parallelism=1)
+        world.cut.add("node2")
+        world.rebalance()
+        world.step()
+        assert moving(world)
+        if lost:
+            world.lose(2)
+        else:
+            world.set_node(2, availability=Availability.DRAIN)
+        world.pass_time(3)
+        assert homes(world) == {"node1": 2}
+        assert not moving(world)
+        assert reasons(world) == {"n2 is down" if lost else "n2 takes no tasks: its availability is drain"}
+        world.find(2)
+        world.pass_time(3)
+        assert homes(world) == {"node1": 2} and len(world.containers()) == 2
+
+
+def test_a_source_that_is_lost_meanwhile_costs_no_slot_and_leaves_none_twice() -> None:
+    world = grown(2, more=1, parallelism=1)
+    world.cut.add("node2")
+    world.rebalance()
+    world.step()
+    world.power_off(1)
+    world.find(2)
+    world.pass_time(3)
+    assert serving(world) == {1, 2}
+    world.find(1)
+    world.pass_time(3)
+    assert sorted(t.slot for t in world.running()) == [1, 2] and len(world.containers()) == 2
+
+
+def test_a_target_that_does_not_answer_is_given_up_in_the_end() -> None:
+    world = grown(2, more=1, parallelism=1)
+    world.cut.add("node2")
+    world.rebalance()
+    world.pass_time(599)
+    assert moving(world)
+    world.pass_time(2)
+    (why,) = reasons(world)
+    assert "was not ready within 600 s" in why
+    assert homes(world) == {"node1": 2}
+
+
+def test_an_update_meanwhile_goes_before() -> None:
+    world = grown(4, more=1, parallelism=1, delay=SECOND)
+    world.rebalance()
+    world.step()
+    world.update(make_spec(replicas=4, image="web:2", update=UpdateConfig(parallelism=2), delay_s=1.0))
+    world.pass_time(30)
+    assert world.service.update_status.state == "completed"
+    assert {t.spec.container_spec.image for t in world.running()} == {"web:2"}
+    assert sorted(t.slot for t in world.running()) == [1, 2, 3, 4]
+
+
+def test_scaling_down_meanwhile_and_removing_leave_nothing() -> None:
+    world = grown(4, more=1, parallelism=0)
+    world.rebalance()
+    world.step()
+    world.update(replace(world.service.spec, mode=make_spec(replicas=1).mode))
+    world.pass_time(5)
+    assert len(world.running()) == 1 and len(world.containers()) == 1
+    world.rebalance()
+    world.remove()
+    world.pass_time(5)
+    assert world.tasks() == [] and world.containers() == []
+
+
+@settings(deadline=None)
+@given(
+    steps=st.lists(
+        st.sampled_from(
+            ["rebalance", "lose1", "find", "drain2", "back2", "fail", "scale", "update", "time", "kill"]
+        ),
+        max_size=10,
+    )
+)
+def test_whatever_comes_between_every_slot_ends_with_one_task(steps) -> None:
+    world = grown(4, nodes=2, more=1, parallelism=2)
+    replicas, image = 4, "web:1"
+    for number, step in enumerate(steps):
+        match step:
+            case "rebalance":
+                world.rebalance()
+            case "lose1":
+                world.lose(1)
+            case "find" if world.cut:
+                world.find(1)
+            case "drain2":
+                world.set_node(2, availability=Availability.DRAIN)
+            case "back2":
+                world.set_node(2, availability=Availability.ACTIVE)
+            case "fail":
+                for one in [t for t in world.running() if t.node_id not in world.cut][-1:]:
+                    world.fail(one)
+            case "scale" | "update":
+                replicas, image = (number % 5 + 1, image) if step == "scale" else (replicas, f"web:{number}")
+                update = UpdateConfig(parallelism=2, failure_action="continue")
+                world.update(make_spec(replicas=replicas, image=image, update=update, delay_s=1.0))
+            case "time":
+                world.pass_time(1)
+            case "kill":
+                world.restart_manager()
+        world.step()
+    if world.cut:
+        world.find(1)
+    world.pass_time(60)
+    assert len({t.slot for t in world.running()}) == len(world.running()) == replicas
+    assert len(world.containers()) == replicas
+    assert not moving(world)

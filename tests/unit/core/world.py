@@ -9,10 +9,12 @@ from msgspec.structs import replace
 
 from swarmsh.core.container import ensure_action
 from swarmsh.core.node_plan import plan_node
+from swarmsh.core.rebalance import plan_rebalance
 from swarmsh.core.reports import merge_full_report
+from swarmsh.core.scheduler import SchedulingView
 from swarmsh.manager.orchestrator import Orchestrator
 from swarmsh.model.actions import EnsureTask, NodeReport, RemoveTask, StopTask, TaskReport
-from swarmsh.model.objects import Cluster, Node, NodeDescription, NodeStatus, Service, SshTarget, Task
+from swarmsh.model.objects import Cluster, Node, NodeDescription, NodeStatus, Rebalance, Service, SshTarget, Task
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.specs import (
     ContainerSpec,
@@ -105,7 +107,12 @@ class World:
         self.reports: dict[str, NodeReport] = {n: NodeReport() for n in self.snapshot.nodes}
         self.cut: set[str] = set()  # nodes that cannot be told or heard
         self.broken_images: set[str] = set()  # containers of these exit at once
-        self.orchestrator = Orchestrator(_NoStore(), _Clock(self), _Ids())
+        self._ids = _Ids()
+        self.restart_manager()
+
+    def restart_manager(self) -> None:
+        """Kill the manager and start another one."""
+        self.orchestrator = Orchestrator(_NoStore(), _Clock(self), self._ids)
 
     # --- what users and faults do ---
     def create(self, spec: ServiceSpec) -> None:
@@ -123,6 +130,14 @@ class World:
                 )
             )
         )
+
+    def rebalance(self) -> int:
+        """Ask for it, as users do; gives the number of moves."""
+        view = SchedulingView.of(self.snapshot, self.now)
+        plan = plan_rebalance(self.snapshot, view, [self.service])
+        put = [replace(m.task, rebalance=Rebalance(node_id=m.to_node, asked_at=self.now)) for m in plan.moves]
+        self._apply(Changes(put_tasks=tuple(put)))
+        return len(put)
 
     def remove(self) -> None:
         tasks = tuple(replace(t, desired=TaskState.REMOVE) for t in self.tasks())
@@ -246,7 +261,9 @@ class World:
                     state = "running" if action.desired == "running" else "ready"
                     if state == "running" and action.image in self.broken_images:
                         state = "failed"
-                    tasks[action.task_id] = TaskReport(task_id=action.task_id, index=action.index, state=state)
+                    tasks[action.task_id] = TaskReport(
+                        task_id=action.task_id, index=action.index, state=state, ready=state == "running"
+                    )
                 case StopTask():
                     known = tasks.get(action.task_id)
                     tasks[action.task_id] = (
@@ -280,7 +297,9 @@ class World:
 
 
 def _ended(report: TaskReport, state: str) -> TaskReport:
-    return report if report.state in ("failed", "complete", "shutdown") else replace(report, state=state)
+    return (
+        report if report.state in ("failed", "complete", "shutdown") else replace(report, state=state, ready=False)
+    )
 
 
 class _NoStore:
