@@ -70,5 +70,5 @@ def _moment_line(moment: Json) -> str:
     at = parse_time(moment["at"])
     when = at.astimezone().strftime("%Y-%m-%d %H:%M:%S") if at is not None else "-"
     who = moment["task"][:12] if moment["task"] else "-"
-    where = f" on {moment['node']}" if moment["node"] and moment["task"] else ""
-    return f"{when}  {who:<12}  {moment['what']}{where}"
+    where = f"{moment['node']}: " if moment["node"] and moment["task"] else ""
+    return f"{when}  {who:<12}  {where}{moment['what']}"

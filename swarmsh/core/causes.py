@@ -68,14 +68,11 @@ class Causes:
 
     def _told_to(self, task: Task, after: Task | None, service: Service) -> str:
         """Why the manager told it to end."""
+        if task.replaces and task.desired is TaskState.REMOVE:
+            return "the task that it stood in for is back"
+        if task.desired is TaskState.REMOVE and task.slot:
+            return f"{service.spec.name} was scaled down"
         if after is None:
-            replicas = service.spec.mode.replicated
-            if (
-                task.slot
-                and replicas is not None
-                and task.slot > (1 if replicas.replicas is None else replicas.replicas)
-            ):
-                return f"{service.spec.name} was scaled down"
             return "it was told to stop"
         if self._lost_before(task, after):
             return f"{self._node(task.node_id)} was down, and another task took its place"

@@ -116,14 +116,14 @@ def _place_order(evidence: Evidence, place: Place) -> tuple[int, int, str]:
 
 
 def _summary(service: Service, tasks: Sequence[Task], now: float) -> tuple[str, ...]:
-    running = sum(t.live and t.status.state is TaskState.RUNNING for t in tasks)
+    running = len({place_of(t) for t in tasks if t.live and t.status.state is TaskState.RUNNING})
     if service.spec.mode.global_ is not None:
         found = [f"a global service: one task on each node that fits, {running} running"]
     else:
         found = [f"{running} of {counted(replicas_of(service), 'replica')} running"]
     status = service.update_status
     if status is not None and status.state not in ("completed", "rollback_completed"):
-        found.append(f"update {status.state.replace('_', ' ')}: {status.message}")
+        found.append(status.message or status.state.replace("_", " "))
     return tuple(found)
 
 
@@ -220,6 +220,10 @@ class _Teller:
         elif task.desired > TaskState.RUNNING:
             verdict = f"being stopped on {self._node(task.node_id)}" if task.placed else "given up"
             self.reasons.append(f"it leaves: {self.causes.of(task)}")
+            if self._state(task.node_id) is NodeState.DOWN:
+                self.reasons.append(
+                    f"{self._node(task.node_id)} is down: that it has stopped is seen when it is back"
+                )
         elif not task.placed:
             verdict = self._pending(task)
         elif task.status.state is TaskState.RUNNING:
@@ -315,9 +319,8 @@ class _Teller:
         self._note_choice(task)
         self._note_restarts(task)
         if self.service is not None and task.spec_version != self.service.spec_version and self._version(task):
-            self.reasons.append(
-                f"it runs {spec_words(task.spec_version)} of {spec_words(self.service.spec_version)}"
-            )
+            newest = self.service.spec_version
+            self.reasons.append(f"it runs {spec_words(task.spec_version)}, the service is at version {newest}")
         if not task.status.ready:
             self.reasons.append(f"it takes no traffic yet: {self._gate(task)}")
             return f"runs on {node}, not ready"

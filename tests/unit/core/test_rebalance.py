@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -244,6 +245,18 @@ def test_no_slot_is_ever_without_a_ready_task_and_all_ends_even(
     before = [(t.slot, t.node_id) for t in world.running()]
     world.pass_time(5)
     assert [(t.slot, t.node_id) for t in world.running()] == before
+
+
+def test_what_is_known_of_moves_survives_on_disk() -> None:
+    world = grown(4, more=1, parallelism=1, delay=SECOND)
+    world.rebalance()
+    seen = set()
+    for _ in range(4):
+        world.step()
+        for one in world.tasks():
+            assert msgspec.json.decode(msgspec.json.encode(one), type=Task) == one
+            seen |= {name for name in ("begun_at", "done_at") if one.rebalance and getattr(one.rebalance, name)}
+    assert seen == {"begun_at", "done_at"}
 
 
 def test_the_delay_is_kept_between_moves() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -292,6 +292,36 @@ def test_a_pending_stand_in_leaves_the_lost_task_as_it_is() -> None:
     assert any("n1 is down, and a task stands in for it" in r for r in story.reasons)
 
 
+def test_a_rebalance_is_told_while_it_waits_when_it_moves_and_after_it() -> None:
+    world = World(nodes=1)
+    world.create(make_spec(replicas=4))
+    world.settle()
+    world.add_node(2)
+    world.rebalance()
+    world.step()
+    old = {t.slot: t for t in world.tasks() if t.rebalance is not None}
+    assert "it waits to be moved to n2 by a rebalance" in told(world, 3).reasons
+    moving = why_task(evidence(world), old[4])
+    assert "it leaves for n2 as soon as another one is ready there, by a rebalance" in moving.reasons
+    world.settle()
+    assert any(
+        r.startswith("moved from n1 to n2") and r.endswith("moved to n2 by a rebalance")
+        for r in told(world, 4).reasons
+    )
+
+
+def test_a_rebalance_that_was_stopped_is_told_with_why() -> None:
+    world = World(nodes=1)
+    world.create(make_spec(replicas=2))
+    world.settle()
+    world.add_node(2)
+    world.broken_images.add("web:1")
+    world.rebalance()
+    world.settle()
+    story = why_service(evidence(world), world.service).places[1]
+    assert any(r.startswith("a rebalance was to move it to n2, and did not: its successor") for r in story.reasons)
+
+
 def test_an_update_is_told_as_the_cause_with_what_changed() -> None:
     world = World(nodes=1)
     world.create(make_spec(update=UpdateConfig(parallelism=1)))
@@ -346,8 +376,8 @@ def test_a_service_tells_of_all_its_slots_and_of_a_paused_update() -> None:
     world.pass_time(1)
     story = why_service(evidence(world), world.service)
     assert [p.place for p in story.places] == ["web.1", "web.2"]
-    assert any(line.startswith("update paused: ") for line in story.summary)
-    assert any("runs version 1 of the spec of" in r or "version 1" in r for r in story.places[1].reasons)
+    assert any(line.startswith("update paused due to") for line in story.summary)
+    assert any("it runs version 1 of the spec, the service is at version 2" in r for r in story.places[1].reasons)
 
 
 def test_a_large_service_is_told_without_a_look_at_all_nodes_for_each_task() -> None:
@@ -358,6 +388,7 @@ def test_a_large_service_is_told_without_a_look_at_all_nodes_for_each_task() -> 
     assert all(p.nodes == () and p.history == () for p in story.places)
 
 
+@settings(deadline=None)
 @given(
     steps=st.lists(
         st.sampled_from(["fail", "drain1", "back1", "lose2", "find2", "update", "scale", "time"]), max_size=8
