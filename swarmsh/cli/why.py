@@ -54,6 +54,8 @@ def place_lines(place: Json, *, alone: bool, told: set[str]) -> list[str]:
         lines += [f"    and {more} more nodes: --format json"] if more > 0 else []
     if place["fix"]:
         lines.append(f"    mend it: {place['fix']}")
+    if place["log"] and (alone or not place["ok"]):
+        lines += ["    last log lines:", *(f"        {line}" for line in place["log"])]
     if alone and place["history"]:
         lines.append("    what happened:")
         lines += [f"        {_moment_line(moment)}" for moment in place["history"]]

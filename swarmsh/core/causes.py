@@ -50,13 +50,13 @@ class Causes:
         """Why the task ended or leaves, in a few words; empty if it is to stay."""
         if task.rebalance is not None and task.rebalance.done_at is not None:
             return f"it was moved to {self._node(task.rebalance.node_id)} by a rebalance"
+        if task.status.state is TaskState.ORPHANED:
+            return "its node was removed from the cluster"
         if task.withdrawn is not None:
             name = self._node(task.node_id)
             return f"{name} no longer fits: {task.withdrawn}" if task.withdrawn else f"{name} was drained"
         if task.status.state in _BY_ITSELF:
             return _by_itself(task)
-        if task.status.state is TaskState.ORPHANED:
-            return "its node was removed from the cluster"
         if self.service is None:
             return "its service was removed"
         after = self.after(task)

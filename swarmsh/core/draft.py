@@ -41,6 +41,9 @@ class Draft:
     now: float
     history: int  # tasks kept for each place, the living one included
     on_node: Callable[[str], Iterable[Task]] = lambda node_id: ()
+    # Whether the node has been in touch with this process of the manager: what is known of others is from before.
+    met: Callable[[str], bool] = lambda node_id: True
+    since: float = 0.0  # before, nobody could have done anything: it counts for no deadline
     # A service with what its spec needs of the cluster; raises SwarmshError if that is not to be had.
     attach: Callable[[Service], Service] = lambda service: service
     tasks: dict[str, Task] = field(default_factory=dict)
@@ -60,9 +63,10 @@ class Draft:
     def of(
         cls, service: Service, tasks: Iterable[Task], nodes: Mapping[str, Node], ids: Iterator[str], now: float,
         history: int, on_node: Callable[[str], Iterable[Task]], attach: Callable[[Service], Service],
+        met: Callable[[str], bool], since: float,
     ) -> Draft:  # fmt: skip
         ordered = sorted(tasks, key=lambda t: (t.created_at, t.id))
-        draft = cls(service, nodes, ids, now, history, on_node, attach, {t.id: t for t in ordered})
+        draft = cls(service, nodes, ids, now, history, on_node, met, since, attach, {t.id: t for t in ordered})
         for task in ordered:
             draft._at.setdefault(place_of(task), {})[task.id] = task
         return draft
@@ -132,7 +136,7 @@ class Draft:
         node = self.nodes.get(task.node_id)
         if node is None or not task.live or not task.status.ready:
             return False
-        return node.status.state is NodeState.READY and not node.status.silent
+        return node.status.state is NodeState.READY and not node.status.silent and self.met(node.id)
 
     def down(self, task: Task) -> bool:
         node = self.nodes.get(task.node_id)

@@ -8,7 +8,7 @@ says of one node, with numbers and the way out, is in `filter_words`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import IPv4Network
@@ -40,24 +40,35 @@ class NodeLoad:
     tasks: int = 0
     tasks_of: Counter[str] = field(default_factory=Counter)  # service id -> tasks
     held_by: list[Task] = field(default_factory=list)  # the tasks that were here from the start
+    stay_of: Counter[str] = field(default_factory=Counter)  # as before, without those that leave for others
     shared: bool = False  # its underlay address is another node's as well, and therefore none
     egress_left: int | None = None  # tasks that can still get an egress address; None: not counted
 
     @classmethod
     def of(
-        cls, node: Node, tasks: Iterable[Task], *, shared: bool = False, egress_left: int | None = None
+        cls,
+        node: Node,
+        tasks: Iterable[Task],
+        *,
+        shared: bool = False,
+        egress_left: int | None = None,
+        leaving: Container[str] = (),
     ) -> NodeLoad:
-        """`tasks` are all that have not ended, those being stopped too: they hold their ports and memory."""
+        """`tasks` are all that have not ended, those being stopped too: they hold their ports and memory.
+
+        `leaving`: ids of those that will be stopped when others are ready.
+        """
         load = cls(node, Available.of(node.description), shared=shared, egress_left=egress_left)
         for task in tasks:
             load.held_by.append(task)
             load.available.take_task(task)
-            load._count(task.service_id, task.endpoint, active=task.desired <= TaskState.COMPLETE)
+            active = task.desired <= TaskState.COMPLETE
+            load._count(task.service_id, task.endpoint, active=active, stays=task.id not in leaving)
         return load
 
     def add(self, demand: Demand) -> tuple[GenericResource, ...]:
         """Put one task of `demand` here; returns the generic resources it is dealt. Only if `demand` fits."""
-        self._count(demand.service_id, demand.endpoint, active=True)
+        self._count(demand.service_id, demand.endpoint, active=True, stays=True)
         if demand.egress is not None and self.egress_left is not None:
             self.egress_left -= 1
         return self.available.take(demand.reservations)
@@ -66,12 +77,14 @@ class NodeLoad:
         """Count one task of the service less; what it holds is held on, for it leaves when another is ready."""
         self.tasks -= 1
         self.tasks_of[service_id] -= 1
+        self.stay_of[service_id] -= 1
 
-    def _count(self, service_id: str, endpoint: EndpointSpec | None, *, active: bool) -> None:
+    def _count(self, service_id: str, endpoint: EndpointSpec | None, *, active: bool, stays: bool) -> None:
         self.used_ports.update(host_ports(endpoint))
         if active:
             self.tasks += 1
             self.tasks_of[service_id] += 1
+            self.stay_of[service_id] += stays
 
 
 @dataclass(frozen=True)  # without slots: cached properties need a __dict__
@@ -158,10 +171,14 @@ def host_ports(endpoint: EndpointSpec | None) -> tuple[HostPort, ...]:
     )
 
 
+def takes_new(node: Node) -> bool:
+    """Whether a node is there, and may be given new tasks."""
+    return node.status.state is NodeState.READY and node.spec.availability is Availability.ACTIVE
+
+
 def _is_ready(demand: Demand, load: NodeLoad) -> bool:
     status = load.node.status
-    ready = status.state is NodeState.READY and not status.silent and not status.engine_hung
-    return ready and load.node.spec.availability is Availability.ACTIVE
+    return takes_new(load.node) and not status.silent and not status.engine_hung
 
 
 def _has_resources(demand: Demand, load: NodeLoad) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from swarmsh.core.draft import Draft
+from swarmsh.core.filters import takes_new
 from swarmsh.core.moves import unfit
 from swarmsh.core.scheduler import NO_LONGER_FITS, eligible
 from swarmsh.core.tasks import withdraw
 from swarmsh.model.objects import Node, Task
-from swarmsh.model.states import Availability, NodeState, TaskState
+from swarmsh.model.states import Availability, TaskState
 
 
 def fit_to_nodes(draft: Draft) -> None:
@@ -23,7 +24,7 @@ def fit_to_nodes(draft: Draft) -> None:
             _judge(draft, task, node, fits)
         here = draft.at(node.id)
         free = not here or here[-1].withdrawn is not None
-        if fits and free and _takes_new(node):
+        if fits and free and takes_new(node):
             # What was withdrawn may be stopping still.
             draft.add(node.id, desired=TaskState.READY if here else TaskState.RUNNING)
 
@@ -41,7 +42,3 @@ def _judge(draft: Draft, task: Task, node: Node, fits: bool) -> None:
         draft.put(withdraw(task, why))
     else:
         draft.wish(task, TaskState.REMOVE)
-
-
-def _takes_new(node: Node) -> bool:
-    return node.status.state is NodeState.READY and node.spec.availability is Availability.ACTIVE

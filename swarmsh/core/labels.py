@@ -46,6 +46,12 @@ LABELS: tuple[ServiceLabel, ...] = (
         "then are they placed elsewhere",
     ),
     ServiceLabel(
+        "swarmsh.deadline",
+        "a duration, 1s to 24h",
+        "10m",
+        "so long an update or a move to another node waits at most for a task that gets no further",
+    ),
+    ServiceLabel(
         "swarmsh.drain",
         "a duration, 0s to 1h",
         "the stop grace period",
@@ -87,6 +93,7 @@ def check_labels(labels: Mapping[str, str]) -> None:
     probe_of(labels)
     balancing_of(labels)
     drain_s(labels, 0.0)
+    deadline_s(labels)
     if labels.get("swarmsh.fence", "stop") != "stop":
         raise InvalidSpec(f"label swarmsh.fence: '{labels['swarmsh.fence']}' is not stop, its only value")
 
@@ -132,6 +139,11 @@ def balancing_of(labels: Mapping[str, str]) -> Balancing:
 def drain_s(labels: Mapping[str, str], default: float) -> float:
     """Seconds that the stop of a task waits at most for its connections. Raises InvalidSpec."""
     return _duration_s(labels, "swarmsh.drain", default, 0.0)
+
+
+def deadline_s(labels: Mapping[str, str]) -> float:
+    """Seconds after which a task that gets no further has failed its update. Raises InvalidSpec."""
+    return _duration_s(labels, "swarmsh.deadline", 600.0, 1.0, 24)
 
 
 def probe_of(labels: Mapping[str, str]) -> Probe | None:

@@ -1,7 +1,7 @@
 """Tasks that cannot stay where they are: their node is lost, drained, gone, or no longer fits.
 
 A task on a lost node and its stand-in are one transaction (design decision 8): if the node returns before the
-stand-in runs, the stand-in goes; otherwise the old task does.
+stand-in is ready, the stand-in goes; otherwise the old task does.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from swarmsh.core.draft import Draft
+from swarmsh.core.labels import deadline_s, fenced
+from swarmsh.core.overlap import refused
 from swarmsh.core.tasks import ended, withdraw
 from swarmsh.model.objects import Task
 from swarmsh.model.states import Availability, TaskState
@@ -20,10 +22,9 @@ def settle_stand_ins(draft: Draft) -> None:
         if not task.replaces or not task.live:
             continue
         old = draft.stood_in_for(task)
-        running = task.status.state is TaskState.RUNNING
         if old is None:
             draft.put(replace(task, replaces=""))
-        elif running:
+        elif draft.stands(task):
             draft.wish(old, TaskState.SHUTDOWN)
             draft.put(replace(task, replaces=""))
         elif not draft.down(old):
@@ -45,16 +46,16 @@ def replace_lost(draft: Draft) -> None:
 
 
 def drop_doubles(draft: Draft) -> None:
-    """Of several tasks of the specified version that run in one slot the oldest stays.
+    """Of several tasks of the specified version that run in one slot the oldest that is ready stays.
 
     That happens when a node returns after its task was given up for an update's sake.
     """
     for slot in draft.places():
         running = [t for t in draft.living(slot) if t.status.state is TaskState.RUNNING and not draft.outdated(t)]
-        # What moves is beside its successor until that is ready.
+        # What is to move is beside its successor until that is ready.
         running = [t for t in running if t.rebalance is None or not t.rebalance.wanted]
-        reachable = [t for t in running if not draft.lost(t)]
-        for task in reachable[1:]:
+        reachable = [t for t in running if not draft.lost(t) and t.moving_since is None]
+        for task in sorted(reachable, key=draft.stands, reverse=True)[1:]:
             draft.wish(task, TaskState.SHUTDOWN)
 
 
@@ -73,9 +74,20 @@ def leave_removed_nodes(draft: Draft) -> None:
 
 
 def leave_unfit_nodes(draft: Draft) -> None:
-    """Move tasks off drained nodes, and off active ones that no longer meet the task's placement or have room."""
+    """Move tasks off drained nodes, and off active ones that no longer meet the task's placement or have room.
+
+    What serves leaves a drained node when another one is ready in its slot; nowhere else for longer than needed.
+    """
     for task in draft.all():
-        if not draft.lost(task) and (why := unfit(draft, task)) is not None:
+        if draft.lost(task):
+            continue
+        why = unfit(draft, task)
+        if why is None:
+            if task.moving_since is not None and task.live:
+                _stay(draft, task)
+        elif why == "" and _serves(draft, task) and not fenced(draft.service.spec.labels):
+            _move(draft, task)
+        else:
             succeed(draft, task, why)
 
 
@@ -106,3 +118,44 @@ def succeed(draft: Draft, task: Task, why: str = "") -> None:
             replaces=stood_in_for.id if stood_in_for is not None else "",
             restarted_at=task.restarted_at,
         )
+
+
+def _serves(draft: Draft, task: Task) -> bool:
+    """As far as is known; of what was not heard of yet it is taken so."""
+    return task.status.ready or (task.placed and not draft.met(task.node_id))
+
+
+def _move(draft: Draft, task: Task) -> None:
+    """Have another one ready in the task's slot before it leaves.
+
+    It leaves at once where that cannot be: no node takes another one (a port of the node's own, max replicas, no
+    room), it ended for good, or it got nowhere until the deadline.
+    """
+    since = draft.now if task.moving_since is None else task.moving_since
+    draft.put(replace(task, moving_since=since))
+    others = [t for t in draft.living(task.slot) if t.id != task.id and not draft.lost(t)]
+    next_ones = [t for t in others if t.moving_since is None]
+    ended = [t for t in draft.at(task.slot) if t.created_at >= since and _ended_by_itself(t)]
+    until = max(since, draft.since) + deadline_s(draft.service.spec.labels)
+    draft.wake(until)
+    if not next_ones and not ended and until > draft.now:
+        draft.add(task.slot, restarted_at=task.restarted_at)
+        return
+    ready = any(draft.stands(t) for t in next_ones)
+    if ended and not next_ones:
+        draft.put(withdraw(draft.tasks[task.id], ""))
+    elif ready or any(refused(draft, t) for t in next_ones) or until <= draft.now:
+        succeed(draft, draft.tasks[task.id])
+
+
+def _ended_by_itself(task: Task) -> bool:
+    state = task.status.state
+    return task.withdrawn is None and state.terminal and state not in (TaskState.SHUTDOWN, TaskState.ORPHANED)
+
+
+def _stay(draft: Draft, task: Task) -> None:
+    """It need not leave after all; what was to come in its place and does not run yet goes."""
+    draft.put(replace(task, moving_since=None))
+    for other in draft.living(task.slot):
+        if other.id != task.id and not draft.outdated(other) and other.status.state < TaskState.RUNNING:
+            draft.wish(other, TaskState.REMOVE)

@@ -12,11 +12,12 @@ from swarmsh.core.draft import Draft, ServicePlan, place_of
 from swarmsh.core.global_mode import fit_to_nodes
 from swarmsh.core.labels import fenced
 from swarmsh.core.moves import drop_doubles, leave_removed_nodes, leave_unfit_nodes, replace_lost, settle_stand_ins
+from swarmsh.core.overlap import waits_for_old
 from swarmsh.core.relocate import rebalance
 from swarmsh.core.replicas import free_slots, surplus_slots
 from swarmsh.core.restart import carried_history, restart_delay_s, should_restart
 from swarmsh.core.tasks import ended, wish
-from swarmsh.core.update import judge_update, roll_update, updating
+from swarmsh.core.update import judge_update, order_of, progressing, roll_update
 from swarmsh.model.objects import Node, Service, Task
 from swarmsh.model.states import TaskState
 
@@ -30,14 +31,17 @@ def plan_service(
     history: int = 5,
     on_node: Callable[[str], Iterable[Task]] = lambda node_id: (),
     attach: Callable[[Service], Service] = lambda service: service,
+    met: Callable[[str], bool] = lambda node_id: True,
+    since: float = 0.0,
 ) -> ServicePlan:
     """Changes to a service's tasks; applied and planned again at the same `now`, nothing is left to do.
 
     `tasks` are all of the service's, `nodes` all of the cluster's by id, `ids` yields ids for new tasks.
     `on_node` gives all tasks of a node, those of other services too. `attach` gives a service that is rolled back
-    the VIPs and ports of its spec, and raises SwarmshError if they are not to be had any more.
+    the VIPs and ports of its spec, and raises SwarmshError if they are not to be had any more. `met` says of a
+    node whether it has been in touch with this process, which could do nothing before `since`: no deadline began.
     """
-    draft = Draft.of(service, tasks, nodes, ids, now, history, on_node, attach)
+    draft = Draft.of(service, tasks, nodes, ids, now, history, on_node, attach, met, since)
     judge_update(draft)
     leave_removed_nodes(draft)
     settle_stand_ins(draft)
@@ -80,12 +84,16 @@ def _restart(draft: Draft) -> None:
     for task in draft.all():
         if not task.status.state.terminal or task.desired > TaskState.RUNNING:
             continue
+        if task.start_after is not None and task.start_after > draft.now:
+            draft.wake(task.start_after)  # what ended while it was prepared had its own delay before it
+            continue
         draft.wish(task, TaskState.SHUTDOWN)
         place = place_of(task)
         stood_in_for = draft.stood_in_for(task)
-        others = [t for t in draft.living(place) if t is not stood_in_for]
-        if updating(draft.service) and not draft.outdated(task):
-            # Start-first: the old version still stands, and the new one is tried again beside it.
+        # What leaves as soon as this place has another task is none.
+        others = [t for t in draft.living(place) if t is not stood_in_for and t.moving_since is None]
+        if progressing(draft.service) and not draft.outdated(task):
+            # The old version still stands, and the new one is tried again beside it.
             others = [t for t in others if not draft.outdated(t)]
         if others or not should_restart(task, policy, version, draft.now):
             continue
@@ -117,6 +125,8 @@ def _let_go(draft: Draft) -> None:
             continue
         if task.start_after is not None and task.start_after > draft.now:
             draft.wake(task.start_after)
+            continue
+        if waits_for_old(draft, task, order_of(draft.service)):
             continue
         if not any(_still_there(draft, t) for t in draft.beside(task)):
             draft.wish(task, TaskState.RUNNING)

@@ -43,9 +43,10 @@ def plan_rebalance(snapshot: ClusterSnapshot, view: SchedulingView, services: It
 
     That holds unless room is short: what a task holds on its node is free only after it has left.
     """
+    services = sorted(services, key=lambda s: s.spec.name)
     skipped, weighed = [], []
-    scratch = SchedulingPass(view, set())
-    for service in sorted(services, key=lambda s: s.spec.name):
+    scratch = SchedulingPass(view, (), {s.id for s in services})
+    for service in services:
         why = immovable(service)
         if why:
             skipped.append((service.spec.name, why))

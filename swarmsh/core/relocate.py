@@ -12,14 +12,17 @@ from collections.abc import Iterable, Sequence
 from msgspec.structs import replace
 
 from swarmsh.core.draft import Draft
+from swarmsh.core.filters import takes_new
+from swarmsh.core.labels import deadline_s
 from swarmsh.core.moves import succeed
+from swarmsh.core.overlap import refused
 from swarmsh.core.rebalance import immovable
 from swarmsh.core.tasks import wish
+from swarmsh.core.words import duration_text
 from swarmsh.model.objects import Rebalance, Task
 from swarmsh.model.specs import UpdateConfig
 from swarmsh.model.states import Availability, NodeState, TaskState
 
-DEADLINE_S = 600.0
 MONITOR_NS = 5_000_000_000
 
 
@@ -58,7 +61,7 @@ def _begin(draft: Draft, task: Task) -> None:
     target = _mark(task).node_id
     draft.put(replace(task, rebalance=replace(_mark(task), begun_at=draft.now)))
     draft.add(task.slot, node_id=target, restarted_at=task.restarted_at)
-    draft.wake(draft.now + DEADLINE_S)
+    draft.wake(draft.now + deadline_s(draft.service.spec.labels))
 
 
 def _made_for(draft: Draft, task: Task) -> list[Task]:
@@ -106,22 +109,27 @@ def _hindrance(draft: Draft, wanted: Sequence[Task]) -> str:
 
 def _failure(draft: Draft, wanted: Sequence[Task]) -> str:
     """Why a task that was made for one of these does not come to serve."""
+    limit_s = deadline_s(draft.service.spec.labels)
     for task in wanted:
         made = _made_for(draft, task)
         if not made:
             continue
-        newest, name = made[-1], draft.nodes[_mark(task).node_id].spec.name
-        state, said = newest.status.state, newest.status.err or newest.status.message
-        if not newest.live:
-            return f"its successor {newest.id} on {name} ended ({state.word}): {said or 'it says nothing'}"
-        if not newest.placed and newest.status.err:
-            return f"{name} does not take it any more: {newest.status.err}"
-        until = (_mark(task).begun_at or 0.0) + DEADLINE_S
+        newest, target = made[-1], draft.nodes[_mark(task).node_id]
+        state, name = newest.status.state, target.spec.name
+        said = newest.status.err or newest.status.message or state.word
+        until = max(_mark(task).begun_at or 0.0, draft.since) + limit_s
         draft.wake(until)
-        if until <= draft.now and not draft.stands(newest):
-            return (
-                f"its successor {newest.id} on {name} was not ready within {DEADLINE_S:g} s: {said or state.word}"
-            )
+        if not newest.live:
+            return f"its successor {newest.id} on {name} ended ({state.word}): {said}"
+        if draft.stands(newest):
+            continue
+        # A node that was not heard of yet cannot tell what it takes.
+        if takes_new(target) and draft.met(target.id) and refused(draft, newest):
+            return f"{name} does not take it any more: {newest.status.err}"
+        if newest.late_at is not None:
+            return f"its successor {newest.id} on {name} was not ready in time: {said}"
+        if until <= draft.now:
+            return f"its successor {newest.id} on {name} was not ready within {duration_text(limit_s)}: {said}"
     return ""
 
 

@@ -7,7 +7,6 @@ from heapq import heapify, heappop, heappush
 from itertools import count, islice
 
 from swarmsh.model.objects import Task
-from swarmsh.model.states import TaskState
 
 
 def free_slots(wanted: int, occupied: Set[int]) -> tuple[int, ...]:
@@ -19,9 +18,9 @@ def free_slots(wanted: int, occupied: Set[int]) -> tuple[int, ...]:
 def surplus_slots(
     wanted: int, occupied: Mapping[int, Iterable[Task]], lost: Callable[[Task], bool]
 ) -> tuple[int, ...]:
-    """The slots to empty, in swarmkit's order: without a running task first, then from the fullest nodes.
+    """The slots to empty, in swarmkit's order: without a ready task first, then from the fullest nodes.
 
-    What is on a lost node does not count as running. Of equals the higher slot goes: low slots carry the
+    What is on a lost node does not count as ready. Of equals the higher slot goes: low slots carry the
     long-lived state of stateful services.
     """
     surplus = len(occupied) - wanted
@@ -44,6 +43,6 @@ def surplus_slots(
 
 
 def _home(tasks: Iterable[Task], lost: Callable[[Task], bool]) -> str:
-    """The node on which the slot runs; empty while it does not."""
-    running = (t for t in tasks if t.live and t.status.state is TaskState.RUNNING and not lost(t))
-    return next((t.node_id for t in running), "")
+    """The node on which the slot serves; empty while it does not."""
+    ready = (t for t in tasks if t.live and t.status.ready and not lost(t))
+    return next((t.node_id for t in ready), "")

@@ -46,11 +46,16 @@ def merge_report(task: Task, report: TaskReport, now: float) -> Task:
         ),
         ready=report.ready and not state.terminal,
         restarts=max(report.restarts, task.status.restarts),
+        log=report.log or task.status.log,
     )
-    since = task.running_since or (now if state is TaskState.RUNNING else None)
-    if status == task.status and since == task.running_since:
-        return task
-    return replace(task, status=status, running_since=since, updated_at=now)
+    seen = replace(
+        task,
+        status=status,
+        running_since=task.running_since or (now if state is TaskState.RUNNING else None),
+        ready_since=task.ready_since or (now if status.ready else None),
+        late_at=task.late_at or (now if report.late and task.ready_since is None else None),
+    )
+    return task if seen == task else replace(seen, updated_at=now)
 
 
 def merge_absence(task: Task, now: float) -> Task:

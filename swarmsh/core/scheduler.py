@@ -1,12 +1,13 @@
 """Which node each task goes to: filter, then spread; what finds no node is told why.
 
-Behaviour is swarmkit's (`manager/scheduler`), but for two things: ties are broken by node number, so that equal
-input gives an equal schedule, and tasks left on a lost node do not count for its branch of the spread.
+Behaviour is swarmkit's (`manager/scheduler`), but for three things: ties are broken by node number, so that equal
+input gives an equal schedule; tasks left on a lost node do not count for its branch of the spread; and where two
+tasks of a slot stand beside each other for a while, the spread counts the newer one only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from ipaddress import IPv4Network
 
 from msgspec import Struct
@@ -95,7 +96,7 @@ def schedule(pending: Sequence[Task], view: SchedulingView) -> Schedule:
     Tasks of one service and spec version are placed together. Every pending task is in exactly one of
     `assignments` and `refusals`.
     """
-    plan = SchedulingPass(view, {task.id for task in pending})
+    plan = SchedulingPass(view, pending)
     groups: dict[tuple[str, int], list[Task]] = {}
     for task in pending:
         if task.node_id:
@@ -120,7 +121,7 @@ def survey(task: Task, view: SchedulingView) -> list[Standing]:
 
     Refused ones are last, those nearest to fitting before the others.
     """
-    return SchedulingPass(view, {task.id}).survey(task)
+    return SchedulingPass(view, [task]).survey(task)
 
 
 def fits(
@@ -184,19 +185,37 @@ def _may_stay(task: Task, node: Node, placement: Placement | None, available: Av
     )
 
 
+def _leaving(placed: Iterable[Task], pending: Sequence[Task], services: Set[str]) -> set[str]:
+    """Of tasks of these services that share a slot, pending ones too, and are all wanted, all but the newest."""
+    newest: dict[tuple[str, int], Task] = {}
+    leaving = set()
+    wanted = (t for t in (*placed, *pending) if t.slot and t.live and t.service_id in services)
+    for task in sorted(wanted, key=lambda t: (t.created_at, t.id)):
+        before = newest.get((task.service_id, task.slot))
+        if before is not None and before.id != task.id:
+            leaving.add(before.id)
+        newest[task.service_id, task.slot] = task
+    return leaving
+
+
 class SchedulingPass:
     """One scheduling pass: loads that fill up while tasks are placed."""
 
-    def __init__(self, view: SchedulingView, pending: set[str]) -> None:
+    def __init__(self, view: SchedulingView, pending: Sequence[Task], services: Set[str] = frozenset()) -> None:
+        """`services`: ids of those to be weighed, besides those of the pending tasks."""
         self.view = view
+        waiting = {task.id for task in pending}
         self.result = Schedule(assignments={}, generic_resources={}, refusals={})
         addressed = underlays(view.nodes)
+        weighed = {*services, *(task.service_id for task in pending)}
+        leaving = _leaving((t for tasks in view.tasks.values() for t in tasks), pending, weighed)
         self.loads = {
             node.id: NodeLoad.of(
                 node,
-                (t for t in view.tasks.get(node.id, ()) if t.id not in pending),
+                (t for t in view.tasks.get(node.id, ()) if t.id not in waiting),
                 shared=node.id not in addressed and bool(underlay(node)),
                 egress_left=view.egress_left.get(node.id),
+                leaving=leaving,
             )
             for node in sorted(view.nodes, key=lambda node: (node.number, node.id))
         }
@@ -248,7 +267,7 @@ class SchedulingPass:
         tree = SpreadTree(demand.service_id, levels)
         for load in self.loads.values():
             if load.node.status.state is not NodeState.DOWN:
-                tree.count(load, load.tasks_of[demand.service_id])
+                tree.count(load, load.stay_of[demand.service_id])
             if refused_by(demand, load) is None:
                 tree.add(load, self._failures(load.node.id, demand.service_id, spec_version))
         return tree

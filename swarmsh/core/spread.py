@@ -25,7 +25,7 @@ class BranchRank(NamedTuple):
 
 
 class NodeRank(NamedTuple):
-    """Recent failures if they are many, tasks of the service, tasks in all, node number, node id."""
+    """Recent failures if they are many, tasks of the service that stay, all tasks, node number, node id."""
 
     failures: int
     tasks_of: int
@@ -110,7 +110,7 @@ class SpreadTree:
     def _node_rank(self, load: NodeLoad) -> NodeRank:
         node = load.node
         return NodeRank(
-            self._failures.get(node.id, 0), load.tasks_of[self._service_id], load.tasks, node.number, node.id
+            self._failures.get(node.id, 0), load.stay_of[self._service_id], load.tasks, node.number, node.id
         )
 
     def _path(self, load: NodeLoad) -> list[_Branch]:

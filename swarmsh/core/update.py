@@ -3,15 +3,22 @@
 All of it is worked out anew from the tasks and the update's start time, so an update goes on after the manager
 was killed. Rules are swarmkit's (`manager/orchestrator/update`): `parallelism` places at a time, `delay` after
 each, a task that ends by itself within `monitor` is a failure, and one more `monitor` passes after the last place.
+But a place is done when its new task is ready, and has failed when that is not ready in time, or gets no further.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from msgspec.structs import replace
 
+from swarmsh.core.container import stop_grace_s
 from swarmsh.core.difference import task_outdated
 from swarmsh.core.draft import Draft, Place
-from swarmsh.core.labels import fenced
+from swarmsh.core.failure import last_words, next_command, why_failed
+from swarmsh.core.filters import takes_new
+from swarmsh.core.labels import deadline_s, drain_s
+from swarmsh.core.overlap import make_way, replaced, stops_first
 from swarmsh.core.scheduler import violated
 from swarmsh.errors import SwarmshError
 from swarmsh.model.objects import Service, Task, UpdateStatus
@@ -19,11 +26,13 @@ from swarmsh.model.specs import ServiceSpec, UpdateConfig
 from swarmsh.model.states import TaskState
 
 DEFAULT_MONITOR_NS = 5_000_000_000
+IN_PROGRESS = "update in progress"
 # State of the update -> (state when it is through, state when it must stop, the word in its messages).
 _COURSES = {
     "updating": ("completed", "paused", "update"),
     "rollback_started": ("rollback_completed", "rollback_paused", "rollback"),
 }
+_DONE = tuple(done for done, _, _ in _COURSES.values())
 
 
 def judge_update(draft: Draft) -> None:
@@ -31,38 +40,175 @@ def judge_update(draft: Draft) -> None:
     status = draft.service.update_status
     if status is None or status.state not in _COURSES:
         return
-    config = _config(draft.service, status)
-    failed = _failures(draft, config, status.started_at or 0.0)
+    rollout = _Rollout.of(draft, status)
+    config = rollout.config
+    failed = rollout.failures()
     too_many = len(failed) / max(1, len(draft.places())) > config.max_failure_ratio
     if failed and too_many and config.failure_action != "continue":
-        _fail(draft, status, config, failed[0])
+        _fail(draft, status, config, *failed[0])
 
 
 def roll_update(draft: Draft) -> None:
     """Take the service's update one step on; without one, start it if any task is of another version."""
     _adopt_unchanged(draft)
     _retire_replaced(draft)
-    todo = _outdated_places(draft)
     status = draft.service.update_status
-    if status is None and todo:
-        status = UpdateStatus(state="updating", started_at=draft.now, message="update in progress")
+    # Its start may have been seen by a former process that could not write it any more; the spec's is on disk.
+    rollout = _Rollout.of(draft, status or UpdateStatus(state="updating", started_at=draft.service.updated_at))
+    todo = rollout.todo()
+    if status is None and (todo or any(all(replaced(draft, place)) for place in draft.places())):
+        status = replace(rollout.status, message=IN_PROGRESS)
         draft.put_service(replace(draft.service, update_status=status))
-    if status is None or status.state not in _COURSES:
-        # A paused update goes on only after another change of the spec, which clears its status.
+    if status is None:
         return
-    config = _config(draft.service, status)
-    started_at = status.started_at or 0.0
-    busy = [p for p in draft.places() if _busy(draft, p, config, started_at)]
-    budget = (config.parallelism or len(todo) + len(busy)) - len(busy)
+    if not progressing(draft.service):
+        # Paused: it goes on only after another change of the spec, which clears its status.
+        _drop_unstarted(draft)
+        return
+    busy = [p for p in draft.places() if rollout.busy(p)]
+    budget = (rollout.config.parallelism or len(todo) + len(busy)) - len(busy)
     for place in todo[: max(0, budget)]:
-        _replace(draft, place, config)
-    if not todo and not busy:
-        _complete_when_stable(draft, status, config, started_at)
+        _begin(draft, place, rollout.config.order)
+    for place in draft.places():
+        if hindrance := make_way(draft, place, rollout.config.order):
+            _note_fallback(draft, place, hindrance)
+    if updating(draft.service) and not todo and not busy:
+        _complete_when_stable(draft, rollout)
 
 
 def updating(service: Service) -> bool:
     """Whether an update or rollback is under way, neither paused nor done."""
     return service.update_status is not None and service.update_status.state in _COURSES
+
+
+def order_of(service: Service) -> str:
+    """The order in which its update, or its rollback, replaces tasks."""
+    return _config_of(service, service.update_status or UpdateStatus()).order
+
+
+def progressing(service: Service) -> bool:
+    """As `updating`, or it is done: what it left behind (on a node that was away) follows when it can."""
+    return service.update_status is not None and service.update_status.state in (*_COURSES, *_DONE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rollout:
+    """How far the update has come; what its tasks are is asked anew each time."""
+
+    draft: Draft
+    status: UpdateStatus
+    config: UpdateConfig
+    started_at: float
+    deadline_s: float
+
+    @classmethod
+    def of(cls, draft: Draft, status: UpdateStatus) -> _Rollout:
+        limit_s = deadline_s(draft.service.spec.labels)
+        return cls(draft, status, _config_of(draft.service, status), status.started_at or 0.0, limit_s)
+
+    def todo(self) -> list[Place]:
+        """Places that nothing of the specified version stands for yet; those where nothing serves first.
+
+        Each is begun once: what fails there is tried again as the restart policy says. A node that is away or
+        paused is waited for by nobody: its own (global) task is replaced when it takes one again.
+        """
+        found = [p for p in self.draft.places() if not self._away(p) and self._outdated(p)]
+        return sorted(found, key=lambda p: (self._serves(p), str(type(p)), p))
+
+    def _away(self, place: Place) -> bool:
+        node = self.draft.nodes.get(place) if isinstance(place, str) else None
+        return node is not None and not takes_new(node)
+
+    def _serves(self, place: Place) -> bool:
+        return any(self.draft.stands(t) for t in self.draft.living(place))
+
+    def _outdated(self, place: Place) -> bool:
+        draft = self.draft
+        tasks = draft.at(place)
+        stands = any(t.live and not draft.lost(t) and not draft.outdated(t) for t in tasks)
+        if stands or any(t.withdrawn is None for t in self._new(place)):
+            return False
+        # What is settled for good (no restart) counts by its newest task; else by what still lives.
+        # A place whose node is drained or fits no longer stays empty.
+        last = tasks[-1] if tasks[-1].withdrawn is None else None
+        return any(draft.outdated(t) for t in tasks if t.live or t is last)
+
+    def _new(self, place: Place) -> list[Task]:
+        """The place's tasks that this update made, oldest first; none that may be running on a lost node."""
+        version = self.draft.service.spec_version
+        made = [t for t in self.draft.at(place) if t.spec_version == version and t.created_at >= self.started_at]
+        return [t for t in made if not self.draft.lost(t)]
+
+    def done_at(self, place: Place) -> float | None:
+        """When the place was through: its first new task was ready, or known not to become so."""
+        return _done_at(self._new(place))
+
+    def busy(self, place: Place) -> bool:
+        """Whether one of the update's hands is on this place: not ready yet, or within the delay after it."""
+        draft, new = self.draft, self._new(place)
+        # What was not made by this update holds a hand too: no more places than that are ever without a task.
+        tasks = new or [t for t in draft.at(place) if not draft.outdated(t) and not draft.lost(t)]
+        if not tasks:
+            return False
+        done_at = _done_at(tasks)
+        if done_at is None:
+            return self.stuck(place) is None
+        until = done_at + self.config.delay / 1e9 if new else done_at
+        draft.wake(until)
+        return until > draft.now
+
+    def stuck(self, place: Place) -> Task | None:
+        """The new task of a place that got no further until the deadline. The end of old ones has its own time."""
+        draft, tasks = self.draft, self.draft.at(place)
+        labels = draft.service.spec.labels
+        stopping = [t for t in tasks if t.desired > TaskState.RUNNING and not t.status.state.terminal]
+        graces = [(g := stop_grace_s(t.spec)) + drain_s(labels, g) for t in stopping]
+        moved_at = max((max(t.created_at, t.status.since, t.start_after or 0.0) for t in tasks), default=0.0)
+        at = max(draft.since, moved_at) + self.deadline_s + max(graces, default=0.0)
+        draft.wake(at)
+        waiting = [t for t in replaced(draft, place)[1] if t.ready_since is None]
+        return waiting[-1] if waiting and at <= draft.now else None
+
+    def failures(self) -> list[tuple[Task, float | None]]:
+        """The first new task of each place that failed, and for how long it had got no further, if that is why."""
+        failed: list[tuple[Task, float | None]] = []
+        for place in self.draft.places():
+            new = self._new(place)
+            first = next((t for t in new if self._failed(t)), None)
+            if first is not None:
+                failed.append((first, None))
+            elif new and _done_at(new) is None and (stuck := self.stuck(place)) is not None:
+                failed.append((stuck, self.deadline_s))
+        return failed
+
+    def _failed(self, task: Task) -> bool:
+        """It was not ready in time, or ended by itself before it had been ready for `monitor`."""
+        if task.withdrawn is not None:
+            return False
+        if task.late_at is not None:
+            return True
+        early = task.ready_since is None or task.status.since - task.ready_since < self.monitor_s
+        by_itself = task.status.state.terminal and task.status.state not in (
+            TaskState.SHUTDOWN,
+            TaskState.ORPHANED,
+        )
+        return early and by_itself
+
+    @property
+    def monitor_s(self) -> float:
+        # 0 means the default: the API cannot tell it from an absent one.
+        return (self.config.monitor or DEFAULT_MONITOR_NS) / 1e9
+
+
+def _config_of(service: Service, status: UpdateStatus) -> UpdateConfig:
+    back = status.state.startswith("rollback")
+    config = service.spec.rollback_config if back else service.spec.update_config
+    return config or UpdateConfig(parallelism=1)
+
+
+def _done_at(tasks: list[Task]) -> float | None:
+    times = [t.ready_since or t.late_at or (t.status.since if t.status.state.terminal else None) for t in tasks]
+    return min((t for t in times if t is not None), default=None)
 
 
 def _adopt_unchanged(draft: Draft) -> None:
@@ -81,110 +227,59 @@ def _adopt_unchanged(draft: Draft) -> None:
             draft.put(replace(moved, spec_version=service.spec_version))
 
 
-def _outdated_places(draft: Draft) -> list[Place]:
-    """Places that nothing of the specified version stands for yet, lowest first."""
-    found: list[Place] = []
-    for place in draft.places():
-        tasks = draft.at(place)
-        stands = any(t.live and not draft.lost(t) and not draft.outdated(t) for t in tasks)
-        # What is settled for good (no restart) counts by its newest task; else by what still lives.
-        # A place whose node is drained or fits no longer stays empty.
-        last = tasks[-1] if tasks[-1].withdrawn is None else None
-        if not stands and any(draft.outdated(t) for t in tasks if t.live or t is last):
-            found.append(place)
-    return sorted(found, key=lambda p: (str(type(p)), p))
-
-
-def _config(service: Service, status: UpdateStatus) -> UpdateConfig:
-    rollback = status.state == "rollback_started"
-    config = service.spec.rollback_config if rollback else service.spec.update_config
-    return config or UpdateConfig(parallelism=1)
-
-
-def _new_tasks(draft: Draft, place: Place, started_at: float) -> list[Task]:
-    """The place's tasks that this update made, oldest first."""
-    version = draft.service.spec_version
-    return [t for t in draft.at(place) if t.spec_version == version and t.created_at >= started_at]
-
-
-def _done_at(tasks: list[Task]) -> float | None:
-    """When the place was through: its first new task ran, or ended."""
-    times = [t.running_since or t.status.since for t in tasks if t.running_since or t.status.state.terminal]
-    return min(times, default=None)
-
-
-def _busy(draft: Draft, place: Place, config: UpdateConfig, started_at: float) -> bool:
-    """Whether one of the update's hands is on this place: not running yet, or within the delay after it."""
-    tasks = [t for t in _new_tasks(draft, place, started_at) if not draft.lost(t)]
-    if not tasks:
-        return False
-    done_at = _done_at(tasks)
-    if done_at is None:
-        return True
-    until = done_at + config.delay / 1e9
-    draft.wake(until)
-    return until > draft.now
-
-
-def _failures(draft: Draft, config: UpdateConfig, started_at: float) -> list[Task]:
-    """The first new task of each place that ended by itself before it had run for `monitor`."""
-    failed = []
-    for place in draft.places():
-        for task in _new_tasks(draft, place, started_at):
-            ended_early = task.running_since is None or (
-                task.status.since - task.running_since < _monitor_s(config)
-            )
-            by_itself = task.status.state.terminal and task.status.state not in (
-                TaskState.SHUTDOWN,
-                TaskState.ORPHANED,
-            )
-            if by_itself and ended_early and task.withdrawn is None:
-                failed.append(task)
-                break
-    return failed
-
-
-def _monitor_s(config: UpdateConfig) -> float:
-    # 0 means the default: the API cannot tell it from an absent one.
-    return (config.monitor or DEFAULT_MONITOR_NS) / 1e9
-
-
-def _replace(draft: Draft, place: Place, config: UpdateConfig) -> None:
-    """Put a task of the new version in a place."""
-    old = draft.living(place)
-    # Start-first would run the slot twice.
-    if not old or (config.order == "start-first" and not fenced(draft.service.spec.labels)):
-        draft.add(place)
-        return
-    for task in old:
-        draft.wish(task, TaskState.SHUTDOWN)
-    draft.add(place, desired=TaskState.READY)
+def _begin(draft: Draft, place: Place, order: str) -> None:
+    """Put a task of the new version in a place; it waits where it has to."""
+    waits = stops_first(draft, order) and any(not t.status.state.terminal for t in draft.at(place))
+    draft.add(place, desired=TaskState.READY if waits else TaskState.RUNNING)
 
 
 def _retire_replaced(draft: Draft) -> None:
-    """Stop what is of another version in a place where the specified one runs."""
+    """Stop what is of another version in a place where the specified one is ready."""
     for place in draft.places():
         living = draft.living(place)
-        if any(t.status.state is TaskState.RUNNING and not draft.outdated(t) for t in living):
+        if any(draft.stands(t) and not draft.outdated(t) for t in living):
             for task in living:
                 if draft.outdated(task):
                     draft.wish(task, TaskState.SHUTDOWN)
 
 
-def _fail(draft: Draft, status: UpdateStatus, config: UpdateConfig, task: Task) -> None:
+def _drop_unstarted(draft: Draft) -> None:
+    """What a paused update only prepared goes: what it was to replace stays."""
+    for place in draft.places():
+        old, new = replaced(draft, place)
+        for task in new if old else ():
+            if task.desired is TaskState.READY and task.status.state < TaskState.STARTING:
+                draft.wish(task, TaskState.REMOVE)
+
+
+def _note_fallback(draft: Draft, place: Place, hindrance: str) -> None:
+    """Say once why the order of the update is not kept."""
+    status = draft.service.update_status
+    if status is not None and status.state == "updating" and status.message == IN_PROGRESS:
+        slot = f"{draft.service.spec.name}.{place}"
+        why = f"{slot} is stopped first, for it cannot run beside its successor: {hindrance}"
+        draft.put_service(replace(draft.service, update_status=replace(status, message=f"{IN_PROGRESS} ({why})")))
+
+
+def _fail(draft: Draft, status: UpdateStatus, config: UpdateConfig, task: Task, stuck_s: float | None) -> None:
     """Pause, or go back to the previous spec; a rollback is never rolled back."""
     _, stopped, word = _COURSES[status.state]
     because = f"due to failure or early termination of task {task.id}"
+    detail = why_failed(task, draft.nodes, stuck_s)
     service = draft.service
-    if config.failure_action == "rollback" and word == "update" and service.previous_spec is not None:
+    previous = service.previous_spec
+    if config.failure_action == "rollback" and word == "update" and previous is not None:
+        log = f" (last log line: {task.status.log[-1]})" if task.status.log else ""
         try:
-            draft.put_service(_rolled_back(draft, service.previous_spec, because))
+            # One line, for the docker CLI shows it within its progress.
+            draft.put_service(_rolled_back(draft, previous, f"{because}: {detail}{log}"))
             return
         except SwarmshError as e:  # its network was removed meanwhile, or its port is another service's
             because += f"; it cannot be rolled back: {e.message}"
-    draft.put_service(
-        replace(service, update_status=replace(status, state=stopped, message=f"{word} paused {because}"))
-    )
+    back = previous is not None and word == "update"
+    lines = (f"{word} paused {because}: {detail}", last_words(task), next_command(service.spec.name, back=back))
+    message = "\n".join(filter(None, lines))
+    draft.put_service(replace(service, update_status=replace(status, state=stopped, message=message)))
 
 
 def _rolled_back(draft: Draft, previous: ServiceSpec, because: str) -> Service:
@@ -201,16 +296,12 @@ def _rolled_back(draft: Draft, previous: ServiceSpec, because: str) -> Service:
     )
 
 
-def _complete_when_stable(draft: Draft, status: UpdateStatus, config: UpdateConfig, started_at: float) -> None:
-    done, _, word = _COURSES[status.state]
-    times = [_done_at(_new_tasks(draft, place, started_at)) for place in draft.places()]
-    stable_at = max((t for t in times if t is not None), default=started_at) + _monitor_s(config)
-    if any(t is not None for t in times) and stable_at > draft.now:
+def _complete_when_stable(draft: Draft, rollout: _Rollout) -> None:
+    done, _, word = _COURSES[rollout.status.state]
+    times = [at for place in draft.places() if (at := rollout.done_at(place)) is not None]
+    stable_at = max(times, default=rollout.started_at) + rollout.monitor_s
+    if times and stable_at > draft.now:
         draft.wake(stable_at)
         return
-    draft.put_service(
-        replace(
-            draft.service,
-            update_status=replace(status, state=done, completed_at=draft.now, message=f"{word} completed"),
-        )
-    )
+    status = replace(rollout.status, state=done, completed_at=draft.now, message=f"{word} completed")
+    draft.put_service(replace(draft.service, update_status=status))

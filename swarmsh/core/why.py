@@ -44,6 +44,7 @@ class PlaceStory(Struct, frozen=True, kw_only=True):
     reasons: tuple[str, ...] = ()
     fix: str = ""
     nodes: tuple[NodeStory, ...] = ()
+    log: tuple[str, ...] = ()  # the last lines of the newest task here that failed or was not ready in time
     history: tuple[Moment, ...] = ()  # oldest first
 
 
@@ -176,6 +177,7 @@ class _Teller:
             reasons=tuple(self.reasons),
             fix=self.fix,
             nodes=self.seen,
+            log=next((t.status.log for t in reversed(self.here) if t.status.log), ()),
             history=history,
         )
 
@@ -315,12 +317,14 @@ class _Teller:
     def _running(self, task: Task) -> str:
         node = self._node(task.node_id)
         self._note_node(task)
-        self._note_rebalance(task)
+        self._note_move(task)
         self._note_choice(task)
         self._note_restarts(task)
         if self.service is not None and task.spec_version != self.service.spec_version and self._version(task):
             newest = self.service.spec_version
             self.reasons.append(f"it runs {spec_words(task.spec_version)}, the service is at version {newest}")
+        if task.late_at is not None and not task.status.ready:
+            self.reasons.append(f"it was not ready in time: {task.status.message}")
         if not task.status.ready:
             self.reasons.append(f"it takes no traffic yet: {self._gate(task)}")
             return f"runs on {node}, not ready"
@@ -342,7 +346,11 @@ class _Teller:
             times = counted(task.status.restarts, "time")
             self.reasons.append(f"its node restarted it {times} while no manager was in touch")
 
-    def _note_rebalance(self, task: Task) -> None:
+    def _note_move(self, task: Task) -> None:
+        if task.moving_since is not None:
+            self.reasons.append(
+                f"it leaves {self._node(task.node_id)} as soon as another one is ready in its place"
+            )
         if task.rebalance is None or task.rebalance.done_at is not None:
             return
         to = self._node(task.rebalance.node_id)

@@ -39,3 +39,10 @@ def size_words(count: float) -> str:
             break
         count /= 1024
     return f"{count:.4g}{unit}"
+
+
+def duration_text(seconds: float) -> str:
+    """A duration as people write it, to the second: `10m`, `1m30s`, `45s`."""
+    whole = round(seconds)
+    parts = ((whole // 3600, "h"), (whole % 3600 // 60, "m"), (whole % 60, "s"))
+    return "".join(f"{number}{unit}" for number, unit in parts if number) or "0s"

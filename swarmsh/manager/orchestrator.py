@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -35,6 +35,9 @@ class Orchestrator:
     store: Store
     clock: Clock
     ids: IdSource
+    # Whether a node has been in touch with this process: what is known of others may be long out of date.
+    met: Callable[[str], bool] = lambda node_id: True
+    _awake_since: float = 0.0  # this process could do nothing before: it started then, or stood still until then
     _services: set[str] = field(default_factory=set)
     _pending: bool = True
     _wake_at: dict[str, float] = field(default_factory=dict)  # by service
@@ -43,6 +46,13 @@ class Orchestrator:
     _due: asyncio.Event = field(default_factory=asyncio.Event)
     # (node, service, spec version) -> when its tasks failed there, for the scheduler's ranking.
     _failures: dict[tuple[str, str, int], list[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.woke()
+
+    def woke(self) -> None:
+        """The process has stood still until now: deadlines run from here."""
+        self._awake_since = self.clock.now()
 
     def touch(self, dirt: Dirt) -> None:
         """Look at these services, and at unplaced tasks, in the next pass."""
@@ -167,7 +177,8 @@ class Orchestrator:
             if service is None:
                 return plan_removed_service(tasks, view.nodes)
             return plan_service(
-                service, tasks, view.nodes, ids, now, history, view.tasks_of_node, lambda s: attached(s, allocator)
+                *(service, tasks, view.nodes, ids, now, history, view.tasks_of_node),
+                *(lambda s: attached(s, allocator), self.met, self._awake_since),
             )
         except Exception:
             log.exception("plan_failed service=%s", service_id)

@@ -117,6 +117,8 @@ class TaskReport(Message, kw_only=True):
     exit_code: int | None = None
     ports: tuple[BoundPort, ...] = ()
     ready: bool = False
+    late: bool = False  # not ready although the time for that is over
+    log: tuple[str, ...] = ()  # its last lines, of a container that failed or is late
     restarts: int = 0
 
 

@@ -127,6 +127,7 @@ class TaskStatus(Record):
     ports: tuple[PortConfig, ...] = ()  # what the Engine really bound (host mode)
     ready: bool = False  # takes traffic (design decision 6); RUNNING alone is Docker's word
     restarts: int = 0  # restarts on the node while no manager held its lease
+    log: tuple[str, ...] = ()  # the container's last lines, where it failed or was not ready in time
 
 
 class TaskAddress(Record):
@@ -181,9 +182,14 @@ class Task(Record, kw_only=True):
     # Why the manager took it off its node, if it did: empty for a drained node, else it ends as REJECTED with this
     # as its error. Its place is free again, whatever the restart policy says.
     withdrawn: str | None = None
-    # When it was first seen RUNNING; the monitor period of an update counts from here.
+    # When it was first seen RUNNING, and when first ready: the monitor period of an update counts from there.
     running_since: float | None = None
-    # Somebody asked for it to be moved; otherwise what runs stays where it is.
+    ready_since: float | None = None
+    # When it was first said not to be ready in time, if it was not ready before.
+    late_at: float | None = None
+    # Since when it is to leave its node as soon as another one is ready in its slot.
+    moving_since: float | None = None
+    # The same, because somebody asked for it: nothing is wrong with its node.
     rebalance: Rebalance | None = None
     # Allocated when its node is known: overlays, and the network of that node which leads outside and to the mesh.
     addresses: tuple[TaskAddress, ...] = ()

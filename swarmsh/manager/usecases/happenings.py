@@ -12,6 +12,8 @@ def service_event(action: str, service: Service, now: float, before: Service | N
         _note(attributes, "replicas", _replicas(before), _replicas(service))
         _note(attributes, "image", _image(before), _image(service))
         _note(attributes, "updatestate", _update_state(before), _update_state(service))
+        if service.update_status is not None and service.update_status.message != _update_message(before):
+            attributes["message"] = service.update_status.message
     return Event(time=now, type="service", action=action, id=service.id, attributes=attributes)
 
 
@@ -46,3 +48,7 @@ def _image(service: Service) -> str:
 
 def _update_state(service: Service) -> str:
     return service.update_status.state if service.update_status is not None else ""
+
+
+def _update_message(service: Service) -> str:
+    return service.update_status.message if service.update_status is not None else ""

@@ -33,6 +33,7 @@ def place(name: str, **more: Any) -> dict[str, Any]:
         "reasons": [],
         "fix": "n2: Free it",
         "nodes": [REFUSED],
+        "log": [],
         "history": [{"at": "2026-11-22T10:00:00Z", "what": "task made", "task": "task1", "node": ""}],
     } | more
 
@@ -72,6 +73,16 @@ def test_a_place_is_told_with_its_nodes_and_what_happened(manager: Recorder, cli
     ]
     assert lines[3] == "    what happened:"
     assert "task1" in lines[4] and lines[4].endswith("task made")
+
+
+def test_the_last_lines_of_one_that_failed_are_shown(manager: Recorder, cli: Cli) -> None:
+    found = place("web.1", nodes=[], log=["no such file", "bye"], history=[])
+    manager.on("GET", "/swarmsh/why/web.1", {"summary": [], "places": [found]})
+    assert cli("why", "web.1").out.splitlines()[-3:] == [
+        "    last log lines:",
+        "        no such file",
+        "        bye",
+    ]
 
 
 def test_an_unknown_name_is_an_error(manager: Recorder, cli: Cli) -> None:

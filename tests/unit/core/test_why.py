@@ -266,6 +266,15 @@ def test_a_drained_nodes_task_tells_that_it_moved_and_from_where() -> None:
     assert any(r.startswith("moved from n1 to n2") and r.endswith("n1 was drained") for r in story.reasons)
 
 
+def test_a_removed_nodes_task_tells_that() -> None:
+    world = World(nodes=2)
+    world.create(make_spec())
+    world.settle()
+    world.remove_node(1)
+    world.settle()
+    assert any(r.endswith("its node was removed from the cluster") for r in told(world, 1).reasons)
+
+
 def test_a_lost_nodes_task_tells_of_its_stand_in_and_later_that_the_node_was_down() -> None:
     world = World(nodes=2)
     world.create(make_spec())
@@ -319,6 +328,7 @@ def test_a_rebalance_that_was_stopped_is_told_with_why() -> None:
     world.rebalance()
     world.settle()
     story = why_service(evidence(world), world.service).places[1]
+    assert story.log[-1] == "line 10"
     assert any(r.startswith("a rebalance was to move it to n2, and did not: its successor") for r in story.reasons)
 
 

@@ -8,6 +8,7 @@ from itertools import count
 from msgspec.structs import replace
 
 from swarmsh.core.container import ensure_action
+from swarmsh.core.difference import template_changed
 from swarmsh.core.node_plan import plan_node
 from swarmsh.core.rebalance import plan_rebalance
 from swarmsh.core.reports import merge_full_report
@@ -33,6 +34,7 @@ from swarmsh.model.specs import (
 from swarmsh.model.states import Availability, NodeState, TaskState
 
 SECOND = 1_000_000_000
+READY_LIMIT_S = 60.0  # of the helper
 
 
 def make_node(number: int, *, state: NodeState = NodeState.READY, labels: dict[str, str] | None = None) -> Node:
@@ -107,28 +109,50 @@ class World:
         self.reports: dict[str, NodeReport] = {n: NodeReport() for n in self.snapshot.nodes}
         self.cut: set[str] = set()  # nodes that cannot be told or heard
         self.broken_images: set[str] = set()  # containers of these exit at once
+        self.missing_images: set[str] = set()  # those cannot be had
+        self.ready_after: dict[str, float] = {}  # image -> seconds; 0 if it is not there
+        self.start_delay_s = 0.0  # of making a container, and of starting it
+        self._due: dict[tuple[str, str], float] = {}  # (task, what is to come of it) -> when
+        self._started: dict[str, float] = {}  # containers that run -> since when
         self._ids = _Ids()
+        self._met: set[str] = set(self.snapshot.nodes)
+        self._durable = self.snapshot  # what another process would find on disk
+        self._flushed_at = self.now  # what was seen earlier is there too
         self.restart_manager()
 
-    def restart_manager(self) -> None:
-        """Kill the manager and start another one."""
-        self.orchestrator = Orchestrator(_NoStore(), _Clock(self), self._ids)
+    def restart_manager(self, *, lose_seen: bool = False) -> None:
+        """Kill the manager and start another one.
+
+        `lose_seen`: what was seen just now is not on disk. The new one meets each node in the next
+        step, and learns from it what it holds.
+        """
+        if lose_seen and self._flushed_at == self.now:
+            self.snapshot = self._durable
+        self._met = set()
+        self.orchestrator = Orchestrator(_NoStore(), _Clock(self), self._ids, met=lambda n: n in self._met)
 
     # --- what users and faults do ---
     def create(self, spec: ServiceSpec) -> None:
         service = Service(id="svc", version=1, created_at=self.now, updated_at=self.now, spec=spec)
-        self._apply(Changes(put_services=(service,)))
+        self._apply(Changes(put_services=(service,)), durable=True)
 
     def update(self, spec: ServiceSpec) -> None:
         old = self.service
-        version = old.spec_version + (spec.task_template != old.spec.task_template)
-        status = None if version != old.spec_version else old.update_status
+        version = old.spec_version + template_changed(old.spec, spec)
         self._apply(
             Changes(
                 put_services=(
-                    replace(old, spec=spec, previous_spec=old.spec, spec_version=version, update_status=status),
+                    replace(
+                        old,
+                        spec=spec,
+                        previous_spec=old.spec,
+                        spec_version=version,
+                        update_status=None,
+                        updated_at=self.now,
+                    ),
                 )
-            )
+            ),
+            durable=True,
         )
 
     def rebalance(self) -> int:
@@ -136,12 +160,12 @@ class World:
         view = SchedulingView.of(self.snapshot, self.now)
         plan = plan_rebalance(self.snapshot, view, [self.service])
         put = [replace(m.task, rebalance=Rebalance(node_id=m.to_node, asked_at=self.now)) for m in plan.moves]
-        self._apply(Changes(put_tasks=tuple(put)))
+        self._apply(Changes(put_tasks=tuple(put)), durable=True)
         return len(put)
 
     def remove(self) -> None:
         tasks = tuple(replace(t, desired=TaskState.REMOVE) for t in self.tasks())
-        self._apply(Changes(delete_services=("svc",), put_tasks=tasks))
+        self._apply(Changes(delete_services=("svc",), put_tasks=tasks), durable=True)
 
     def set_node(
         self, number: int, *, state: NodeState | None = None, availability: Availability | None = None
@@ -153,7 +177,7 @@ class World:
             lost_at = self.now if state is NodeState.DOWN else None
             status = NodeStatus(state=state, since=self.now, unseen_since=lost_at, heard_at=lost_at or 0.0)
             node = replace(node, status=status)
-        self._apply(Changes(put_nodes=(node,)))
+        self._apply(Changes(put_nodes=(node,)), durable=True)
 
     def change_node(
         self, number: int, *, labels: dict[str, str] | None = None, memory_bytes: int | None = None
@@ -163,7 +187,7 @@ class World:
             node = replace(node, spec=replace(node.spec, labels=labels))
         if memory_bytes is not None:
             node = replace(node, description=replace(node.description, memory_bytes=memory_bytes))
-        self._apply(Changes(put_nodes=(node,)))
+        self._apply(Changes(put_nodes=(node,)), durable=True)
 
     def add_node(self, number: int) -> None:
         self.reports[f"node{number}"] = NodeReport()
@@ -189,6 +213,7 @@ class World:
         """The node answers again: its report and its state arrive together."""
         node_id = f"node{number}"
         self.cut.discard(node_id)
+        self._met.add(node_id)
         self._merge(node_id, connected=True)
         self.set_node(number, state=NodeState.READY)
 
@@ -210,6 +235,11 @@ class World:
     def running(self) -> list[Task]:
         return [t for t in self.tasks() if t.live and t.status.state is TaskState.RUNNING]
 
+    def ready(self) -> list[Task]:
+        """Tasks that take connections: wanted, and ready on a node in truth."""
+        ready = {i for report in self.reports.values() for i, t in report.tasks.items() if t.ready}
+        return [t for t in self.tasks() if t.live and t.id in ready]
+
     def containers(self) -> list[str]:
         """Task ids of all containers that run anywhere."""
         return [i for r in self.reports.values() for i, t in r.tasks.items() if t.state == "running"]
@@ -218,16 +248,20 @@ class World:
     def step(self) -> bool:
         """One pass of the manager and of each node; whether anything changed."""
         before = self.snapshot
+        self.decide()
+        for node_id in sorted(self.snapshot.nodes):
+            if node_id not in self.cut:
+                self.work(node_id)
+        return self.snapshot is not before
+
+    def decide(self) -> None:
+        """One pass of the manager."""
         progressed: list[Service] = []
         changes = self.orchestrator._decide(self.snapshot, {"svc"}, True, self.now, progressed)
         if changes:
-            self._apply(changes)
+            self._apply(changes, durable=True)
         if progressed:
             self._apply(Changes(put_services=tuple(progressed)))
-        for node_id in sorted(self.snapshot.nodes):
-            if node_id not in self.cut:
-                self._work(node_id)
-        return self.snapshot is not before
 
     def settle(self) -> None:
         for _ in range(200):
@@ -243,27 +277,25 @@ class World:
             self.now = min(end, self.now + 0.5)
             self.settle()
 
-    def _work(self, node_id: str) -> None:
+    def work(self, node_id: str) -> None:
+        """Let one node do what it is told, and say what came of it."""
+        if node_id not in self._met:
+            self._met.add(node_id)
+            self._merge(node_id, connected=True)
         node = self.snapshot.nodes[node_id]
-        report = self.reports[node_id]
-        tasks = dict(report.tasks)
         actions = plan_node(
             self.snapshot.tasks_of_node(node_id),
-            report,
+            self.reports[node_id],
             {},
             self.snapshot.index,
             lambda t, desired: ensure_action(t, node, "cluster", desired),
             self.snapshot.services,
         )
+        tasks = dict(self.reports[node_id].tasks)
         for action in actions:
             match action:
                 case EnsureTask():
-                    state = "running" if action.desired == "running" else "ready"
-                    if state == "running" and action.image in self.broken_images:
-                        state = "failed"
-                    tasks[action.task_id] = TaskReport(
-                        task_id=action.task_id, index=action.index, state=state, ready=state == "running"
-                    )
+                    tasks[action.task_id] = self._ensured(action, tasks.get(action.task_id))
                 case StopTask():
                     known = tasks.get(action.task_id)
                     tasks[action.task_id] = (
@@ -273,8 +305,40 @@ class World:
                     )
                 case RemoveTask():
                     del tasks[action.task_id]
-        self.reports[node_id] = replace(report, tasks=tasks)
+        tasks = {i: self._grown(i, report) for i, report in tasks.items()}
+        self.reports[node_id] = replace(self.reports[node_id], tasks=tasks)
         self._merge(node_id)
+
+    def _ensured(self, action: EnsureTask, known: TaskReport | None) -> TaskReport:
+        """The container one stage further, if the time for that has come."""
+        stage = "running" if action.desired == "running" and known is not None else "ready"
+        if known is None and action.desired == "running" and not self.start_delay_s:
+            stage = "running"
+        due = self._due.setdefault((action.task_id, stage), self.now + self.start_delay_s)
+        before = known or TaskReport(task_id=action.task_id, index=action.index, state="preparing")
+        if due > self.now:
+            return before
+        if action.image in self.missing_images:
+            return replace(before, state="rejected", err=f"No such image: {action.image}")
+        if stage == "running" and action.image in self.broken_images:
+            log = tuple(f"line {n}" for n in range(1, 11))
+            return replace(before, state="failed", err="task: non-zero exit (1)", exit_code=1, log=log)
+        if stage == "running":
+            self._started[action.task_id] = self.now
+        return replace(before, state=stage)
+
+    def _grown(self, task_id: str, report: TaskReport) -> TaskReport:
+        """What runs becomes ready in its time, or is late."""
+        if report.state != "running" or report.ready:
+            return report
+        task = self.snapshot.tasks[task_id]
+        image = task.spec.container_spec.image if task.spec.container_spec else ""
+        ran_s = self.now - self._started[task_id]
+        if ran_s >= self.ready_after.get(image, 0.0):
+            return replace(report, ready=True)
+        if ran_s >= READY_LIMIT_S:
+            return replace(report, late=True, message="started, but not ready after 60 s: port 80")
+        return report
 
     def _merge(self, node_id: str, *, connected: bool = False) -> None:
         """Take over what a node says; only at the start of a session is what it does not say a fact too."""
@@ -286,7 +350,9 @@ class World:
         if merged:
             self._apply(Changes(put_tasks=merged))
 
-    def _apply(self, changes: Changes) -> None:
+    def _apply(self, changes: Changes, *, durable: bool = False) -> None:
+        if self.now > self._flushed_at:
+            self._durable, self._flushed_at = self.snapshot, self.now
         for task in changes.put_tasks:
             old = self.snapshot.tasks.get(task.id)
             if old is not None:
@@ -294,12 +360,13 @@ class World:
                 assert task.status.state >= old.status.state, "an observed state fell"
         self.orchestrator.note_failures(self.snapshot, changes.put_tasks)
         self.snapshot = self.snapshot.apply(changes, self.snapshot.index + 1)
+        if durable:
+            self._durable = self.snapshot
 
 
 def _ended(report: TaskReport, state: str) -> TaskReport:
-    return (
-        report if report.state in ("failed", "complete", "shutdown") else replace(report, state=state, ready=False)
-    )
+    ended = ("failed", "complete", "shutdown", "rejected")
+    return report if report.state in ended else replace(report, state=state, ready=False)
 
 
 class _NoStore:
