@@ -69,7 +69,7 @@ def immovable(service: Service) -> str:
     mode = service.spec.mode
     if mode.global_ is not None:
         return "it is global: each node that fits has its task"
-    if mode.replicated is None and (mode.replicated_job is not None or mode.global_job is not None):
+    if mode.is_job:
         return "it is a job: its tasks end by themselves"
     if fenced(service.spec.labels):
         return "swarmsh.fence=stop: no slot may run twice, so none can be ready elsewhere first"

@@ -74,7 +74,7 @@ def why_service(evidence: Evidence, service: Service) -> ServiceStory:
     }
     if service.spec.mode.global_ is not None:
         places |= {n.id for n in evidence.snapshot.nodes.values()}
-    else:
+    elif not service.spec.mode.is_job:
         places |= set(range(1, replicas_of(service) + 1))
     ordered = sorted(places, key=lambda p: _place_order(evidence, p))
     brief = len(ordered) > MOST_PLACED
@@ -99,6 +99,11 @@ def why_task(evidence: Evidence, task: Task) -> PlaceStory:
     return _Teller(evidence, service, task.service_name, tasks, place_of(task), asked=task.id).story()
 
 
+def number_of(service: Service | None, slot: int) -> int:
+    """A slot as clients know it: those of jobs are counted from 0, as in Docker."""
+    return slot - 1 if service is not None and service.spec.mode.is_job else slot
+
+
 def replicas_of(service: Service) -> int:
     """Of a replicated service."""
     mode = service.spec.mode.replicated
@@ -118,7 +123,9 @@ def _place_order(evidence: Evidence, place: Place) -> tuple[int, int, str]:
 
 def _summary(service: Service, tasks: Sequence[Task], now: float) -> tuple[str, ...]:
     running = len({place_of(t) for t in tasks if t.live and t.status.state is TaskState.RUNNING})
-    if service.spec.mode.global_ is not None:
+    if service.spec.mode.is_job:
+        found = [f"a job: {counted(running, 'task')} running"]
+    elif service.spec.mode.global_ is not None:
         found = [f"a global service: one task on each node that fits, {running} running"]
     else:
         found = [f"{running} of {counted(replicas_of(service), 'replica')} running"]
@@ -145,7 +152,7 @@ class _Teller:
         self.evidence, self.service, self.place, self.brief = evidence, service, place, brief
         self.nodes = evidence.snapshot.nodes
         self.here = [t for t in tasks if place_of(t) == place]
-        self.name = f"{name}.{place if isinstance(place, int) else self._node(place)}"
+        self.name = f"{name}.{number_of(service, place) if isinstance(place, int) else self._node(place)}"
         self.causes = Causes(self.nodes, service, self.here, evidence.events)
         live = [t for t in self.here if t.live]
         self.task = next((t for t in self.here if t.id == asked), None)
@@ -190,6 +197,8 @@ class _Teller:
         service = self.service
         if service is None:
             return "there is none: its service was removed"
+        if service.spec.mode.is_job:
+            return "there is none: no run of the job has it"
         if isinstance(self.place, int):
             wanted = replicas_of(service)
             if self.place <= wanted:
@@ -386,11 +395,13 @@ class _Teller:
         if live:
             self.reasons.append(f"{live[-1].id} stands in its place")
             return f"ended{node}: {cause}"
-        if self.service is not None and task is self.here[-1]:
+        if self.service is not None and self.service.spec.mode.is_job:
+            self.ok = task.status.state is TaskState.COMPLETE
+        elif self.service is not None and task is self.here[-1]:
             self.reasons.append(self._given_up(self.service, task))
             again = f"swarmsh service update --force {self.service.spec.name}"
             self.fix = f"`swarmsh service logs {self.name}`, then `{again}`"
-        return f"ended{node}, not followed: {cause}"
+        return f"ended{node}, not followed: {cause}" if not self.ok else f"ended{node}: {cause}"
 
     def _given_up(self, service: Service, task: Task) -> str:
         """Why the restart policy makes no further task."""

@@ -270,6 +270,11 @@ class ServiceMode(Record):
     replicated_job: ReplicatedJobMode | None = None
     global_job: GlobalJobMode | None = None
 
+    @property
+    def is_job(self) -> bool:
+        """Its tasks run to their end, and are done then."""
+        return self.replicated_job is not None or self.global_job is not None
+
 
 class UpdateConfig(Record):
     parallelism: int = always(0)

@@ -67,7 +67,9 @@ def _place(snapshot: ClusterSnapshot, service: Service, text: str) -> Place | No
     """A slot or, of a global service, a node; None if the text can only be a task's id. Raises NotFound."""
     if service.spec.mode.global_ is None:
         # A task's id may consist of digits alone, but not of so few.
-        return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 and int(text) else None
+        if not (text.isascii() and text.isdecimal() and len(text) < 10):
+            return None
+        return int(text) + (1 if service.spec.mode.is_job else 0) or None
     if text in snapshot.tasks:
         return None
     try:

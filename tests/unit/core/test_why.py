@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from swarmsh.core.filters import FILTERS, Demand, NodeLoad, refusals
 from swarmsh.core.scheduler import SchedulingView, schedule, survey
 from swarmsh.core.why import MOST_PLACED, Evidence, PlaceStory, why_place, why_service, why_task
-from swarmsh.model.objects import Event, Node, Task
+from swarmsh.model.objects import Event, Node, Service, Task
+from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.specs import (
     Driver,
     HealthConfig,
@@ -18,10 +19,12 @@ from swarmsh.model.specs import (
     NetworkAttachment,
     Placement,
     Platform,
+    ReplicatedJobMode,
+    ServiceMode,
     UpdateConfig,
     VolumeOptions,
 )
-from swarmsh.model.states import Availability, NodeState
+from swarmsh.model.states import Availability, NodeState, TaskState
 from tests.fakes.objects import a_network
 from tests.unit.core.samples import GIB, counted, host_port, node, reserving, spread, task, task_spec
 from tests.unit.core.world import World, make_spec
@@ -388,6 +391,20 @@ def test_a_service_tells_of_all_its_slots_and_of_a_paused_update() -> None:
     assert [p.place for p in story.places] == ["web.1", "web.2"]
     assert any(line.startswith("update paused due to") for line in story.summary)
     assert any("it runs version 1 of the spec, the service is at version 2" in r for r in story.places[1].reasons)
+
+
+def test_jobs_are_told_by_the_tasks_that_they_have_and_completed_ones_are_well() -> None:
+    mode = ServiceMode(replicated_job=ReplicatedJobMode(total_completions=2))
+    job = replace(make_spec(), mode=mode)
+    service = Service(id="id-web", version=1, created_at=0.0, updated_at=0.0, spec=job)
+    done = task(1, on=node(), state=TaskState.COMPLETE)
+    snapshot = ClusterSnapshot().apply(Changes(put_nodes=(node(),), put_services=(service,), put_tasks=(done,)), 1)
+    seen = Evidence(snapshot=snapshot, view=SchedulingView.of(snapshot, 0.0), events=(), now=0.0)
+    story = why_service(seen, service)
+    assert [(p.place, p.verdict, p.ok, p.fix) for p in story.places] == [
+        ("web.0", "ended on n1: it completed", True, "")
+    ]
+    assert why_place(seen, service, 5).verdict == "there is none: no run of the job has it"
 
 
 def test_a_large_service_is_told_without_a_look_at_all_nodes_for_each_task() -> None:
