@@ -24,6 +24,7 @@ from swarmsh.model.specs import UpdateConfig
 from swarmsh.model.states import Availability, NodeState, TaskState
 
 MONITOR_NS = 5_000_000_000
+_NEVER_ASKED = Rebalance(done_at=0.0)
 
 
 def rebalance(draft: Draft) -> None:
@@ -54,7 +55,7 @@ def rebalance(draft: Draft) -> None:
 
 def _mark(task: Task) -> Rebalance:
     """That of a task that nobody asked about is done."""
-    return task.rebalance or Rebalance(done_at=0.0)
+    return task.rebalance or _NEVER_ASKED
 
 
 def _begin(draft: Draft, task: Task) -> None:
@@ -71,7 +72,9 @@ def _made_for(draft: Draft, task: Task) -> list[Task]:
 
 def _followers(task: Task, beside: Iterable[Task]) -> list[Task]:
     begun_at = _mark(task).begun_at
-    return [] if begun_at is None else [t for t in beside if t.created_at >= begun_at]
+    if begun_at is None:
+        return []
+    return [t for t in beside if t.created_at >= begun_at and (t.created_at, t.id) > (task.created_at, task.id)]
 
 
 def _done_beside(draft: Draft, wanted: Sequence[Task]) -> list[Task]:

@@ -429,6 +429,7 @@ def test_whatever_comes_between_every_slot_ends_with_one_task(steps) -> None:
             case "kill":
                 world.restart_manager(lose_seen=number % 2 == 0)
         world.step()
+        world.now += 0.1
     if world.cut:
         world.find(1)
     world.pass_time(60)
