@@ -85,6 +85,7 @@ async def _run(state_dir: Path, socket: Path, hosts: Inventory | None) -> None:
             nodes=nodes,
             streams=engines,
             rotate_keys=manager.rotated,
+            failures=manager.failures,
             state_dir=state_dir,
             socket_path=socket,
             pid=os.getpid(),

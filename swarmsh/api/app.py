@@ -20,6 +20,7 @@ from swarmsh.api import (
     logs,
     networks,
     nodes,
+    rebalance,
     refusals,
     resources,
     revisions,
@@ -27,6 +28,7 @@ from swarmsh.api import (
     swarm,
     system,
     tasks,
+    why,
 )
 from swarmsh.api.context import (
     API_VERSION,
@@ -56,7 +58,22 @@ _STATUS = {
     Kind.UNAVAILABLE: 503,
     Kind.INTERNAL: 500,
 }
-_MODULES = (system, swarm, nodes, networks, services, tasks, logs, events, resources, cluster, revisions, extras)
+_MODULES = (
+    system,
+    swarm,
+    nodes,
+    networks,
+    services,
+    tasks,
+    logs,
+    events,
+    resources,
+    cluster,
+    revisions,
+    extras,
+    why,
+    rebalance,
+)
 
 
 def build_app(deps: Deps) -> web.Application:

@@ -17,6 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from swarmsh import __version__
 from swarmsh.api.encoded import EncodedObjects
+from swarmsh.core.scheduler import Failures
 from swarmsh.errors import InvalidSpec
 from swarmsh.manager.key_keeper import Rotation
 from swarmsh.manager.ports import Clock, EngineStreams, IdSource, NodeClient
@@ -38,6 +39,7 @@ class Deps:
     nodes: NodeClient
     streams: EngineStreams
     rotate_keys: Callable[[float], Awaitable[Rotation]]  # with the seconds to wait for acknowledgements
+    failures: Callable[[], Failures] = dict  # what the scheduler remembers of nodes, for words about its choice
     state_dir: Path
     socket_path: Path
     name: str = "swarmsh"  # what `docker info` calls the machine

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from swarmsh.client import ApiError, ManagerClient
+from swarmsh.core.words import counted as counted
 from swarmsh.errors import Kind, NotFound, SwarmshError
 
 Json = dict[str, Any]
@@ -104,8 +105,3 @@ def service_names(manager: ManagerClient) -> dict[str, str]:
 def task_place(task: Json, service: str, node: str = "") -> str:
     """`web.2`; a global service's task has its node's name (or id) in the slot's place."""
     return f"{service}.{task.get('Slot') or node or task.get('NodeID', '')}"
-
-
-def counted(number: int, thing: str) -> str:
-    """`1 node`, `3 nodes`."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

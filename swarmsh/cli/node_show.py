@@ -14,10 +14,10 @@ from swarmsh.cli.output import (
     print_inspected,
     print_json,
     print_table,
-    size_words,
 )
 from swarmsh.cli.task_list import TaskListing, print_tasks, task_list_options
 from swarmsh.client import ApiError, ManagerClient, segment
+from swarmsh.core.words import size_words
 from swarmsh.errors import Kind, SwarmshError
 
 Json = dict[str, Any]

@@ -175,15 +175,6 @@ def duration_words(seconds: float) -> str:
     return f"{hours // 24 // 365} years"
 
 
-def size_words(count: float) -> str:
-    """`1.944GiB`, as Docker's BytesSize."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if count < 1024 or unit == "TiB":
-            break
-        count /= 1024
-    return f"{count:.4g}{unit}"
-
-
 def ports_words(ports: Sequence[Row]) -> str:
     """`*:8080->80/tcp` for ingress and host ports alike; a port without a published one is left out of tables."""
     parts = []

@@ -20,10 +20,10 @@ from swarmsh.cli.output import (
     print_inspected,
     print_list,
     short,
-    size_words,
 )
 from swarmsh.cli.task_list import TaskListing, print_tasks, task_list_options
 from swarmsh.client import ApiError
+from swarmsh.core.words import size_words
 
 Json = dict[str, Any]
 

@@ -12,9 +12,10 @@ import click
 
 import swarmsh
 from swarmsh.cli.common import connect, filter_option
-from swarmsh.cli.output import format_option, lb_timeouts_words, note, print_json, size_words
+from swarmsh.cli.output import format_option, lb_timeouts_words, note, print_json
 from swarmsh.cli.service_logs import parse_since
 from swarmsh.client import API_VERSION, Json, ManagerClient, NoManager, encode_filters
+from swarmsh.core.words import size_words
 
 
 @click.command("events")

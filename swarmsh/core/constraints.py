@@ -36,6 +36,15 @@ class Constraint(Struct, frozen=True):
         """Whether the node satisfies it. A label or a name that the node lacks equals the empty word."""
         return self._holds(node) is self.equal
 
+    def found(self, node: Node) -> str:
+        """What the node has of the key; empty if it lacks the label."""
+        if self.key == "node.ip":
+            return node.target.address
+        words = (
+            self._words(node) if self.key != "node.platform.arch" else (node.description.platform.architecture,)
+        )
+        return " or ".join(dict.fromkeys(words))
+
     def _holds(self, node: Node) -> bool:
         if self.key == "node.ip":
             return _address_is(node.target.address, self.value)

@@ -185,8 +185,12 @@ class Draft:
         start_after: float | None = None,
         replaces: str = "",
         restarted_at: tuple[float, ...] = (),
+        node_id: str = "",
     ) -> Task:
-        """A new task of the service as specified now. A fenced one is let go at the end of the pass, if it may."""
+        """A new task of the service as specified now. A fenced one is let go at the end of the pass, if it may.
+
+        `node_id`: where the task of a slot is to be, and nowhere else; a global service's has its place.
+        """
         if fenced(self.service.spec.labels):
             desired = min(desired, TaskState.READY)
         task = new_task(
@@ -194,7 +198,7 @@ class Draft:
             next(self.ids),
             self.now,
             slot=place if isinstance(place, int) else 0,
-            node_id=place if isinstance(place, str) else "",
+            node_id=place if isinstance(place, str) else node_id,
             desired=desired,
             start_after=start_after,
             replaces=replaces,

@@ -1,7 +1,8 @@
 """Whether a task can go on a node: the filters, in their order, each with the words for its refusal.
 
 Order and phrases are swarmkit's (`manager/scheduler/filter.go`, `pipeline.go`), because people and tools know
-them; the last ones, for fields newer than a node's Engine and for addresses of networks, are ours.
+them; the last ones, for fields newer than a node's Engine and for addresses of networks, are ours. What a filter
+says of one node, with numbers and the way out, is in `filter_words`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import IPv4Network
 
+from swarmsh.core import filter_words as words
 from swarmsh.core.accept_network import MTU
 from swarmsh.core.constraints import normal_architecture, parse_constraints, satisfied
 from swarmsh.core.engine_api import newest_field, parse_version
+from swarmsh.core.filter_words import Words
 from swarmsh.core.paths import size_on_the_wire
 from swarmsh.core.reach import overlap
 from swarmsh.core.resources import Available, reservations_of
@@ -36,6 +39,7 @@ class NodeLoad:
     used_ports: Counter[HostPort] = field(default_factory=Counter)
     tasks: int = 0
     tasks_of: Counter[str] = field(default_factory=Counter)  # service id -> tasks
+    held_by: list[Task] = field(default_factory=list)  # the tasks that were here from the start
     stay_of: Counter[str] = field(default_factory=Counter)  # as before, without those that leave for others
     shared: bool = False  # its underlay address is another node's as well, and therefore none
     egress_left: int | None = None  # tasks that can still get an egress address; None: not counted
@@ -56,6 +60,7 @@ class NodeLoad:
         """
         load = cls(node, Available.of(node.description), shared=shared, egress_left=egress_left)
         for task in tasks:
+            load.held_by.append(task)
             load.available.take_task(task)
             active = task.desired <= TaskState.COMPLETE
             load._count(task.service_id, task.endpoint, active=active, stays=task.id not in leaving)
@@ -67,6 +72,12 @@ class NodeLoad:
         if demand.egress is not None and self.egress_left is not None:
             self.egress_left -= 1
         return self.available.take(demand.reservations)
+
+    def forget(self, service_id: str) -> None:
+        """Count one task of the service less; what it holds is held on, for it leaves when another is ready."""
+        self.tasks -= 1
+        self.tasks_of[service_id] -= 1
+        self.stay_of[service_id] -= 1
 
     def _count(self, service_id: str, endpoint: EndpointSpec | None, *, active: bool, stays: bool) -> None:
         self.used_ports.update(host_ports(endpoint))
@@ -85,6 +96,7 @@ class Demand:
     endpoint: EndpointSpec | None
     overlays: tuple[Network, ...] = ()  # those that the task joins on its node
     egress: IPv4Network | None = None  # the pool of which it needs a node's part
+    service_name: str = ""  # for words only
 
     @cached_property
     def placement(self) -> Placement:
@@ -120,11 +132,13 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """`fits` is asked only if the filter `applies`; `explain` words a refusal by so many nodes."""
+    """`fits` is asked only if the filter `applies`; `explain` words refusals by so many nodes, `detail` by one."""
 
+    name: str
     applies: Callable[[Demand], object]
     fits: Callable[[Demand, NodeLoad], bool]
     explain: Callable[[Demand, int], str]
+    detail: Callable[[Demand, NodeLoad], Words]
     # What a node is, rather than what happens on it: tells whether a global service belongs there at all.
     lasting: bool = False
 
@@ -132,6 +146,11 @@ class Filter:
 def refused_by(demand: Demand, load: NodeLoad) -> Filter | None:
     """The first filter that refuses the node; None if the task fits."""
     return next((f for f in demand.filters if not f.fits(demand, load)), None)
+
+
+def refusals(demand: Demand, load: NodeLoad) -> tuple[tuple[Filter, Words], ...]:
+    """All filters that refuse the node, in their order, each with its numbers; empty if the task fits."""
+    return tuple((f, f.detail(demand, load)) for f in demand.filters if not f.fits(demand, load))
 
 
 def explain(demand: Demand, loads: Iterable[NodeLoad]) -> str:
@@ -167,16 +186,24 @@ def _has_resources(demand: Demand, load: NodeLoad) -> bool:
 
 
 def _has_plugins(demand: Demand, load: NodeLoad) -> bool:
-    plugins = _by_type(load.node.description.plugins)
+    return not missing_plugins(demand, load)
+
+
+def missing_plugins(demand: Demand, load: NodeLoad) -> list[tuple[str, str]]:
+    """(type, name) of plugins that the node lacks."""
+    plugins = plugins_by_type(load.node.description.plugins)
     wanted = [("Volume", name) for name in demand.volume_drivers]
     wanted += [("Log", demand.log_driver)] if demand.log_driver else []
     # A node that reports no plugin of a type does not tell, which is no reason to refuse it.
-    return all(
-        kind not in plugins or name in plugins[kind] or f"{name}:latest" in plugins[kind] for kind, name in wanted
-    )
+    return [
+        (kind, name)
+        for kind, name in wanted
+        if kind in plugins and name not in plugins[kind] and f"{name}:latest" not in plugins[kind]
+    ]
 
 
-def _by_type(plugins: Iterable[tuple[str, str]]) -> Mapping[str, set[str]]:
+def plugins_by_type(plugins: Iterable[tuple[str, str]]) -> Mapping[str, set[str]]:
+    """Names of plugins by their type."""
     found: dict[str, set[str]] = {}
     for kind, name in plugins:
         found.setdefault(kind, set()).add(name)
@@ -277,45 +304,82 @@ def _nodes(count: int) -> str:
 
 
 FILTERS: tuple[Filter, ...] = (
-    Filter(lambda d: True, _is_ready, lambda d, n: f"{_nodes(n)} not available for new tasks"),
     Filter(
+        "ready",
+        lambda d: True,
+        _is_ready,
+        lambda d, n: f"{_nodes(n)} not available for new tasks",
+        words.not_ready,
+    ),
+    Filter(
+        "resources",
         lambda d: d.reservations != Reservations(),
         _has_resources,
         lambda d, n: f"insufficient resources on {_nodes(n)}",
+        words.short_of_resources,
     ),
     Filter(
+        "plugins",
         lambda d: d.volume_drivers or d.log_driver,
         _has_plugins,
         lambda d, n: f"missing plugin on {_nodes(n)}",
+        lambda d, load: words.without_plugins(d, load, missing_plugins(d, load)),
         lasting=True,
     ),
     Filter(
+        "constraints",
         lambda d: d.constraints,
         _meets_constraints,
         lambda d, n: f"scheduling constraints not satisfied on {_nodes(n)}",
+        words.off_constraints,
         lasting=True,
     ),
     Filter(
+        "platform",
         lambda d: d.placement.platforms,
         _has_platform,
         lambda d, n: f"unsupported platform on {_nodes(n)}",
+        words.other_platform,
         lasting=True,
     ),
-    Filter(lambda d: d.ports, _has_ports, lambda d, n: f"host-mode port already in use on {_nodes(n)}"),
     Filter(
+        "host-port",
+        lambda d: d.ports,
+        _has_ports,
+        lambda d, n: f"host-mode port already in use on {_nodes(n)}",
+        lambda d, load: words.port_taken(d, load, {t.id: host_ports(t.endpoint) for t in load.held_by}),
+    ),
+    Filter(
+        "max-replicas",
         lambda d: d.placement.max_replicas > 0,
         _below_max_replicas,
         lambda d, n: "max replicas per node limit exceed",
+        words.at_max_replicas,
     ),
-    Filter(lambda d: d.newest is not None, _has_engine, _explain_engine, lasting=True),
-    Filter(lambda d: d.blocks, _has_underlay, lambda d, n: f"{_nodes(n)} without an IPv4 address for networks"),
-    Filter(lambda d: d.blocks, _has_own_underlay, _explain_shared),
-    Filter(lambda d: d.overlays, _has_gateways, _explain_gateways),
-    Filter(lambda d: d.blocks, _overlaps_nothing, _explain_overlap),
-    Filter(lambda d: d.overlays, _carries, _explain_carries),
     Filter(
+        "engine",
+        lambda d: d.newest is not None,
+        _has_engine,
+        _explain_engine,
+        words.old_engine,
+        lasting=True,
+    ),
+    Filter(
+        "underlay",
+        lambda d: d.blocks,
+        _has_underlay,
+        lambda d, n: f"{_nodes(n)} without an IPv4 address for networks",
+        words.no_underlay,
+    ),
+    Filter("shared-underlay", lambda d: d.blocks, _has_own_underlay, _explain_shared, words.shared_underlay),
+    Filter("network-size", lambda d: d.overlays, _has_gateways, _explain_gateways, words.number_too_high),
+    Filter("routes", lambda d: d.blocks, _overlaps_nothing, _explain_overlap, words.other_routes),
+    Filter("mtu", lambda d: d.overlays, _carries, _explain_carries, words.link_too_small),
+    Filter(
+        "egress",
         lambda d: d.egress is not None,
         _has_egress,
         lambda d, n: f"{_nodes(n)} without a free address for the way outside",
+        words.no_egress,
     ),
 )

@@ -52,6 +52,8 @@ def drop_doubles(draft: Draft) -> None:
     """
     for slot in draft.places():
         running = [t for t in draft.living(slot) if t.status.state is TaskState.RUNNING and not draft.outdated(t)]
+        # What is to move is beside its successor until that is ready.
+        running = [t for t in running if t.rebalance is None or not t.rebalance.wanted]
         reachable = [t for t in running if not draft.lost(t) and t.moving_since is None]
         for task in sorted(reachable, key=draft.stands, reverse=True)[1:]:
             draft.wish(task, TaskState.SHUTDOWN)
@@ -68,7 +70,7 @@ def leave_removed_nodes(draft: Draft) -> None:
         if not task.slot:
             draft.wish(task, TaskState.REMOVE)  # its place went with the node
         elif not over:
-            _succeed(draft, draft.tasks[task.id])
+            succeed(draft, draft.tasks[task.id])
 
 
 def leave_unfit_nodes(draft: Draft) -> None:
@@ -86,7 +88,7 @@ def leave_unfit_nodes(draft: Draft) -> None:
         elif why == "" and _serves(draft, task) and not fenced(draft.service.spec.labels):
             _move(draft, task)
         else:
-            _succeed(draft, task, why)
+            succeed(draft, task, why)
 
 
 def unfit(draft: Draft, task: Task) -> str | None:
@@ -102,7 +104,7 @@ def unfit(draft: Draft, task: Task) -> str | None:
     return draft.surplus_on(node).get(task.id) if task.placed else None
 
 
-def _succeed(draft: Draft, task: Task, why: str = "") -> None:
+def succeed(draft: Draft, task: Task, why: str = "") -> None:
     """Stop the task; its successor is prepared meanwhile and starts when it has stopped, or its delay is over."""
     was_wanted = task.desired <= TaskState.RUNNING
     draft.put(withdraw(task, why))
@@ -143,7 +145,7 @@ def _move(draft: Draft, task: Task) -> None:
     if ended and not next_ones:
         draft.put(withdraw(draft.tasks[task.id], ""))
     elif ready or any(refused(draft, t) for t in next_ones) or until <= draft.now:
-        _succeed(draft, draft.tasks[task.id])
+        succeed(draft, draft.tasks[task.id])
 
 
 def _stay(draft: Draft, task: Task) -> None:

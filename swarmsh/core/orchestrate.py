@@ -14,6 +14,7 @@ from swarmsh.core.jobs import plan_job
 from swarmsh.core.labels import fenced
 from swarmsh.core.moves import drop_doubles, leave_removed_nodes, leave_unfit_nodes, replace_lost, settle_stand_ins
 from swarmsh.core.overlap import waits_for_old
+from swarmsh.core.relocate import rebalance
 from swarmsh.core.replicas import free_slots, surplus_slots
 from swarmsh.core.restart import carried_history, restart_delay_s, should_restart
 from swarmsh.core.tasks import ended, wish
@@ -54,6 +55,7 @@ def plan_service(
         _restart(draft)
         replace_lost(draft)
         leave_unfit_nodes(draft)
+        rebalance(draft)
         _scale(draft, _replicas(draft.service))
     roll_update(draft)
     drop_doubles(draft)

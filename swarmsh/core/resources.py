@@ -6,8 +6,9 @@ number of it, or named pieces of which that many are dealt out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from swarmsh.model.objects import NodeDescription, Task
 from swarmsh.model.specs import (
@@ -19,6 +20,14 @@ from swarmsh.model.specs import (
 )
 
 _NOTHING = Reservations()
+
+
+class Shortage(NamedTuple):
+    """Of `kind` (`cpu` in billionths, `memory` in bytes, or a generic kind) more is wanted than is left."""
+
+    kind: str
+    wanted: int
+    left: int
 
 
 @dataclass(slots=True)
@@ -43,11 +52,19 @@ class Available:
 
     def fits(self, wanted: Reservations) -> bool:
         """Whether `wanted` is left, all of it."""
+        return next(self.shortages(wanted), None) is None
+
+    def shortages(self, wanted: Reservations) -> Iterator[Shortage]:
+        """What of `wanted` is not left."""
         if wanted.nano_cpus and wanted.nano_cpus > self.nano_cpus:
-            return False
+            yield Shortage("cpu", wanted.nano_cpus, self.nano_cpus)
         if wanted.memory_bytes and wanted.memory_bytes > self.memory_bytes:
-            return False
-        return all(self._has(resource) for resource in wanted.generic_resources)
+            yield Shortage("memory", wanted.memory_bytes, self.memory_bytes)
+        for resource in wanted.generic_resources:
+            if not self._has(resource):
+                asked = resource.discrete_resource_spec
+                kind, value = (asked.kind, asked.value) if asked is not None else ("a named piece", 1)
+                yield Shortage(kind, value, len(self.names.get(kind, ())) or self.counts.get(kind, 0))
 
     def take(self, wanted: Reservations) -> tuple[GenericResource, ...]:
         """Take `wanted` and return the generic resources dealt out for it. Only after `fits`."""

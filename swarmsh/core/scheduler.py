@@ -7,17 +7,18 @@ tasks of a slot stand beside each other for a while, the spread counts the newer
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from ipaddress import IPv4Network
 
 from msgspec import Struct
 
 from swarmsh.core.allocate import needs_egress
 from swarmsh.core.constraints import parse_constraints, parse_label_key, satisfied
-from swarmsh.core.filters import Demand, NodeLoad, explain, refused_by
+from swarmsh.core.filter_words import Words
+from swarmsh.core.filters import Demand, NodeLoad, explain, refusals, refused_by
 from swarmsh.core.reach import EGRESS_POOL, egress_pool
 from swarmsh.core.resources import Available, reservations_of
-from swarmsh.core.spread import SpreadTree
+from swarmsh.core.spread import Rank, SpreadTree
 from swarmsh.core.underlay import underlay, underlays
 from swarmsh.model.objects import Network, Node, Task
 from swarmsh.model.snapshot import ClusterSnapshot
@@ -78,7 +79,7 @@ class SchedulingView(Struct, frozen=True, kw_only=True):
         """What the task, and those of its service and version, ask of a node."""
         overlays = tuple(self.networks[n.target] for n in task.spec.networks if n.target in self.networks)
         egress = self.egress if needs_egress(task, overlays) else None
-        return Demand(task.service_id, task.spec, task.endpoint, overlays, egress)
+        return Demand(task.service_id, task.spec, task.endpoint, overlays, egress, task.service_name)
 
 
 class Schedule(Struct, frozen=True, kw_only=True):
@@ -95,7 +96,7 @@ def schedule(pending: Sequence[Task], view: SchedulingView) -> Schedule:
     Tasks of one service and spec version are placed together. Every pending task is in exactly one of
     `assignments` and `refusals`.
     """
-    plan = _Pass(view, pending)
+    plan = SchedulingPass(view, pending)
     groups: dict[tuple[str, int], list[Task]] = {}
     for task in pending:
         if task.node_id:
@@ -105,6 +106,22 @@ def schedule(pending: Sequence[Task], view: SchedulingView) -> Schedule:
     for tasks in groups.values():
         plan.place(tasks)
     return plan.result
+
+
+class Standing(Struct, frozen=True, kw_only=True):
+    """How a node stands for a task: by which filters it is refused, by their names; or else how it ranks."""
+
+    node: Node
+    refusals: tuple[tuple[str, Words], ...] = ()
+    rank: Rank | None = None  # None if it is refused
+
+
+def survey(task: Task, view: SchedulingView) -> list[Standing]:
+    """All nodes as `schedule` would see them for this task alone, which is on none of them: the best first.
+
+    Refused ones are last, those nearest to fitting before the others.
+    """
+    return SchedulingPass(view, [task]).survey(task)
 
 
 def fits(
@@ -150,6 +167,12 @@ def surplus(node: Node, tasks: Iterable[Task]) -> dict[str, str]:
     return found
 
 
+def _order(standing: Standing) -> tuple[int, Rank | int, int]:
+    # A node that is away is farther from taking it than one on which a number or a label is to be changed.
+    refused = sum(2 if name == "ready" else 1 for name, _ in standing.refusals)
+    return (refused, standing.rank or 0, standing.node.number)
+
+
 def _may_stay(task: Task, node: Node, placement: Placement | None, available: Available) -> bool:
     placement = placement or task.spec.placement
     has, held = node.description, reservations_of(task.spec)
@@ -162,9 +185,8 @@ def _may_stay(task: Task, node: Node, placement: Placement | None, available: Av
     )
 
 
-def _leaving(placed: Iterable[Task], pending: Sequence[Task]) -> set[str]:
-    """Of tasks that share a slot of a service with pending tasks and are all wanted, all but the newest."""
-    services = {task.service_id for task in pending}
+def _leaving(placed: Iterable[Task], pending: Sequence[Task], services: Set[str]) -> set[str]:
+    """Of tasks of these services that share a slot, pending ones too, and are all wanted, all but the newest."""
     newest: dict[tuple[str, int], Task] = {}
     leaving = set()
     wanted = (t for t in (*placed, *pending) if t.slot and t.live and t.service_id in services)
@@ -176,15 +198,17 @@ def _leaving(placed: Iterable[Task], pending: Sequence[Task]) -> set[str]:
     return leaving
 
 
-class _Pass:
+class SchedulingPass:
     """One scheduling pass: loads that fill up while tasks are placed."""
 
-    def __init__(self, view: SchedulingView, pending: Sequence[Task]) -> None:
+    def __init__(self, view: SchedulingView, pending: Sequence[Task], services: Set[str] = frozenset()) -> None:
+        """`services`: ids of those to be weighed, besides those of the pending tasks."""
         self.view = view
         waiting = {task.id for task in pending}
         self.result = Schedule(assignments={}, generic_resources={}, refusals={})
         addressed = underlays(view.nodes)
-        leaving = _leaving((t for tasks in view.tasks.values() for t in tasks), pending)
+        weighed = {*services, *(task.service_id for task in pending)}
+        leaving = _leaving((t for tasks in view.tasks.values() for t in tasks), pending, weighed)
         self.loads = {
             node.id: NodeLoad.of(
                 node,
@@ -209,7 +233,7 @@ class _Pass:
     def place(self, tasks: Sequence[Task]) -> None:
         """Place tasks of one service and version, in order; refuse those for which there is no room."""
         demand = self.view.demand(tasks[0])
-        tree = self._tree(demand, tasks[0].spec_version)
+        tree = self.tree(demand, tasks[0].spec_version)
         for i, task in enumerate(tasks):
             load = tree.take()
             if load is None:
@@ -221,12 +245,23 @@ class _Pass:
             if refused_by(demand, load) is None:
                 tree.put_back(load)
 
+    def survey(self, task: Task) -> list[Standing]:
+        demand = self.view.demand(task)
+        tree = self.tree(demand, task.spec_version)
+        found = []
+        for load in self.loads.values():
+            refused = tuple((one.name, words) for one, words in refusals(demand, load))
+            rank = None if refused else tree.rank(load)
+            found.append(Standing(node=load.node, refusals=refused, rank=rank))
+        return sorted(found, key=_order)
+
     def _assign(self, task: Task, demand: Demand, load: NodeLoad) -> None:
         self.result.assignments[task.id] = load.node.id
         if dealt := load.add(demand):
             self.result.generic_resources[task.id] = dealt
 
-    def _tree(self, demand: Demand, spec_version: int) -> SpreadTree:
+    def tree(self, demand: Demand, spec_version: int) -> SpreadTree:
+        """All nodes that take such a task now, in the order in which they would be taken."""
         preferred = [p.spread.spread_descriptor for p in demand.placement.preferences if p.spread is not None]
         levels = [level for text in preferred if (level := parse_label_key(text)) is not None]
         tree = SpreadTree(demand.service_id, levels)

@@ -9,13 +9,36 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from swarmsh.core.constraints import label_value
 from swarmsh.core.filters import NodeLoad
 
-# Recent failures if they are many, tasks of the service that stay, all tasks, node number, node id: the least
-# goes first.
-_Rank = tuple[int, int, int, int, str]
+
+class BranchRank(NamedTuple):
+    """A branch of a preference: recent failures of its best node, the service's tasks on it, the label's value."""
+
+    failures: int
+    tasks: int
+    value: str
+    level: str = ""  # the label's key
+
+
+class NodeRank(NamedTuple):
+    """Recent failures if they are many, tasks of the service that stay, all tasks, node number, node id."""
+
+    failures: int
+    tasks_of: int
+    tasks: int
+    number: int
+    node_id: str
+
+
+class Rank(NamedTuple):
+    """Where a candidate stands: the least is taken first."""
+
+    branches: tuple[BranchRank, ...]  # outermost first
+    node: NodeRank
 
 
 @dataclass(slots=True)
@@ -24,12 +47,12 @@ class _Branch:
 
     tasks: int = 0
     branches: dict[str, _Branch] = field(default_factory=dict)
-    nodes: list[tuple[_Rank, NodeLoad]] = field(default_factory=list)
+    nodes: list[tuple[NodeRank, NodeLoad]] = field(default_factory=list)
 
     def least_failures(self) -> int | None:
         """Of the best node in here; None if there is none left."""
         if self.nodes:
-            return self.nodes[0][0][0]
+            return self.nodes[0][0].failures
         found = (branch.least_failures() for branch in self.branches.values())
         return min((failures for failures in found if failures is not None), default=None)
 
@@ -64,7 +87,7 @@ class SpreadTree:
         branch.tasks += 1
         while branch.branches:
             open_branches = [
-                ((failures, inner.tasks, value), inner)
+                (BranchRank(failures, inner.tasks, value), inner)
                 for value, inner in branch.branches.items()
                 if (failures := inner.least_failures()) is not None
             ]
@@ -74,9 +97,21 @@ class SpreadTree:
 
     def put_back(self, load: NodeLoad) -> None:
         """Make a node that was taken a candidate again, ranked by its load of now."""
+        heapq.heappush(self._path(load)[-1].nodes, (self._node_rank(load), load))
+
+    def rank(self, load: NodeLoad) -> Rank:
+        """Where a node stands among the others, a candidate or not; `take` gives the one with the least rank."""
+        branches = [
+            BranchRank(branch.least_failures() or 0, branch.tasks, label_value(level, load.node), level)
+            for level, branch in zip(self._levels, self._path(load)[1:], strict=True)
+        ]
+        return Rank(tuple(branches), self._node_rank(load))
+
+    def _node_rank(self, load: NodeLoad) -> NodeRank:
         node = load.node
-        rank = (self._failures[node.id], load.stay_of[self._service_id], load.tasks, node.number, node.id)
-        heapq.heappush(self._path(load)[-1].nodes, (rank, load))
+        return NodeRank(
+            self._failures.get(node.id, 0), load.stay_of[self._service_id], load.tasks, node.number, node.id
+        )
 
     def _path(self, load: NodeLoad) -> list[_Branch]:
         path = [self._root]

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
+from swarmsh.core.scheduler import Failures
 from swarmsh.errors import SwarmshError
 from swarmsh.manager.dirt import Dirt, dirt_of
 from swarmsh.manager.key_keeper import Rotation
@@ -177,6 +178,10 @@ class Manager:
     async def rotated(self, deadline_s: float) -> Rotation:
         """As `rotate_keys`; returns when all nodes have acknowledged the new epoch, or after that time."""
         return await self._networks.keeper.rotated(deadline_s)
+
+    def failures(self) -> Failures:
+        """What the scheduler remembers of nodes that failed services."""
+        return self._orchestrator.failures()
 
     def _node_spoke(self, node_id: str) -> None:
         if node_id in self._leaving:

@@ -13,7 +13,7 @@ from swarmsh.core.allocate import Allocator
 from swarmsh.core.attach import attached
 from swarmsh.core.draft import ServicePlan
 from swarmsh.core.orchestrate import plan_removed_service, plan_service
-from swarmsh.core.scheduler import MONITORED_S, SchedulingView, schedule
+from swarmsh.core.scheduler import MONITORED_S, Failures, SchedulingView, schedule
 from swarmsh.errors import Exhausted, SwarmshError
 from swarmsh.manager.dirt import Dirt
 from swarmsh.manager.ports import Clock, DecisionStore, IdSource
@@ -81,6 +81,10 @@ class Orchestrator:
                 key = (task.node_id, task.service_id, task.spec_version)
                 times = [t for t in self._failures.get(key, ()) if t > now - MONITORED_S]
                 self._failures[key] = [*times, now]
+
+    def failures(self) -> Failures:
+        """What `note_failures` remembered, as a copy."""
+        return {key: tuple(times) for key, times in self._failures.items()}
 
     async def run(self) -> None:
         while True:

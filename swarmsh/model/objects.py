@@ -164,6 +164,21 @@ class TaskAddress(Record):
     address: str = ""
 
 
+class Rebalance(Record):
+    """That a task is to move to this node, once another one is ready there; asked for with others at one time."""
+
+    node_id: str = ""
+    asked_at: float = 0.0
+    begun_at: float | None = None  # when another one was made for it
+    done_at: float | None = None  # when that was ready, and this one told to leave
+    stopped: str = ""  # why nothing came of it; empty while it is wanted, and after it was done
+
+    @property
+    def wanted(self) -> bool:
+        """Still to be done."""
+        return self.done_at is None and not self.stopped
+
+
 class Task(Record, kw_only=True):
     """One attempt to run one container of a service in a slot (replicated) or on a node (global).
 
@@ -201,6 +216,8 @@ class Task(Record, kw_only=True):
     late_at: float | None = None
     # Since when it is to leave its node as soon as another one is ready in its slot.
     moving_since: float | None = None
+    # The same, because somebody asked for it: nothing is wrong with its node.
+    rebalance: Rebalance | None = None
     # Allocated when its node is known: overlays, and the network of that node which leads outside and to the mesh.
     addresses: tuple[TaskAddress, ...] = ()
     egress_address: str = ""

@@ -11,10 +11,22 @@ from swarmsh.core.container import ensure_action
 from swarmsh.core.difference import template_changed
 from swarmsh.core.jobs import created_job, updated_job
 from swarmsh.core.node_plan import plan_node
+from swarmsh.core.rebalance import plan_rebalance
 from swarmsh.core.reports import merge_full_report
+from swarmsh.core.scheduler import SchedulingView
 from swarmsh.manager.orchestrator import Orchestrator
 from swarmsh.model.actions import EnsureTask, NodeReport, RemoveTask, StopTask, TaskReport
-from swarmsh.model.objects import Cluster, Event, Node, NodeDescription, NodeStatus, Service, SshTarget, Task
+from swarmsh.model.objects import (
+    Cluster,
+    Event,
+    Node,
+    NodeDescription,
+    NodeStatus,
+    Rebalance,
+    Service,
+    SshTarget,
+    Task,
+)
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.specs import (
     ContainerSpec,
@@ -178,6 +190,14 @@ class World:
         )
         self._apply(Changes(put_services=(updated_job(old, new, self.now),)), durable=True)
 
+    def rebalance(self) -> int:
+        """Ask for it, as users do; gives the number of moves."""
+        view = SchedulingView.of(self.snapshot, self.now)
+        plan = plan_rebalance(self.snapshot, view, [self.service])
+        put = [replace(m.task, rebalance=Rebalance(node_id=m.to_node, asked_at=self.now)) for m in plan.moves]
+        self._apply(Changes(put_tasks=tuple(put)), durable=True)
+        return len(put)
+
     def remove(self) -> None:
         tasks = tuple(replace(t, desired=TaskState.REMOVE) for t in self.tasks())
         self._apply(Changes(delete_services=("svc",), put_tasks=tasks), durable=True)
@@ -204,7 +224,8 @@ class World:
             node = replace(node, description=replace(node.description, memory_bytes=memory_bytes))
         self._apply(Changes(put_nodes=(node,)), durable=True)
 
-    def add_node(self, node: Node) -> None:
+    def add_node(self, node: Node | int) -> None:
+        node = make_node(node) if isinstance(node, int) else node
         self.reports[node.id] = NodeReport()
         self._apply(Changes(put_nodes=(node,)))
 
@@ -236,9 +257,10 @@ class World:
         """The task's container ends with code 0."""
         self.fail(task, "complete")
 
-    def fail(self, task: Task, state: str = "failed") -> None:
+    def fail(self, task: Task, state: str = "failed", exit_code: int | None = None) -> None:
         report = self.reports[task.node_id]
-        tasks = {**report.tasks, task.id: _ended(report.tasks[task.id], state)}
+        ended = replace(_ended(report.tasks[task.id], state), exit_code=exit_code)
+        tasks = {**report.tasks, task.id: ended}
         self.reports[task.node_id] = replace(report, tasks=tasks)
         self._merge(task.node_id)
 
