@@ -6,7 +6,8 @@ import json
 import shlex
 from typing import Any
 
-from swarmsh.cli.output import size_words, truncated
+from swarmsh.cli.output import truncated
+from swarmsh.core.words import size_words
 
 Json = dict[str, Any]
 
