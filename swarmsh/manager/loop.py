@@ -90,6 +90,8 @@ class Manager:
         dirt = dirt_of(before, change)
         self._orchestrator.touch(dirt)
         self._touch_nodes(dirt)
+        if change.put_nodes or change.delete_nodes:
+            self._touch_waiting()  # a node that can be told no more holds no stop up
 
     def _touch_nodes(self, dirt: Dirt) -> None:
         for node_id in dirt.nodes:
@@ -190,6 +192,9 @@ class Manager:
     def _network_told(self) -> None:
         """A node acknowledged networks: tasks on it may wait for that to start, and tasks anywhere to stop."""
         self._told.set()
+        self._touch_waiting()
+
+    def _touch_waiting(self) -> None:
         for worker, _ in self._workers.values():
             if worker.waits:
                 worker.touch()
@@ -197,8 +202,9 @@ class Manager:
     def _session_started(self, node_id: str) -> None:
         self._networks.session_started(node_id)
         # What is known of its tasks counts from now on.
-        tasks = self.store.snapshot.tasks_of_node(node_id)
-        self._orchestrator.touch(Dirt(services={t.service_id for t in tasks}))
+        snapshot = self.store.snapshot
+        services = {t.service_id for t in snapshot.tasks_of_node(node_id) if t.service_id in snapshot.services}
+        self._orchestrator.touch(Dirt(services=services))
         if node_id in self._workers:
             self._workers[node_id][0].session_started()
 

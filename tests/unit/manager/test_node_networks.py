@@ -49,10 +49,10 @@ class Idle:
 class Scene:
     """A manager at work on simulated nodes."""
 
-    def __init__(self, leave_ack_s: float) -> None:
+    def __init__(self, leave_ack_s: float, meet_s: float) -> None:
         clock = self.clock = FakeClock()
         self.store, self.nodes = MemoryStore(clock), FakeHelpers()
-        settings = Settings(leave_ack_s=leave_ack_s, leave_deadline_s=20.0)
+        settings = Settings(leave_ack_s=leave_ack_s, leave_deadline_s=20.0, meet_s=meet_s)
         self.manager = Manager(self.store, self.nodes, clock, CountingIds(), 1, settings)  # type: ignore[arg-type]
         self.manager._orchestrator = Idle()  # type: ignore[assignment]
 
@@ -113,9 +113,9 @@ class Scene:
 
 @asynccontextmanager
 async def scene_of(
-    *objects: Node | Service | Task, connected: bool = True, leave_ack_s: float = 60.0
+    *objects: Node | Service | Task, connected: bool = True, leave_ack_s: float = 60.0, meet_s: float = 60.0
 ) -> AsyncIterator[Scene]:
-    scene = Scene(leave_ack_s)
+    scene = Scene(leave_ack_s, meet_s)
     cluster = Cluster(id="c", version=1, created_at=0.0, updated_at=0.0)
     await scene.store.commit(lambda s: Changes(cluster=cluster, put_networks=(NET1,), put_nodes=(N1, N2, N3)))
     await scene.put(*objects)
@@ -347,12 +347,59 @@ async def test_a_node_that_does_not_acknowledge_holds_a_stop_up_for_a_while_only
         assert "stop_not_acknowledged" in caplog.text
 
 
-async def test_nodes_that_cannot_be_told_hold_no_stop_up() -> None:
+def given_stop(scene: Scene, task: Task) -> bool:
+    return scene.nodes.place(task.node_id, "apply", is_stop(task)) >= 0
+
+
+@pytest.mark.parametrize("status", [{"silent": True}, {"state": NodeState.UNREACHABLE}, {"state": NodeState.DOWN}])
+async def test_nodes_that_cannot_be_told_hold_no_stop_up(status: dict[str, object]) -> None:
     one, two = placed(WEB, 1, N1), placed(WEB, 2, N2)
     async with scene_of(WEB, one, two) as scene:
         scene.nodes.cut(N3.id)
         await scene.stop(two)
-        await scene.nodes.until(lambda: scene.nodes.place(N2.id, "apply", is_stop(two)) >= 0)
+        await scene.nodes.until(lambda: scene.weights(N1) == {one.id: 1, two.id: 0})
+        # It was there a moment ago, and may well be sending.
+        assert not given_stop(scene, two)
+        seen = replace(N3, status=replace(N3.status, **status))
+        scene.store.observe(lambda s: Changes(put_nodes=(seen,)))
+        await scene.nodes.until(lambda: given_stop(scene, two))
+
+
+async def test_a_new_manager_meets_all_nodes_before_it_stops_anything() -> None:
+    one, two = placed(WEB, 1, N1), placed(WEB, 2, N2)
+    async with scene_of(WEB, one, two, connected=False) as scene:
+        await scene.stop(two)
+        scene.nodes.connect(N1.id, N2.id)
+        scene.nodes.slow(N3.id)
+        await scene.nodes.until(lambda: len(scene.nodes.said("told")) >= 2)
+        for silent in (True, False):  # it was not heard yet: that says nothing of what it does
+            seen = replace(N3, status=NodeStatus(state=NodeState.READY, silent=silent))
+            scene.store.observe(lambda s, seen=seen: Changes(put_nodes=(seen,)))  # type: ignore[misc]
+            await scene.nodes.until(lambda: not scene.nodes.unheard)
+        assert not given_stop(scene, two)
+        scene.nodes.connect(N3.id)
+        await scene.nodes.until(lambda: scene.nodes.place(N3.id, "network") >= 0)
+        assert not given_stop(scene, two)
+        scene.nodes.release(N3.id)
+        await scene.nodes.until(lambda: given_stop(scene, two))
+
+
+async def test_a_node_that_a_new_manager_does_not_meet_is_waited_for_a_while_only() -> None:
+    one, two = placed(WEB, 1, N1), placed(WEB, 2, N2)
+    async with scene_of(WEB, one, two, connected=False, leave_ack_s=0.05, meet_s=0.1) as scene:
+        await scene.stop(two)
+        scene.nodes.connect(N1.id, N2.id)
+        await scene.nodes.until(lambda: given_stop(scene, two))
+
+
+async def test_a_node_that_was_down_before_is_not_waited_for_by_a_new_manager() -> None:
+    one, two = placed(WEB, 1, N1), placed(WEB, 2, N2)
+    lost = replace(N3, status=NodeStatus(state=NodeState.DOWN))
+    async with scene_of(WEB, one, two, lost, connected=False) as scene:
+        scene.nodes.cut(N3.id)
+        await scene.stop(two)
+        scene.nodes.connect(N1.id, N2.id)
+        await scene.nodes.until(lambda: given_stop(scene, two))
 
 
 async def test_a_drain_is_as_long_as_the_label_says_and_none_for_what_has_no_endpoint() -> None:
