@@ -57,10 +57,11 @@ def roll_update(draft: Draft) -> None:
     # Its start may have been seen by a former process that could not write it any more; the spec's is on disk.
     rollout = _Rollout.of(draft, status or UpdateStatus(state="updating", started_at=draft.service.updated_at))
     todo = rollout.todo()
-    if status is None and (todo or any(all(replaced(draft, place)) for place in draft.places())):
+    begun = [p for p in draft.places() if all(replaced(draft, p))] if _behind(draft) else []
+    if status is None and (todo or begun):
         status = replace(rollout.status, message=IN_PROGRESS)
         draft.put_service(replace(draft.service, update_status=status))
-    if status is None:
+    if status is None or not (todo or begun or updating(draft.service)):
         return
     if not progressing(draft.service):
         # Paused: it goes on only after another change of the spec, which clears its status.
@@ -70,7 +71,7 @@ def roll_update(draft: Draft) -> None:
     budget = (rollout.config.parallelism or len(todo) + len(busy)) - len(busy)
     for place in todo[: max(0, budget)]:
         _begin(draft, place, rollout.config.order)
-    for place in draft.places():
+    for place in (*begun, *todo):
         if hindrance := make_way(draft, place, rollout.config.order):
             _note_fallback(draft, place, hindrance)
     if updating(draft.service) and not todo and not busy:
@@ -238,6 +239,10 @@ def _retire_replaced(draft: Draft) -> None:
             for task in living:
                 if draft.outdated(task):
                     draft.wish(task, TaskState.SHUTDOWN)
+
+
+def _behind(draft: Draft) -> bool:
+    return any(t.live and draft.outdated(t) for t in draft.all())
 
 
 def _drop_unstarted(draft: Draft) -> None:

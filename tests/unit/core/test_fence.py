@@ -256,6 +256,8 @@ def test_whatever_happens_no_slot_runs_twice_and_all_run_in_the_end(
                     world.step()
             case "time":
                 world.pass_time(n)
+            case "kill":
+                world.restart_manager(lose_seen=bool(n))
         if op in ("scale", "image"):
             world.update(fenced_spec(replicas=replicas, image=image, delay_s=delay, update=config))
     for n in (1, 2, 3):

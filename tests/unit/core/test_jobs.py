@@ -485,6 +485,17 @@ def test_without_its_schedule_a_job_is_an_ordinary_one_again() -> None:
     assert status is not None and status.next_execution is None
 
 
+def test_a_drain_moves_a_task_by_stopping_it_first() -> None:
+    world = begun(make_job(replicas=1))
+    (before,) = world.running()
+    world.set_node(int(before.node_id.removeprefix("node")), availability=Availability.DRAIN)
+    world.step()
+    assert len(world.containers()) <= 1
+    world.settle()
+    (after,) = world.running()
+    assert after.node_id != before.node_id
+
+
 # --- whatever happens -------------------------------------------------------------------------------------------
 CHAOS = st.lists(
     st.tuples(

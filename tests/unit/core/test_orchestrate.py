@@ -569,6 +569,7 @@ OPS = st.one_of(
     st.tuples(st.just("activate"), st.integers(1, 3)),
     st.tuples(st.just("steps"), st.integers(1, 4)),
     st.tuples(st.just("time"), st.integers(1, 12)),
+    st.tuples(st.just("kill"), st.integers(0, 1)),
 )
 
 
@@ -610,6 +611,8 @@ def test_whatever_happens_the_service_ends_as_specified(
                     world.step()
             case "time":
                 world.pass_time(n)
+            case "kill":
+                world.restart_manager(lose_seen=bool(n))
         if op in ("scale", "image"):
             world.update(make_spec(replicas=replicas, image=image, delay_s=delay, update=config))
         for slot, tasks in Counter(t.slot for t in world.tasks() if t.live).items():

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from swarmsh.core.liveness import DOUBT
 from swarmsh.manager.ports import Connected, Disconnected, TasksReported
@@ -14,7 +15,7 @@ from swarmsh.manager.settings import Settings
 from swarmsh.manager.usecases.cluster import tune_cluster
 from swarmsh.manager.watch import DOUBT_ENDED, NodeWatch
 from swarmsh.model.actions import NodeReport, TaskReport
-from swarmsh.model.objects import Cluster, NodeStatus, SshTarget, Task
+from swarmsh.model.objects import Cluster, NodeStatus, SshTarget, Task, TaskStatus
 from swarmsh.model.snapshot import Changes
 from swarmsh.model.specs import TaskSpec
 from swarmsh.model.states import NodeState, TaskState
@@ -396,3 +397,43 @@ async def test_a_returned_node_is_ready_at_once(scene: Scene) -> None:
     scene.watch.take(Disconnected("node3", "gone"))
     scene.watch.take(Connected("node3", NodeReport()))
     assert scene.store.snapshot.nodes["node3"].status == NodeStatus(state=NodeState.READY, since=scene.clock.now())
+
+
+async def test_a_task_that_is_not_ready_in_time_is_told_once(scene: Scene) -> None:
+    task = Task(
+        id="t1", version=0, created_at=0.0, updated_at=0.0, service_id="s", service_name="web", slot=1,
+        node_id="node1", spec=TaskSpec(), status=TaskStatus(state=TaskState.STARTING),
+    )  # fmt: skip
+    await scene.store.commit(lambda s: Changes(put_tasks=(task,)))
+    message = "started, but not ready after 60 s: port 80 is not listening"
+    late = TaskReport(task_id="t1", state="running", late=True, message=message, log=("waiting for db",))
+    scene.watch.take(TasksReported("node1", (late,)))
+    scene.watch.take(TasksReported("node1", (replace(late, message="started, but …"),)))
+    scene.watch.take(Connected("node1", NodeReport(tasks={"t1": late})))
+    told = [e for e in scene.store.kept_events if e.action == "not_ready"]
+    assert [(e.type, e.id, e.attributes["task"], e.attributes["name"]) for e in told] == [
+        ("service", "s", "t1", "web")
+    ]
+    assert told[0].attributes["message"] == f"web.1 on node n1: {message}\nlast log lines:\n  waiting for db"
+    scene.watch.take(TasksReported("node1", (TaskReport(task_id="t1", state="running", ready=True),)))
+    seen = scene.store.snapshot.tasks["t1"]
+    assert seen.ready_since is not None and seen.late_at is not None
+
+
+async def test_last_words_that_come_after_an_end_are_taken_over(scene: Scene) -> None:
+    task = Task(
+        id="t1", version=0, created_at=0.0, updated_at=0.0, service_id="s", service_name="web", slot=1,
+        node_id="node1", spec=TaskSpec(),
+    )  # fmt: skip
+    await scene.store.commit(lambda s: Changes(put_tasks=(task,)))
+    failed = TaskReport(task_id="t1", state="failed", err="task: non-zero exit (1)", exit_code=1)
+    scene.watch.take(TasksReported("node1", (failed,)))
+    scene.watch.take(TasksReported("node1", (replace(failed, log=("killed",)),)))
+    assert scene.store.snapshot.tasks["t1"].status.log == ("killed",)
+
+
+async def test_what_is_met_is_what_had_a_session_with_this_process(scene: Scene) -> None:
+    assert not scene.watch.met("node1")
+    scene.watch.take(Connected("node1", NodeReport()))
+    scene.watch.take(Disconnected("node1", "cut"))
+    assert scene.watch.met("node1") and not scene.watch.met("node2")
