@@ -121,7 +121,7 @@ def succeed(draft: Draft, task: Task, why: str = "") -> None:
 
 
 def _serves(draft: Draft, task: Task) -> bool:
-    """As far as is known; of what was not heard of yet it is taken so. A job serves nobody, and must not run twice."""
+    """As far as is known; of what was not heard of yet it is taken so. A job serves nobody, and runs once."""
     if draft.service.spec.mode.is_job:
         return False
     return task.status.ready or (task.placed and not draft.met(task.node_id))
