@@ -419,6 +419,7 @@ def test_each_flag_is_compared_with_dockers(command: str, lines: list[str]) -> N
     ours = {"--plan", "--format", "--detach", "--schedule", "--schedule-zone"}
     not_built = {f"--{kind}{verb}" for kind in ("config", "secret") for verb in ("", "-add", "-rm")}
     if command == "update":
+        not_built.add("--max-concurrent")  # of jobs alone, and the service of these tests is none
         not_built.add("--health-start-interval")  # docker's update takes it, and does nothing (28.5)
     options = [param for param in found.params if isinstance(param, click.Option)]
     missing = {option.opts[-1] for option in options if used.isdisjoint(option.opts)}
