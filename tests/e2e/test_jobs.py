@@ -90,7 +90,7 @@ def test_a_global_job_runs_once_on_each_node_also_on_one_that_loses_power_meanwh
     swarm.docker(
         "service", "create", "-d", "--name", "each", "--mode", "global-job", "--env", "EXIT_AFTER=20", "web:1"
     )
-    swarm.wait_running("each", 3)
+    swarm.wait(lambda: [t["Status"]["State"] for t in swarm.tasks("each")] == ["running"] * 3, "one on each")
     swarm.lab.fault("n2", "power-off")
     try:
         swarm.wait(lambda: len(complete(swarm, "each")) == 2, "the others are complete")
