@@ -12,6 +12,7 @@ from swarmsh.core.draft import Draft
 from swarmsh.core.labels import deadline_s, fenced
 from swarmsh.core.overlap import refused
 from swarmsh.core.tasks import ended, ended_by_itself, withdraw
+from swarmsh.core.update import progressing
 from swarmsh.model.objects import Task
 from swarmsh.model.states import Availability, TaskState
 
@@ -48,15 +49,18 @@ def replace_lost(draft: Draft) -> None:
 def drop_doubles(draft: Draft) -> None:
     """Of several tasks of the specified version that run in one slot the oldest that is ready stays.
 
-    That happens when a node returns after its task was given up for an update's sake.
+    That happens when a node returns after its task was given up for an update's sake. The same holds for those of
+    other versions, which nothing replaces while an update is paused.
     """
     for slot in draft.places():
-        running = [t for t in draft.living(slot) if t.status.state is TaskState.RUNNING and not draft.outdated(t)]
+        running = [t for t in draft.living(slot) if t.status.state is TaskState.RUNNING]
         # What is to move is beside its successor until that is ready.
         running = [t for t in running if t.rebalance is None or not t.rebalance.wanted]
         reachable = [t for t in running if not draft.lost(t) and t.moving_since is None]
-        for task in sorted(reachable, key=draft.stands, reverse=True)[1:]:
-            draft.wish(task, TaskState.SHUTDOWN)
+        current = [t for t in reachable if not draft.outdated(t)]
+        for alike in (current, [t for t in reachable if draft.outdated(t)]):
+            for task in sorted(alike, key=draft.stands, reverse=True)[1:]:
+                draft.wish(task, TaskState.SHUTDOWN)
 
 
 def leave_removed_nodes(draft: Draft) -> None:
@@ -135,7 +139,9 @@ def _move(draft: Draft, task: Task) -> None:
     draft.put(replace(task, moving_since=since))
     others = [t for t in draft.living(task.slot) if t.id != task.id and not draft.lost(t)]
     next_ones = [t for t in others if t.moving_since is None]
-    ended = [t for t in draft.at(task.slot) if t.created_at >= since and ended_by_itself(t)]
+    # Created at the same moment as the task itself may have been something before it: ids tell the two apart.
+    later = [t for t in draft.at(task.slot) if (t.created_at, t.id) > (task.created_at, task.id)]
+    ended = [t for t in later if t.created_at >= since and ended_by_itself(t)]
     until = max(since, draft.since) + deadline_s(draft.service.spec.labels)
     draft.wake(until)
     if not next_ones and not ended and until > draft.now:
@@ -149,8 +155,12 @@ def _move(draft: Draft, task: Task) -> None:
 
 
 def _stay(draft: Draft, task: Task) -> None:
-    """It need not leave after all; what was to come in its place and does not run yet goes."""
+    """It need not leave after all; what was to come in its place and does not run yet goes.
+
+    But not what an update brings: nothing else would be begun there.
+    """
     draft.put(replace(task, moving_since=None))
     for other in draft.living(task.slot):
-        if other.id != task.id and not draft.outdated(other) and other.status.state < TaskState.RUNNING:
+        updates = draft.outdated(task) and not draft.outdated(other) and progressing(draft.service)
+        if other.id != task.id and not updates and other.status.state < TaskState.RUNNING:
             draft.wish(other, TaskState.REMOVE)

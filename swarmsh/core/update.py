@@ -245,7 +245,8 @@ def _drop_unstarted(draft: Draft) -> None:
     for place in draft.places():
         old, new = replaced(draft, place)
         for task in new if old else ():
-            if task.desired is TaskState.READY and task.status.state < TaskState.STARTING:
+            prepared = task.desired is TaskState.READY and task.status.state < TaskState.STARTING
+            if prepared or not task.placed:
                 draft.wish(task, TaskState.REMOVE)
 
 

@@ -1,0 +1,77 @@
+"""Updates, drains, rebalances and lost nodes at once: each slot ends with one task, and nothing is waited for."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from msgspec.structs import replace
+
+from swarmsh.model.states import Availability
+
+from .test_updates import QUICK, START_FIRST, images, labelled, message_of, running_world, state_of, with_host_port
+from .world import World, make_spec
+
+
+def slots(world: World) -> Counter[int]:
+    return Counter(t.slot for t in world.tasks() if t.live)
+
+
+# --- drains and updates -------------------------------------------------------------------------------------
+def test_an_older_task_that_failed_at_the_same_moment_does_not_end_a_move() -> None:
+    world = World(2)
+    world.create(make_spec(replicas=4))
+    world.settle()
+    world.add_node(3)
+    world.settle()
+    world.lose(1)
+    world.settle()
+    world.fail(next(t for t in world.running() if t.node_id == "node2"))
+    world.settle()
+    world.update(make_spec(replicas=4, image="web:2"))
+    world.settle()
+    world.set_node(2, availability=Availability.DRAIN)
+    world.settle()
+    assert slots(world) == {1: 1, 2: 1, 3: 1, 4: 1}
+    assert {t.node_id for t in world.running()} == {"node3"}
+
+
+def test_a_node_that_is_active_again_keeps_what_an_update_brought_meanwhile() -> None:
+    world = running_world(make_spec(replicas=4, delay_s=1), start=1.0)
+    world.missing_images.add("web:2")
+    update = replace(QUICK, failure_action="continue")
+    world.update(make_spec(replicas=4, image="web:2", delay_s=1, update=update))
+    world.set_node(3, availability=Availability.DRAIN)
+    world.pass_time(8)
+    world.set_node(3, availability=Availability.ACTIVE)
+    world.missing_images.clear()
+    world.pass_time(30)
+    assert images(world) == {"web:2": 4}
+    assert state_of(world) == "completed"
+
+
+def test_of_two_tasks_that_a_paused_update_leaves_to_a_slot_one_goes() -> None:
+    world = running_world(make_spec(replicas=3), start=1.0, ready=5.0)
+    before = {t.id for t in world.ready()}
+    world.set_node(2, availability=Availability.DRAIN)
+    world.pass_time(3)
+    assert len(world.containers()) == 4, "the one that moves, and its successor"
+    world.broken_images.add("web:2")
+    world.update(make_spec(replicas=3, image="web:2", update=START_FIRST))
+    world.pass_time(1)
+    world.set_node(2, availability=Availability.ACTIVE)
+    world.pass_time(30)
+    assert state_of(world) == "paused"
+    assert slots(world) == {1: 1, 2: 1, 3: 1}
+    assert before == {t.id for t in world.ready()}
+    assert len(world.containers()) == 3
+
+
+def test_a_paused_update_leaves_nothing_behind_that_waits_for_a_node() -> None:
+    world = running_world(with_host_port(make_spec(replicas=3)))
+    before = {t.id for t in world.ready()}
+    moved = with_host_port(make_spec(replicas=3, constraints=("node.hostname!=n1",), update=START_FIRST))
+    world.update(labelled(moved, deadline="30s"))
+    world.pass_time(60)
+    assert state_of(world) == "paused"
+    assert "no progress for 30s: no suitable node" in message_of(world)
+    assert {t.id for t in world.tasks() if t.live} == before
