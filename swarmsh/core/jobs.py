@@ -52,10 +52,11 @@ def updated_job(stored: Service, updated: Service, now: float) -> Service:
         status = replace(status, next_execution=None)
     elif status.next_execution is None or schedule != schedule_of(stored.spec.labels):
         status = _timed(status, schedule, now)
-    if _runs_anew(stored.spec, updated.spec, schedule):
+    anew = _runs_anew(stored.spec, updated.spec, schedule)
+    if anew:
         status = replace(_begun(updated, status, status.iteration + 1, now), earlier=())
-        updated = replace(updated, update_status=_rolled_back(updated.update_status, now))
-    elif schedule is not None:
+    updated = replace(updated, update_status=_rolled_back(updated.update_status, now))
+    if not anew and schedule is not None:
         updated = _waiting(replace(updated, job_status=status), now)
     return replace(updated, job_status=status)
 
@@ -90,7 +91,7 @@ def _waiting(service: Service, now: float) -> Service:
 
 
 def _rolled_back(status: UpdateStatus | None, now: float) -> UpdateStatus | None:
-    """A rollback of a job is done as soon as it is asked for: its next iteration is of the previous spec."""
+    """A rollback of a job is done as soon as it is asked for: if it runs, its next run is of the previous spec."""
     return replace(status, state="rollback_completed", completed_at=now) if status is not None else None
 
 

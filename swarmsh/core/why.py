@@ -179,7 +179,7 @@ class _Teller:
             task=task.id,
             node=self._node(task.node_id),
             state=task.status.state.word,
-            desired=task.desired.word,
+            desired=task.desired_word,
             since=task.status.since,
             reasons=tuple(self.reasons),
             fix=self.fix,
