@@ -8,7 +8,17 @@ from msgspec.structs import replace
 
 from swarmsh.model.states import Availability
 
-from .test_updates import QUICK, START_FIRST, images, labelled, message_of, running_world, state_of, with_host_port
+from .test_updates import (
+    QUICK,
+    START_FIRST,
+    images,
+    labelled,
+    least_ready,
+    message_of,
+    running_world,
+    state_of,
+    with_host_port,
+)
 from .world import World, make_spec
 
 
@@ -75,3 +85,67 @@ def test_a_paused_update_leaves_nothing_behind_that_waits_for_a_node() -> None:
     assert state_of(world) == "paused"
     assert "no progress for 30s: no suitable node" in message_of(world)
     assert {t.id for t in world.tasks() if t.live} == before
+
+
+def test_an_update_begins_a_place_again_whose_next_attempt_went_with_its_node() -> None:
+    world = running_world(make_spec(replicas=4, delay_s=1), start=1.0)
+    world.broken_images.add("web:2")
+    update = replace(START_FIRST, parallelism=2, max_failure_ratio=0.5)
+    world.update(make_spec(replicas=4, image="web:2", delay_s=1, update=update))
+    world.pass_time(1)
+    assert "node3" in {t.node_id for t in world.tasks() if t.live and t.spec_version == 2}
+    world.remove_node(3)
+    world.broken_images.clear()
+    world.pass_time(60)
+    assert state_of(world) == "completed"
+    assert images(world) == {"web:2": 4}
+
+
+def test_a_rollback_leaves_nothing_beside_a_task_that_never_had_to_move() -> None:
+    world = running_world(with_host_port(make_spec(replicas=3)))
+    before = {t.id for t in world.ready()}
+    update = replace(QUICK, failure_action="rollback")
+    moved = with_host_port(make_spec(replicas=3, constraints=("node.hostname!=n2",), update=update))
+    world.update(labelled(moved, deadline="30s"))
+    world.pass_time(60)
+    assert state_of(world) == "rollback_completed"
+    assert {t.id for t in world.tasks() if t.live} == before
+
+
+# --- drains and rebalances ----------------------------------------------------------------------------------
+def uneven(ready_s: float, **spec: float) -> World:
+    """Two tasks on node 1, of which one is to move to node 2; node 3 takes none yet."""
+    world = World(1)
+    world.create(make_spec(replicas=2, **spec))
+    world.pass_time(10)
+    world.add_node(2)
+    world.add_node(3)
+    world.set_node(3, availability=Availability.PAUSE)
+    world.ready_after["web:1"] = ready_s
+    return world
+
+
+def test_a_drain_goes_on_where_a_rebalance_was_given_up_after_a_failure() -> None:
+    world = uneven(5.0, delay_s=2)
+    assert world.rebalance() == 1
+    world.settle()
+    world.set_node(1, availability=Availability.DRAIN)
+    world.settle()
+    marked = next(t for t in world.tasks() if t.rebalance is not None)
+    successor = next(t for t in world.running() if t.slot == marked.slot and t.id != marked.id)
+    world.fail(successor)
+    world.settle()
+    world.set_node(2, availability=Availability.DRAIN)
+    world.set_node(3, availability=Availability.ACTIVE)
+    assert least_ready(world, 60) == 2
+    assert slots(world) == {1: 1, 2: 1}
+    assert {t.node_id for t in world.ready()} == {"node3"}
+
+
+def test_a_rebalance_makes_nothing_for_a_task_that_a_drain_moves_already() -> None:
+    world = uneven(5.0)
+    world.rebalance()
+    world.set_node(1, availability=Availability.DRAIN)
+    assert least_ready(world, 30) == 2
+    assert slots(world) == {1: 1, 2: 1}
+    assert len(world.tasks()) == 4
