@@ -49,9 +49,7 @@ def rebalance(draft: Draft) -> None:
     waiting.sort(key=lambda t: (-t.slot, t.id))
     busy = len([t for t in wanted if draft.tasks[t.id].live]) - len(waiting) + _resting(draft, done, config)
     budget = (config.parallelism or len(wanted)) - busy
-    # What leaves a drained or lost node has a successor already.
-    may_begin = [t for t in waiting if draft.tasks[t.id].moving_since is None and not draft.down(t)]
-    for task in may_begin[: max(0, budget)]:
+    for task in waiting[: max(0, budget)]:
         _begin(draft, task)
 
 
