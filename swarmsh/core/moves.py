@@ -93,7 +93,7 @@ def leave_unfit_nodes(draft: Draft) -> None:
         if why is None:
             if task.moving_since is not None and task.live:
                 _stay(draft, task)
-        elif why == "" and _serves(draft, task) and _may_be_two(draft):
+        elif why == "" and _serves(draft, task) and not fenced(draft.service.spec.labels):
             _move(draft, task)
         else:
             succeed(draft, task, why)
@@ -126,11 +126,6 @@ def succeed(draft: Draft, task: Task, why: str = "") -> None:
             replaces=stood_in_for.id if stood_in_for is not None else "",
             restarted_at=task.restarted_at,
         )
-
-
-def _may_be_two(draft: Draft) -> bool:
-    """Whether a slot's task may run beside its successor; a job's would do its work twice."""
-    return not draft.service.spec.mode.is_job and not fenced(draft.service.spec.labels)
 
 
 def _serves(draft: Draft, task: Task) -> bool:

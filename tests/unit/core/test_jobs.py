@@ -287,17 +287,6 @@ def test_a_drained_nodes_task_runs_elsewhere() -> None:
     assert [t.node_id for t in world.running()] == [f"node{3 - number}"]
 
 
-def test_a_drained_nodes_task_of_a_job_never_runs_beside_its_successor() -> None:
-    world = begun(make_job(), nodes=2)
-    (first,) = world.running()
-    world.start_delay_s, world.ready_after["job:1"] = 1.0, 5.0
-    world.set_node(int(first.node_id[-1]), availability=Availability.DRAIN)
-    for _ in range(20):
-        assert len(world.containers()) <= 1
-        world.pass_time(0.5)
-    assert [t.id for t in world.running()] not in ([], [first.id])
-
-
 def test_a_removed_nodes_task_runs_elsewhere_and_what_is_complete_stays() -> None:
     world = begun(make_job(replicas=2), nodes=2)
     done, other = world.running()
