@@ -137,6 +137,11 @@ async def test_a_scheduled_job_tells_when_it_runs_and_what_it_skipped(api):
         "Last": "2023-11-14T22:13:20Z",
         "Reason": "no manager was awake",
     }
+    assert (await api.get("/swarmsh/why/job"))["summary"] == [
+        "a job: 0 tasks running",
+        f"by its schedule it runs next at {status['NextExecution']}",
+        "2 runs skipped, the last at 2023-11-14T22:13:20Z: no manager was awake",
+    ]
     await update(api, TaskTemplate={"ContainerSpec": {"Image": "job:1"}, "ForceUpdate": 1})
     service = await api.get("/services/job")
     assert service["JobStatus"]["JobIteration"] == {"Index": 1} and "UpdateStatus" not in service

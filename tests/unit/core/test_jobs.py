@@ -467,6 +467,16 @@ def test_a_change_of_a_scheduled_job_waits_for_its_time_and_force_does_not() -> 
     assert [t.job_iteration for t in world.running()] == [3, 3, 3] and world.service.update_status is None
 
 
+def test_going_back_behind_a_forced_run_of_a_scheduled_job_runs_nothing() -> None:
+    world = scheduled(HOURLY)
+    world.update(make_job(labels=HOURLY, force=1))
+    world.settle()
+    (forced,) = world.running()
+    world.update(make_job(labels=HOURLY))
+    world.settle()
+    assert [t.id for t in world.running()] == [forced.id]
+
+
 def test_a_scheduled_global_job_takes_on_new_nodes_with_its_next_run() -> None:
     world = scheduled(HOURLY, replicas=None, constraints=("node.id==node1",))
     until(world, "2026-01-10 12:00:01")
