@@ -85,8 +85,8 @@ def _timed(status: JobStatus, schedule: Schedule, now: float) -> JobStatus:
 def _waiting(service: Service, now: float) -> Service:
     """Say that there is nothing to wait for now: else Docker's CLI waits until the job has run."""
     at = service.job_status.next_execution if service.job_status is not None else None
-    message = f"scheduled: it runs next at {time_words(at)}" if at is not None else "scheduled: it is not due any more"
-    status = UpdateStatus(state="completed", started_at=now, completed_at=now, message=message)
+    when = f"it runs next at {time_words(at)}" if at is not None else "it is not due any more"
+    status = UpdateStatus(state="completed", started_at=now, completed_at=now, message=f"scheduled: {when}")
     return replace(service, update_status=status)
 
 

@@ -58,8 +58,11 @@ def drop_doubles(draft: Draft) -> None:
         return draft.stands(task), task.status.ready, task.status.state is TaskState.RUNNING
 
     for slot in draft.places():
+        living = draft.living(slot)
+        if len(living) < 2:
+            continue
         # What is to move is beside its successor until that is ready.
-        stay = [t for t in draft.living(slot) if t.rebalance is None or not t.rebalance.wanted]
+        stay = [t for t in living if t.rebalance is None or not t.rebalance.wanted]
         reachable = [t for t in stay if not draft.lost(t) and t.moving_since is None]
         current = [t for t in reachable if not draft.outdated(t)]
         for alike in (current, [t for t in reachable if draft.outdated(t)]):
