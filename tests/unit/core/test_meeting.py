@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from swarmsh.model.objects import Task
+from swarmsh.model.specs import ServiceSpec, UpdateConfig
 from swarmsh.model.states import Availability
 
 from .test_updates import (
@@ -19,11 +23,15 @@ from .test_updates import (
     state_of,
     with_host_port,
 )
-from .world import World, make_spec
+from .world import SECOND, World, make_spec
+
+
+def live(world: World) -> list[Task]:
+    return [t for t in world.tasks() if t.live]
 
 
 def slots(world: World) -> Counter[int]:
-    return Counter(t.slot for t in world.tasks() if t.live)
+    return Counter(t.slot for t in live(world))
 
 
 # --- drains and updates -------------------------------------------------------------------------------------
@@ -149,3 +157,85 @@ def test_a_rebalance_makes_nothing_for_a_task_that_a_drain_moves_already() -> No
     assert least_ready(world, 30) == 2
     assert slots(world) == {1: 1, 2: 1}
     assert len(world.tasks()) == 4
+
+
+# --- all of it ----------------------------------------------------------------------------------------------
+KINDS = (
+    "image image broken fail fail lose power find drain drain activate pause rebalance kill scale decide work "
+    "time time time"
+).split()
+FAULTS = st.tuples(st.sampled_from(KINDS), st.integers(1, 4))
+
+
+@settings(max_examples=100, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@given(
+    faults=st.lists(FAULTS, max_size=16),
+    order=st.sampled_from(["stop-first", "start-first"]),
+    parallelism=st.integers(0, 3),
+    action=st.sampled_from(["pause", "rollback", "continue"]),
+    ready_s=st.sampled_from([0.0, 1.5, 6.0]),
+)
+def test_in_the_end_each_slot_has_one_task_that_runs_and_nothing_is_left_to_do(
+    faults: list[tuple[str, int]], order: str, parallelism: int, action: str, ready_s: float
+) -> None:
+    """Whatever happened to nodes, tasks and managers meanwhile, once nodes are well again and images work."""
+    config = UpdateConfig(parallelism=parallelism, order=order, failure_action=action, monitor=SECOND)
+    image, replicas = "web:1", 4
+
+    def spec() -> ServiceSpec:
+        made = make_spec(replicas=replicas, image=image, delay_s=1, update=config, rollback=config)
+        return labelled(made, deadline="30s")
+
+    world = running_world(spec(), start=1.0, ready=ready_s)
+    lost: set[int] = set()
+    for fault, n in faults:
+        number = min(n, 3)
+        match fault:
+            case "image" | "broken":
+                image = f"web:{n}" if fault == "image" else "web:5"
+                world.broken_images = {"web:5"}
+                world.update(spec())
+            case "scale":
+                replicas = n + 1
+                world.update(spec())
+            case "fail":
+                there = [t for t in world.running() if t.node_id not in world.cut]
+                if there:
+                    world.fail(there[n % len(there)])
+            case "lose" | "power" if number not in lost:
+                lost.add(number)
+                (world.lose if fault == "lose" else world.power_off)(number)
+            case "find" if number in lost:
+                lost.discard(number)
+                world.find(number)
+            case "drain" | "activate" | "pause":
+                word = {"activate": "active"}.get(fault, fault)
+                world.set_node(number, availability=Availability(word))
+            case "rebalance":
+                world.rebalance()
+            case "kill":
+                world.restart_manager(lose_seen=n > 2)
+            case "decide":
+                for _ in range(n):
+                    world.decide()
+            case "work" if f"node{number}" not in world.cut:
+                world.work(f"node{number}")
+            case "time":
+                world.pass_time((0.5, 2, 8, 40)[n - 1])
+    for number in sorted(lost):
+        world.find(number)
+    for number in (1, 2, 3):
+        world.set_node(number, availability=Availability.ACTIVE)
+    world.broken_images = set()
+    world.pass_time(150)
+    assert not world.step()
+    paused = state_of(world) in ("paused", "rollback_paused")
+    assert paused or state_of(world) in ("", "completed", "rollback_completed")
+    kinds = Counter((t.slot, paused and t.spec_version == world.service.spec_version) for t in live(world))
+    assert max(kinds.values()) == 1, "two of a slot only where a paused update has left one of each version"
+    assert len(slots(world)) == replicas
+    assert sorted(world.containers()) == sorted(t.id for t in world.running())
+    assert not [t for t in live(world) if t.rebalance is not None and t.rebalance.wanted]
+    if not paused:
+        assert len(world.ready()) == replicas
+        assert len(images(world)) == 1
