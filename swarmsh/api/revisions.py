@@ -12,9 +12,11 @@ from swarmsh.api.render import rfc3339
 from swarmsh.api.who import author_of
 from swarmsh.core.rehearsal import Step
 from swarmsh.core.spec_diff import FieldChange
+from swarmsh.core.why import number_of
 from swarmsh.errors import InvalidSpec
 from swarmsh.manager.usecases import plans, revisions
 from swarmsh.manager.usecases.plans import Plan
+from swarmsh.model.objects import Service
 from swarmsh.model.revisions import Revision
 from swarmsh.model.snapshot import ClusterSnapshot
 from swarmsh.model.specs import ServiceSpec
@@ -103,22 +105,22 @@ def _plan(plan: Plan, snapshot: ClusterSnapshot) -> Json:
         "Action": plan.action,
         "Changed": plan.changes,
         "Changes": _fields(plan.fields),
-        "Tasks": [_step(plan.service.spec.name, step, snapshot) for step in plan.steps],
+        "Tasks": [_step(plan.service, step, snapshot) for step in plan.steps],
         "Kept": plan.kept,
         "Status": None if plan.status is None else {"State": plan.status.state, "Message": plan.status.message},
         "Whole": plan.whole,
     }
 
 
-def _step(service: str, step: Step, snapshot: ClusterSnapshot) -> Json:
-    place = step.slot or _name(snapshot, step.node or step.old_node)
+def _step(service: Service, step: Step, snapshot: ClusterSnapshot) -> Json:
+    place = number_of(service, step.slot) if step.slot else _name(snapshot, step.node or step.old_node)
     old = {"TaskID": step.old_task, "NodeID": step.old_node, "Node": _name(snapshot, step.old_node)}
     return {
         "Order": step.order,
         "AfterS": step.after_s,
         "Action": step.action,
         "Way": step.way,
-        "Task": f"{service}.{place}",
+        "Task": f"{service.spec.name}.{place}",
         "Old": old if step.old_task else None,
         "New": None if step.action == "stop" else {"NodeID": step.node, "Node": _name(snapshot, step.node)},
         "Waits": step.waits,

@@ -24,7 +24,7 @@ def why_failed(task: Task, nodes: Mapping[str, Node], stuck_s: float | None = No
             cause += f" (exit code {code})"
     else:
         cause = task.status.err or task.status.message
-    number = f".{task.slot}" if task.slot else ""
+    number = f".{task.number}" if task.number is not None else ""
     return f"{task.service_name}{number}{place}: {cause}"
 
 

@@ -230,4 +230,5 @@ def no_egress(demand: Demand, load: NodeLoad) -> Words:
 
 def task_name(task: Task, node: Node | None = None) -> str:
     """`web.1`; a global service's task has its node in the slot's place."""
-    return f"{task.service_name}.{task.slot or (node.spec.name if node is not None else task.node_id)}"
+    place = node.spec.name if node is not None and not task.slot else task.place_word
+    return f"{task.service_name}.{place}"

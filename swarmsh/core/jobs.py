@@ -52,16 +52,17 @@ def updated_job(stored: Service, updated: Service, now: float) -> Service:
         status = replace(status, next_execution=None)
     elif status.next_execution is None or schedule != schedule_of(stored.spec.labels):
         status = _timed(status, schedule, now)
-    if _runs_anew(stored.spec, updated.spec, schedule):
+    anew = _runs_anew(stored.spec, updated.spec, schedule)
+    if anew:
         status = replace(_begun(updated, status, status.iteration + 1, now), earlier=())
-        updated = replace(updated, update_status=_rolled_back(updated.update_status, now))
-    elif schedule is not None:
+    updated = replace(updated, update_status=_rolled_back(updated.update_status, now))
+    if not anew and schedule is not None:
         updated = _waiting(replace(updated, job_status=status), now)
     return replace(updated, job_status=status)
 
 
 def _runs_anew(before: ServiceSpec, after: ServiceSpec, schedule: Schedule | None) -> bool:
-    if before.task_template.force_update != after.task_template.force_update:
+    if after.task_template.force_update > before.task_template.force_update:  # a rollback counts it down
         return True
     return schedule is None and (before == after or _without_our_labels(before) != _without_our_labels(after))
 
@@ -84,17 +85,18 @@ def _timed(status: JobStatus, schedule: Schedule, now: float) -> JobStatus:
 def _waiting(service: Service, now: float) -> Service:
     """Say that there is nothing to wait for now: else Docker's CLI waits until the job has run."""
     at = service.job_status.next_execution if service.job_status is not None else None
-    message = f"scheduled: it runs next at {_time(at)}" if at is not None else "scheduled: it is not due any more"
-    status = UpdateStatus(state="completed", started_at=now, completed_at=now, message=message)
+    when = f"it runs next at {time_words(at)}" if at is not None else "it is not due any more"
+    status = UpdateStatus(state="completed", started_at=now, completed_at=now, message=f"scheduled: {when}")
     return replace(service, update_status=status)
 
 
 def _rolled_back(status: UpdateStatus | None, now: float) -> UpdateStatus | None:
-    """A rollback of a job is done as soon as it is asked for: its next iteration is of the previous spec."""
+    """A rollback of a job is done as soon as it is asked for: if it runs, its next run is of the previous spec."""
     return replace(status, state="rollback_completed", completed_at=now) if status is not None else None
 
 
-def _time(at: float) -> str:
+def time_words(at: float) -> str:
+    """As the API writes times, in whole seconds."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -285,7 +287,7 @@ def _follow_schedule(runs: _Runs, draft: Draft) -> tuple[Event, ...]:
 
 
 def _told(service: Service, due: Due, status: JobStatus, now: float) -> Iterator[Event]:
-    named = {"name": service.spec.name, "due": _time(due.newest)}
+    named = {"name": service.spec.name, "due": time_words(due.newest)}
 
     def event(action: str, **attributes: str) -> Event:
         return Event(time=now, type="service", action=action, id=service.id, attributes=named | attributes)

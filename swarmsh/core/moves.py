@@ -11,7 +11,9 @@ from msgspec.structs import replace
 from swarmsh.core.draft import Draft
 from swarmsh.core.labels import deadline_s, fenced
 from swarmsh.core.overlap import refused
+from swarmsh.core.restart import carried_history, restart_delay_s, should_restart
 from swarmsh.core.tasks import ended, ended_by_itself, withdraw
+from swarmsh.core.update import progressing
 from swarmsh.model.objects import Task
 from swarmsh.model.states import Availability, TaskState
 
@@ -46,17 +48,26 @@ def replace_lost(draft: Draft) -> None:
 
 
 def drop_doubles(draft: Draft) -> None:
-    """Of several tasks of the specified version that run in one slot the oldest that is ready stays.
+    """Of several tasks of the specified version in one slot the oldest that is ready stays.
 
-    That happens when a node returns after its task was given up for an update's sake.
+    That happens when a node returns after its task was given up for an update's sake, or when an update is undone.
+    The same holds for those of other versions, which nothing replaces while an update is paused.
     """
+
+    def goodness(task: Task) -> tuple[bool, ...]:
+        return draft.stands(task), task.status.ready, task.status.state is TaskState.RUNNING
+
     for slot in draft.places():
-        running = [t for t in draft.living(slot) if t.status.state is TaskState.RUNNING and not draft.outdated(t)]
+        living = draft.living(slot)
+        if len(living) < 2:
+            continue
         # What is to move is beside its successor until that is ready.
-        running = [t for t in running if t.rebalance is None or not t.rebalance.wanted]
-        reachable = [t for t in running if not draft.lost(t) and t.moving_since is None]
-        for task in sorted(reachable, key=draft.stands, reverse=True)[1:]:
-            draft.wish(task, TaskState.SHUTDOWN)
+        stay = [t for t in living if t.rebalance is None or not t.rebalance.wanted]
+        reachable = [t for t in stay if not draft.lost(t) and t.moving_since is None]
+        current = [t for t in reachable if not draft.outdated(t)]
+        for alike in (current, [t for t in reachable if draft.outdated(t)]):
+            for task in sorted(alike, key=goodness, reverse=True)[1:]:
+                draft.wish(task, TaskState.SHUTDOWN if task.placed else TaskState.REMOVE)
 
 
 def leave_removed_nodes(draft: Draft) -> None:
@@ -137,22 +148,45 @@ def _move(draft: Draft, task: Task) -> None:
     draft.put(replace(task, moving_since=since))
     others = [t for t in draft.living(task.slot) if t.id != task.id and not draft.lost(t)]
     next_ones = [t for t in others if t.moving_since is None]
-    ended = [t for t in draft.at(task.slot) if t.created_at >= since and ended_by_itself(t)]
+    # Created at the same moment as the task itself may have been something before it: ids tell the two apart.
+    later = [t for t in draft.at(task.slot) if (t.created_at, t.id) > (task.created_at, task.id)]
+    failed = [t for t in later if t.created_at >= since and ended_by_itself(t)]
+    policy, version = draft.service.spec.task_template.restart_policy, draft.service.spec_version
+    for_good = bool(failed) and not should_restart(failed[-1], policy, version, draft.now)
     until = max(since, draft.since) + deadline_s(draft.service.spec.labels)
     draft.wake(until)
-    if not next_ones and not ended and until > draft.now:
-        draft.add(task.slot, restarted_at=task.restarted_at)
+    if not next_ones and not for_good and until > draft.now:
+        if not failed or failed[-1].desired > TaskState.RUNNING:  # else it will be followed
+            _prepare_next(draft, task, failed)
         return
     ready = any(draft.stands(t) for t in next_ones)
-    if ended and not next_ones:
+    if for_good and not next_ones:
         draft.put(withdraw(draft.tasks[task.id], ""))
     elif ready or any(refused(draft, t) for t in next_ones) or until <= draft.now:
         succeed(draft, draft.tasks[task.id])
 
 
+def _prepare_next(draft: Draft, task: Task, failed: list[Task]) -> None:
+    """Another one for the slot of a task that leaves. What follows one that failed waits as the policy says."""
+    if not failed:
+        draft.add(task.slot, restarted_at=task.restarted_at)
+        return
+    policy, version, last = draft.service.spec.task_template.restart_policy, draft.service.spec_version, failed[-1]
+    draft.add(
+        task.slot,
+        desired=TaskState.READY,
+        start_after=last.status.since + restart_delay_s(policy),
+        restarted_at=carried_history(last, policy, version, draft.now),
+    )
+
+
 def _stay(draft: Draft, task: Task) -> None:
-    """It need not leave after all; what was to come in its place and does not run yet goes."""
+    """It need not leave after all; what was to come in its place and does not run yet goes.
+
+    But not what an update brings: nothing else would be begun there.
+    """
     draft.put(replace(task, moving_since=None))
     for other in draft.living(task.slot):
-        if other.id != task.id and not draft.outdated(other) and other.status.state < TaskState.RUNNING:
+        updates = draft.outdated(task) and not draft.outdated(other) and progressing(draft.service)
+        if other.id != task.id and not updates and other.status.state < TaskState.RUNNING:
             draft.wish(other, TaskState.REMOVE)

@@ -19,6 +19,7 @@ from swarmsh.core.failure import last_words, next_command, why_failed
 from swarmsh.core.filters import takes_new
 from swarmsh.core.labels import deadline_s, drain_s
 from swarmsh.core.overlap import make_way, replaced, stops_first
+from swarmsh.core.restart import should_restart
 from swarmsh.core.scheduler import violated
 from swarmsh.core.tasks import ended_by_itself
 from swarmsh.errors import SwarmshError
@@ -129,12 +130,27 @@ class _Rollout:
         draft = self.draft
         tasks = draft.at(place)
         stands = any(t.live and not draft.lost(t) and not draft.outdated(t) for t in tasks)
-        if stands or any(t.withdrawn is None for t in self._new(place)):
+        if stands or self._begun(place):
             return False
         # What is settled for good (no restart) counts by its newest task; else by what still lives.
         # A place whose node is drained or fits no longer stays empty.
         last = tasks[-1] if tasks[-1].withdrawn is None else None
         return any(draft.outdated(t) for t in tasks if t.live or t is last)
+
+    def _begun(self, place: Place) -> bool:
+        """Whether the update need not begin a place (again), though nothing of it lives there.
+
+        Its last task failed for good, or is followed by the restart policy. Otherwise nobody else makes another
+        one: it was taken from its node, or what followed it is gone.
+        """
+        new = self._new(place)
+        if not new or new[-1].withdrawn is not None:
+            return False
+        service = self.draft.service
+        policy = service.spec.task_template.restart_policy
+        last, now = new[-1], self.draft.now
+        lost = last.desired > TaskState.RUNNING and ended_by_itself(last)
+        return not (lost and should_restart(last, policy, service.spec_version, now))
 
     def _new(self, place: Place) -> list[Task]:
         """The place's tasks that this update made, oldest first; none that may be running on a lost node."""
@@ -250,7 +266,8 @@ def _drop_unstarted(draft: Draft) -> None:
     for place in draft.places():
         old, new = replaced(draft, place)
         for task in new if old else ():
-            if task.desired is TaskState.READY and task.status.state < TaskState.STARTING:
+            prepared = task.desired is TaskState.READY and task.status.state < TaskState.STARTING
+            if prepared or not task.placed:
                 draft.wish(task, TaskState.REMOVE)
 
 

@@ -6,7 +6,7 @@ about a task that was asked for by its id.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
@@ -14,12 +14,13 @@ from swarmsh.core.causes import Causes, spec_words
 from swarmsh.core.choice import NodeStory, advantage, node_story
 from swarmsh.core.draft import Place, place_of
 from swarmsh.core.history import Moment, history_of
+from swarmsh.core.jobs import time_words
 from swarmsh.core.labels import fenced, probe_of
 from swarmsh.core.restart import should_restart
 from swarmsh.core.scheduler import SchedulingView, Standing, eligible, survey
 from swarmsh.core.tasks import new_task
 from swarmsh.core.words import counted
-from swarmsh.model.objects import Event, Node, Service, Task
+from swarmsh.model.objects import Event, JobStatus, Node, Service, Task
 from swarmsh.model.snapshot import ClusterSnapshot
 from swarmsh.model.specs import RestartPolicy
 from swarmsh.model.states import Availability, NodeState, TaskState
@@ -124,7 +125,7 @@ def _place_order(evidence: Evidence, place: Place) -> tuple[int, int, str]:
 def _summary(service: Service, tasks: Sequence[Task], now: float) -> tuple[str, ...]:
     running = len({place_of(t) for t in tasks if t.live and t.status.state is TaskState.RUNNING})
     if service.spec.mode.is_job:
-        found = [f"a job: {counted(running, 'task')} running"]
+        found = [f"a job: {counted(running, 'task')} running", *_schedule_words(service.job_status)]
     elif service.spec.mode.global_ is not None:
         found = [f"a global service: one task on each node that fits, {running} running"]
     else:
@@ -133,6 +134,16 @@ def _summary(service: Service, tasks: Sequence[Task], now: float) -> tuple[str, 
     if status is not None and status.state not in ("completed", "rollback_completed"):
         found.append(status.message or status.state.replace("_", " "))
     return tuple(found)
+
+
+def _schedule_words(status: JobStatus | None) -> Iterator[str]:
+    if status is None:
+        return
+    if status.next_execution is not None:
+        yield f"by its schedule it runs next at {time_words(status.next_execution)}"
+    if status.skipped and status.skipped_at is not None:
+        last = f"{time_words(status.skipped_at)}: {status.skipped_because}"
+        yield f"{counted(status.skipped, 'run')} skipped, the last at {last}"
 
 
 class _Teller:
@@ -179,7 +190,7 @@ class _Teller:
             task=task.id,
             node=self._node(task.node_id),
             state=task.status.state.word,
-            desired=task.desired.word,
+            desired=task.desired_word,
             since=task.status.since,
             reasons=tuple(self.reasons),
             fix=self.fix,

@@ -263,10 +263,10 @@ def _assigned(task: Task, node_id: str, now: float) -> Task:
 
 
 def _progress(snapshot: ClusterSnapshot, progressed: Iterable[Service]) -> Changes:
-    """Update statuses, put onto the services as they are now; a spec that changed meanwhile wins."""
+    """Update statuses, put onto the services as they are now; what users wrote meanwhile wins."""
     put = []
     for service in progressed:
         stored = snapshot.services.get(service.id)
-        if stored is not None and stored.spec_version == service.spec_version:
+        if stored is not None and stored.version == service.version:
             put.append(replace(stored, update_status=service.update_status))
     return Changes(put_services=tuple(put))

@@ -96,7 +96,7 @@ def _still(snapshot: ClusterSnapshot, move: Move) -> bool:
     if task is None or service is None or not task.live or move.to_node not in snapshot.nodes:
         return False
     same = task.node_id == move.task.node_id and service.spec_version == task.spec_version
-    return same and not immovable(service)
+    return same and task.rebalance == move.task.rebalance and not immovable(service)
 
 
 def _events(snapshot: ClusterSnapshot, put: Sequence[Task], now: float) -> tuple[Event, ...]:

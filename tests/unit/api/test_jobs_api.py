@@ -96,6 +96,28 @@ async def test_a_rollback_runs_the_previous_spec_and_is_done(api):
     assert service["UpdateStatus"]["State"] == "rollback_completed"
 
 
+async def test_a_rollback_that_runs_nothing_is_done_too(api):
+    await create(api, {"ReplicatedJob": {}})
+    await update(api, Labels={"swarmsh.drain": "1s"})
+    service = await api.get("/services/job")
+    params = {"version": service["Version"]["Index"], "rollback": "previous"}
+    assert (await api.call("POST", "/services/job/update", service["Spec"], params=params))[0] == 200
+    service = await api.get("/services/job")
+    assert (service["Spec"]["Labels"], service["JobStatus"]["JobIteration"]) == ({}, {"Index": 0})
+    assert service["UpdateStatus"]["State"] == "rollback_completed"
+
+
+async def test_plans_and_stories_of_a_job_name_its_tasks_as_clients_do(api):
+    await create(api, {"ReplicatedJob": {"MaxConcurrent": 2, "TotalCompletions": 2}})
+    await api.orchestrator.settle()
+    service = await api.get("/services/job")
+    version = service["Version"]["Index"]
+    _, plan = await api.call("POST", f"/swarmsh/services/job/plan?version={version}", service["Spec"])
+    assert [task["Task"] for task in plan["Tasks"]] == ["job.0", "job.1"]
+    story = await api.get("/swarmsh/why/job")
+    assert [(p["place"], p["desired"]) for p in story["places"]] == [("job.0", "complete"), ("job.1", "complete")]
+
+
 async def test_a_scheduled_job_tells_when_it_runs_and_what_it_skipped(api):
     labels = {"swarmsh.schedule": "0 3 * * *", "swarmsh.schedule.zone": "Europe/Berlin"}
     await create(api, {"ReplicatedJob": {}}, labels=labels)
@@ -115,6 +137,11 @@ async def test_a_scheduled_job_tells_when_it_runs_and_what_it_skipped(api):
         "Last": "2023-11-14T22:13:20Z",
         "Reason": "no manager was awake",
     }
+    assert (await api.get("/swarmsh/why/job"))["summary"] == [
+        "a job: 0 tasks running",
+        f"by its schedule it runs next at {status['NextExecution']}",
+        "2 runs skipped, the last at 2023-11-14T22:13:20Z: no manager was awake",
+    ]
     await update(api, TaskTemplate={"ContainerSpec": {"Image": "job:1"}, "ForceUpdate": 1})
     service = await api.get("/services/job")
     assert service["JobStatus"]["JobIteration"] == {"Index": 1} and "UpdateStatus" not in service

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from swarmsh.core.accept import accept_service, accept_update
 from swarmsh.core.container import ensure_action
+from swarmsh.core.failure import why_failed
 from swarmsh.errors import InvalidSpec, Unimplemented
 from swarmsh.model.objects import Task
 from swarmsh.model.specs import (
@@ -59,6 +60,11 @@ def test_all_tasks_of_a_job_run_at_once_and_stay_complete() -> None:
     world.pass_time(600)
     assert states(world.tasks()) == {"complete": 3} and world.containers() == []
     assert [t.desired_word for t in world.tasks()] == ["complete"] * 3
+
+
+def test_what_is_said_of_a_failed_task_names_it_as_clients_do() -> None:
+    world = begun(make_job(replicas=1))
+    assert why_failed(world.running()[0], world.snapshot.nodes).startswith("job.0 on node n1: ")
 
 
 def test_no_more_tasks_run_at_a_time_than_asked_for() -> None:
@@ -459,6 +465,16 @@ def test_a_change_of_a_scheduled_job_waits_for_its_time_and_force_does_not() -> 
     world.update(make_job(labels={KEY: "30 * * * *"}, image="job:2", replicas=3, force=1))
     world.settle()
     assert [t.job_iteration for t in world.running()] == [3, 3, 3] and world.service.update_status is None
+
+
+def test_going_back_behind_a_forced_run_of_a_scheduled_job_runs_nothing() -> None:
+    world = scheduled(HOURLY)
+    world.update(make_job(labels=HOURLY, force=1))
+    world.settle()
+    (forced,) = world.running()
+    world.update(make_job(labels=HOURLY))
+    world.settle()
+    assert [t.id for t in world.running()] == [forced.id]
 
 
 def test_a_scheduled_global_job_takes_on_new_nodes_with_its_next_run() -> None:

@@ -109,6 +109,9 @@ def test_a_taken_host_port_names_the_task_that_has_it() -> None:
     (found,) = survey(task(9, endpoint=host_port(80)), view([N2], there))
     assert found.refusals[0][1].why == "host port 80/tcp is taken by proxy.1"
     assert "move proxy.1 away from n2" in found.refusals[0][1].fix
+    of_a_job = [replace(there[0], job_iteration=0)]
+    (found,) = survey(task(9, endpoint=host_port(80)), view([N2], of_a_job))
+    assert found.refusals[0][1].why == "host port 80/tcp is taken by proxy.0"
     own = [task(1, on=N2, endpoint=host_port(80))]
     (found,) = survey(task(9, endpoint=host_port(80)), view([N2], own))
     assert "add a node, or scale it down" in found.refusals[0][1].fix

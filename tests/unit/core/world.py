@@ -185,7 +185,7 @@ class World:
             spec=spec,
             previous_spec=old.spec,
             spec_version=old.spec_version + changed,
-            update_status=None if changed else old.update_status,
+            update_status=None,
             updated_at=self.now,
         )
         self._apply(Changes(put_services=(updated_job(old, new, self.now),)), durable=True)
@@ -227,11 +227,11 @@ class World:
     def add_node(self, node: Node | int) -> None:
         node = make_node(node) if isinstance(node, int) else node
         self.reports[node.id] = NodeReport()
-        self._apply(Changes(put_nodes=(node,)))
+        self._apply(Changes(put_nodes=(node,)), durable=True)
 
     def remove_node(self, number: int) -> None:
         self.reports.pop(f"node{number}")
-        self._apply(Changes(delete_nodes=(f"node{number}",)))
+        self._apply(Changes(delete_nodes=(f"node{number}",)), durable=True)
 
     def lose(self, number: int) -> None:
         """The node is cut off and judged down; its containers go on running there."""

@@ -106,3 +106,19 @@ def test_words_about_a_node_make_no_dirt(store: MemoryStore) -> None:
     down = replace(node, status=NodeStatus(state=NodeState.DOWN))
     assert dirt_of(store.snapshot, Changes(put_nodes=(worded,))) == Dirt()
     assert dirt_of(store.snapshot, Changes(put_nodes=(down,))).nodes == {"node1"}
+
+
+async def test_the_status_of_an_update_is_not_put_onto_what_a_user_wrote_meanwhile(store: MemoryStore) -> None:
+    await store.commit(lambda s: Changes(put_services=(service("web"),)))
+    orchestrator = Orchestrator(store, FakeClock(), CountingIds())
+    orchestrator.touch_all()
+    await orchestrator.one_pass()
+    changed = replace(store.snapshot.services["web"], spec=make_spec(name="web", image="web:2"), spec_version=2)
+    await store.commit(lambda s: Changes(put_services=(changed,)))
+    orchestrator.touch_all()
+    one_pass = asyncio.create_task(orchestrator.one_pass())
+    await asyncio.sleep(0)  # it has decided, and its write is under way
+    labelled = replace(changed, spec=replace(changed.spec, labels={"a": "b"}))
+    await store.commit(lambda s: Changes(put_services=(labelled,)))
+    await one_pass
+    assert store.snapshot.services["web"].update_status is None

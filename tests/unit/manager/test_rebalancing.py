@@ -73,6 +73,17 @@ async def test_what_changed_between_plan_and_request_is_not_moved(scene: Scene) 
     assert plan.moves == (), "its tasks are of the old version"
 
 
+async def test_a_move_that_was_begun_meanwhile_is_not_begun_again(scene: Scene) -> None:
+    first = await rebalance.plan(scene.store, scene.clock, dict, [])
+    second = await rebalance.plan(scene.store, scene.clock, dict, [])
+    assert len(await rebalance.begin(scene.store, scene.clock, first)) == 2
+    scene.orchestrator.touch_all()
+    await scene.orchestrator.one_pass()
+    marks = {t.id: t.rebalance for t in rebalance.marked(scene.snapshot)}
+    assert await rebalance.begin(scene.store, scene.clock, second) == ()
+    assert {t.id: t.rebalance for t in rebalance.marked(scene.snapshot)} == marks
+
+
 async def test_a_stop_takes_back_what_was_begun(scene: Scene) -> None:
     before = {t.id for t in scene.live("web")}
     await asked(scene)
