@@ -481,9 +481,9 @@ class DataPlane:
         self._change_sets(less)
         refused, until = self._refused
         if time.monotonic() < until and all(want[rules.RAW][chain] == lost for chain, lost in refused.items()):
-            want[rules.RAW].update(dict.fromkeys(refused, []))
+            want[rules.RAW].update({chain: [] for chain in refused})
         plan = rules.plan_restore(want, have)
-        # Those that drop come first, and by themselves: the raw table only keeps two clients apart, and spares work.
+        # Those that drop come first, and by themselves: the raw table only keeps clients apart, and spares work.
         if plan.rest:
             await run(_RESTORE, plan.rest)
         # A mark that had to go with its service was right: that the service has gone is said.
@@ -505,7 +505,7 @@ class DataPlane:
         # then it is they that the kernel does not take, and no lock or lack of memory.
         for left_out in ((), ("SW-RAW",), ("SW-RAW", "SW-TUN")):
             refused = {chain: whole[chain] for chain in left_out if whole[chain]}
-            want[rules.RAW] = {**whole, **dict.fromkeys(refused, [])}
+            want[rules.RAW] = {**whole, **{chain: [] for chain in refused}}
             text = rules.plan_restore({rules.RAW: want[rules.RAW]}, have).raw if left_out else text
             try:
                 if text:
