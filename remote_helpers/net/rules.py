@@ -126,8 +126,8 @@ def wanted(state: dict, marks=None, queue: bool = True, sets: bool = True) -> di
 
 
 def _untracked() -> list:
-    """Packets between nodes are no connections: each connection within would be two more in the node's table,
-    for its packets go out by a port of their own (RFC 7348, 5), and the table of a small machine is full in no time.
+    """Packets between nodes are no connections: each connection within would be two more in the node's table, for
+    its packets go out by a port of their own (RFC 7348, 5), and the table of a small machine is full in no time.
     """
     return [f"-p udp -m udp --dport {port} -j CT --notrack" for port in (PORT, PORT_ENCRYPTED)]
 
