@@ -49,7 +49,7 @@ from common import (
 from networked import Overlays, Place, Watch, networked_spec, places, vip
 from tabulate import tabulate
 
-from tests.e2e.labctl import COMMAND
+from tests.e2e.labctl import COMMAND, Lab
 
 SOURCE = Path(__file__).with_name("netload.c")
 PROGRAM = f"{INSIDE}/netload"  # on the machines
@@ -57,8 +57,10 @@ PORTS = {"ours": 8080, "swarm": 8090}
 SINK_PORT = 9000
 MOST = 6000  # requests of one measurement
 TRACKED = {"nf_conntrack_max": "131072", "nf_conntrack_buckets": "32768"}
-# First ports of clients outside, by the node that they ask: apart by MOST, twice, for rounds in turn.
-FROM = {"mesh": (8000, 14000), "mesh, other node": (20000, 26000)}
+# First ports of clients outside, by the node that they ask: apart by MOST, twice, for rounds in turn. All are such
+# as clients have: below 32768 are those that our nodes put in their place. The kernel gives others than these.
+FROM = {"mesh": (33000, 39000), "mesh, other node": (45000, 51000)}
+GIVEN = "57000 60999"
 LIMIT_S = 30.0  # beyond what a measurement should take
 ASKED = 1.0  # of Swarm's, at least
 
@@ -143,6 +145,18 @@ def tracking(bench: Bench) -> Iterator[None]:
             write(name, values)
 
 
+@contextmanager
+def given_ports(lab: Lab) -> Iterator[None]:
+    """Have whoever names no port outside the machines, our manager and its sessions too, come from ports apart."""
+    setting = "net.ipv4.ip_local_port_range"
+    before = " ".join(lab.run("sysctl", "-n", setting).split())
+    try:
+        lab.run("sysctl", "-qw", f"{setting}={GIVEN}")
+        yield
+    finally:
+        lab.run("sysctl", "-qw", f"{setting}={before}")
+
+
 def stand(bench: Bench, side: Side) -> Standing:
     """Make one side's networks and services; returns when both tasks answer through every node."""
     _, back, front = bench.machines.names[:3]
@@ -199,7 +213,7 @@ def main() -> None:
     made.add_argument("--only", default="", help="measures whose name begins so")
     options = made.parse_args()
     rates = Times()
-    with Bench.of(options) as bench, ExitStack() as stack:
+    with given_ports(Lab(options.lab)), Bench.of(options) as bench, ExitStack() as stack:
         print(bench.header())
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swarmsh-load-")))
         stack.enter_context(tracking(bench))

@@ -35,7 +35,7 @@ from .numbers import (
 )
 
 SHOWN_AGAIN_S = 60.0  # another iptables may have been chosen (Debian: alternatives), to which no stamp counts
-ZONES_AGAIN_S = 600.0  # after so long a kernel that refused conntrack zones is asked again
+REFUSED_AGAIN_S = 600.0  # after so long a kernel that refused rules of the raw table is asked again
 TABLE_TRIES = 5
 _RESTORE = ["iptables-restore", "--noflush", "--wait=10"]
 
@@ -76,7 +76,8 @@ class DataPlane:
         )  # by which iptables, stamp, until when it counts, the rules of then
         self._tables_kept = False  # whether `before` has them
         self._made_rules: tuple = ((), {})  # of what, and what `rules.wanted` made of it
-        self._no_zones: tuple = ([], 0.0)  # rules that the kernel refused, and until when they are not tried again
+        # Rules that the kernel refused, by their chain, and until when they are not tried again.
+        self._refused: tuple = ({}, 0.0)
         self._others: set = set()  # bridges with a name like ours that are somebody's
         self._errors: list = []
         self._words: list = []
@@ -478,41 +479,47 @@ class DataPlane:
             want, more, sets = rules.keep_marks(want, have), [], kept
         # Rules name sets; and what sets mark needs the rules that clear it.
         self._change_sets(less)
-        refused, until = self._no_zones
-        if refused and refused == want[rules.RAW]["SW-RAW"] and time.monotonic() < until:
-            want[rules.RAW]["SW-RAW"] = []
+        refused, until = self._refused
+        if time.monotonic() < until and all(want[rules.RAW][chain] == lost for chain, lost in refused.items()):
+            want[rules.RAW].update({chain: [] for chain in refused})
         plan = rules.plan_restore(want, have)
-        # Those that drop come first, and by themselves: the raw table only keeps two clients apart.
+        # Those that drop come first, and by themselves: the raw table only keeps clients apart, and spares work.
         if plan.rest:
             await run(_RESTORE, plan.rest)
         # A mark that had to go with its service was right: that the service has gone is said.
         right = rules.same_chains(self._rules(state), have) if plan.words else set()
-        self._words += [word for word in plan.words if word not in right and "SW-RAW" not in word]
+        self._words += [word for word in plan.words if word not in right and not rules.of_raw(word)]
         self._change_sets(more)
         if plan.raw and await self._try(self._mend_raw(plan.raw, want, have)):
-            self._words += [word for word in plan.words if "SW-RAW" in word]
+            self._words += [word for word in plan.words if rules.of_raw(word)]
         return want, sets
 
     async def _mend_raw(self, text: str, want: dict, have: dict) -> bool:
         """Whether all of it is there; raises CommandFailed.
 
-        Without CONFIG_NF_CONNTRACK_ZONES one client port by two nodes at once is the only loss.
+        Without CONFIG_NF_CONNTRACK_ZONES one client port by two nodes at once is the only loss; without the target
+        CT what nodes send each other is tracked.
         """
-        try:
-            await run(_RESTORE, text)
+        whole, error = dict(want[rules.RAW]), None
+        # What kernels and versions of iptables say to it differs. If the same chains go in without these rules,
+        # then it is they that the kernel does not take, and no lock or lack of memory.
+        for left_out in ((), ("SW-RAW",), ("SW-RAW", "SW-TUN")):
+            refused = {chain: whole[chain] for chain in left_out if whole[chain]}
+            want[rules.RAW] = {**whole, **{chain: [] for chain in refused}}
+            text = rules.plan_restore({rules.RAW: want[rules.RAW]}, have).raw if left_out else text
+            try:
+                if text:
+                    await run(_RESTORE, text)
+                break
+            except CommandFailed as e:
+                error = error or e
+                if "lock" in str(e) or left_out == tuple(whole):
+                    raise
+        if error is None:
             return True
-        except CommandFailed as e:
-            # What kernels and versions of iptables say to it differs. If the same chain goes in without its rules,
-            # then it is they that the kernel does not take, and no lock or lack of memory.
-            refused, want[rules.RAW]["SW-RAW"] = want[rules.RAW]["SW-RAW"], []
-            bare = rules.plan_restore({rules.RAW: want[rules.RAW]}, have).raw
-            if "lock" in str(e) or not refused:
-                raise
-            if bare:
-                await run(_RESTORE, bare)
-            self._no_zones = refused, time.monotonic() + ZONES_AGAIN_S
-            log("no_conntrack_zones", error=e)
-            return False
+        self._refused = refused, time.monotonic() + REFUSED_AGAIN_S
+        log("not_taken_by_kernel", chains=" ".join(refused), error=error)
+        return False
 
     async def _mark(self, state: dict, there: set, seen: kernel.Seen, left: tuple) -> tuple:
         """Mark for the services that are there now; the rules and sets that are there then.

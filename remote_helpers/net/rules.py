@@ -34,7 +34,8 @@ from .numbers import (
 )
 
 PREFIX = "SW-"
-RAW = "raw"  # restored in a call of its own: a kernel without conntrack zones refuses it
+# Restored in a call of its own: a kernel without conntrack zones, or without the target CT, refuses it.
+RAW = "raw"
 TABLES = (RAW, "mangle", "nat", "filter")
 QUEUE = 53000  # read by nobody
 # Below those that systems choose for programs: from 32768 (Linux's ip_local_port_range) or 49152 (RFC 6335, 6.2).
@@ -56,6 +57,8 @@ class Jump(NamedTuple):
 
 JUMPS = (
     Jump(RAW, "PREROUTING", "SW-RAW", ANYWHERE),
+    Jump(RAW, "PREROUTING", "SW-TUN", ANYWHERE),
+    Jump(RAW, "OUTPUT", "SW-TUN", ANYWHERE),
     Jump("mangle", "PREROUTING", "SW-PRE", FIRST),
     Jump("mangle", "INPUT", "SW-MIN", FIRST),
     Jump("mangle", "OUTPUT", "SW-MOUT", FIRST),
@@ -119,7 +122,14 @@ def wanted(state: dict, marks=None, queue: bool = True, sets: bool = True) -> di
         "SW-FWD": _forward_rules(),
         "SW-END": _last_rules(state),
     }
-    return {RAW: {"SW-RAW": raw}, "mangle": mangle, "nat": nat, "filter": filters}
+    return {RAW: {"SW-RAW": raw, "SW-TUN": _untracked()}, "mangle": mangle, "nat": nat, "filter": filters}
+
+
+def _untracked() -> list:
+    """Packets between nodes are no connections: each connection within would be two more in the node's table, for
+    its packets go out by a port of their own (RFC 7348, 5), and the table of a small machine is full in no time.
+    """
+    return [f"-p udp -m udp --dport {port} -j CT --notrack" for port in (PORT, PORT_ENCRYPTED)]
 
 
 def _marking_by_sets(state: dict) -> dict:
@@ -397,6 +407,11 @@ def adds_marks(want: dict, have: dict) -> bool:
     """Whether something is marked for IPVS that was not."""
     chains = ("SW-MIN", "SW-PUB")
     return any(set(want["mangle"][chain]) - set(have["mangle"].get(chain, ())) for chain in chains)
+
+
+def of_raw(word: str) -> bool:
+    """Whether words of `plan_restore` are about the raw table."""
+    return "SW-RAW" in word or "SW-TUN" in word
 
 
 def same_chains(want: dict, have: dict) -> set:

@@ -14,7 +14,7 @@ PORT = 4790
 SPI_OURS, SPI_MASK = 0x53000000, 0xFF000000
 EPOCHS = 4096  # the low bits of an SPI are those of its epoch, which is the reqid
 ALGORITHM, ICV_BITS = "rfc4106(gcm(aes))", 128
-KEY_BYTES = 36  # AES-256 and 4 bytes of salt
+KEY_BYTES = 20  # AES-128 and 4 bytes of salt
 REPLAY_WINDOW = 128
 SELECTOR = f"proto udp dport {PORT}"
 ANYWHERE = "0.0.0.0/0"
@@ -26,7 +26,7 @@ class BadKeys(Exception):
 
 
 class Key:
-    """36 bytes that are never shown: compared in constant time, written out by `for_ip` alone."""
+    """20 bytes that are never shown: compared in constant time, written out by `for_ip` alone."""
 
     __slots__ = ("_value",)
 

@@ -205,7 +205,7 @@ class KeyRing:
 
     # --- epochs ---
     def begin(self, epoch: int, new_key: Callable[[], str], now: float) -> set[str]:
-        """Begin an epoch, higher than any before, for the pairs that want one. `new_key` gives 72 hex digits.
+        """Begin an epoch, higher than any before, for the pairs that want one. `new_key` gives 40 hex digits.
 
         Those still want one that have an epoch of the same SPI, 4096 epochs ago: the next will do for them.
         """

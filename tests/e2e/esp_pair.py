@@ -192,7 +192,7 @@ KEYS = {}  # (epoch, sender) -> key in hexadecimal
 
 
 def key(epoch: int, sender: int) -> str:
-    return KEYS.setdefault((epoch, sender), os.urandom(36).hex())
+    return KEYS.setdefault((epoch, sender), os.urandom(20).hex())
 
 
 def epoch_keys(epoch: int, n: int) -> dict:
@@ -277,7 +277,7 @@ async def main() -> dict:
     sh(
         f"ip xfrm state delete src {UNDERLAY[2]} dst {UNDERLAY[1]} proto esp spi {number}; "
         f"ip xfrm state add src {UNDERLAY[2]} dst {UNDERLAY[1]} proto esp spi {number} reqid {epoch} "
-        f"mode transport replay-window 128 flag esn aead 'rfc4106(gcm(aes))' 0x{'00' * 36} 128",
+        f"mode transport replay-window 128 flag esn aead 'rfc4106(gcm(aes))' 0x{'00' * 20} 128",
         1,
     )
     seen["wrong_key_answered"] = ping(1)

@@ -268,7 +268,7 @@ def keys_of(n: int) -> dict[str, Any]:
     """Node n's keys of one epoch with the two others."""
 
     def key(sender: int, receiver: int) -> str:
-        return hashlib.sha512(f"{sender} {receiver}".encode()).hexdigest()[:72]
+        return hashlib.sha512(f"{sender} {receiver}".encode()).hexdigest()[:40]
 
     peers = [
         {

@@ -375,7 +375,7 @@ def test_what_is_wanted_is_made_once() -> None:
     first = ring.wanted(names[0])
     assert ring.wanted(names[0]) is first
     ring.lost(names[1], [3])
-    ring.begin(2, lambda: "0" * 72, 0.0)
+    ring.begin(2, lambda: "0" * 40, 0.0)
     assert ring.wanted(names[0]) is first, "keys of others"
     assert ring.wanted(names[1]) is not ring.wanted(names[0])
 
@@ -387,7 +387,7 @@ def test_an_acknowledgement_names_those_alone_that_may_send_in_another_epoch() -
         assert keys is not None
         ring.acknowledged(name, keys, 0.0)
     ring.lost(names[0], [2])
-    ring.begin(2, lambda: "0" * 72, 0.0)
+    ring.begin(2, lambda: "0" * 40, 0.0)
     keys = ring.wanted(names[0])
     assert keys is not None
     assert ring.acknowledged(names[0], keys, 0.0) == {names[1]}

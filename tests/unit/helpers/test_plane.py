@@ -28,7 +28,7 @@ KEYS = {
     "n": 2,
     "address": "10.98.0.12",
     "peers": [
-        {"n": 1, "address": "10.98.0.11", "sends": 7, "epochs": [{"epoch": 7, "in": "0f" * 36, "out": "f0" * 36}]}
+        {"n": 1, "address": "10.98.0.11", "sends": 7, "epochs": [{"epoch": 7, "in": "0f" * 20, "out": "f0" * 20}]}
     ],
 }
 

@@ -497,7 +497,7 @@ async def test_keys_come_before_the_network_and_to_those_that_share_it() -> None
         assert epochs(scene.nodes.keys[N2.id]) == {1: (1, [1])}
         first, second = scene.nodes.keys[N1.id].peers[0], scene.nodes.keys[N2.id].peers[0]
         assert first.epochs[0].outbound == second.epochs[0].inbound != first.epochs[0].inbound
-        assert len(bytes.fromhex(first.epochs[0].outbound)) == 36
+        assert len(bytes.fromhex(first.epochs[0].outbound)) == 20
 
 
 async def test_a_rotation_is_heard_by_all_before_anybody_sends_in_it_and_the_old_one_goes_last() -> None:

@@ -36,7 +36,7 @@ DOCKERS = {
     },
     "nat": {"PREROUTING": [], "INPUT": [], "OUTPUT": [], "POSTROUTING": []},
     "mangle": {"PREROUTING": [], "INPUT": [], "OUTPUT": []},
-    "raw": {"PREROUTING": []},
+    "raw": {"PREROUTING": [], "OUTPUT": []},
 }
 SYSCTLS = {
     "net/bridge/bridge-nf-call-iptables": "1",

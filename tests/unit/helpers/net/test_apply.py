@@ -169,7 +169,7 @@ async def test_a_table_stays_that_somebody_uses_since(node: FakeNode, plane: Dat
     # Somebody writes the first rule into the other while the tables are looked at.
     node.hurry.append(lambda: node.tables["mangle"]["INPUT"].append("-j ACCEPT"))
     await plane.purge()
-    assert node.tables["raw"] == {"PREROUTING": ["-j ACCEPT"]}
+    assert node.tables["raw"] == {"PREROUTING": ["-j ACCEPT"], "OUTPUT": []}
     assert node.tables["mangle"] == {"PREROUTING": [], "INPUT": ["-j ACCEPT"], "OUTPUT": []}
 
 
@@ -180,7 +180,7 @@ async def test_tables_of_legacy_iptables_go_with_their_module_alone(
     monkeypatch.setattr(unchanged, "shown_by", lambda shown: unchanged.LEGACY)
     await plane.apply(node_state())
     await plane.purge()
-    assert node.tables["raw"] == {"PREROUTING": []}
+    assert node.tables["raw"] == {"PREROUTING": [], "OUTPUT": []}
 
 
 # --- A1: marks -----------------------------------------------------------------------------------------------
@@ -290,7 +290,8 @@ async def test_a_kernel_without_zones_works_without_them_and_is_asked_again(
     monkeypatch.setattr("remote_helpers.net.apply.time.monotonic", lambda: now[0])
     node.fails["raw -A SW-RAW -i swgwv"] = "line 4 failed"
     await plane.apply(node_state())
-    assert node.tables["raw"] == {"PREROUTING": ["-j SW-RAW"], "SW-RAW": []}
+    assert node.tables["raw"]["SW-RAW"] == [] and len(node.tables["raw"]["SW-TUN"]) == 2
+    assert sorted(node.tables["raw"]["PREROUTING"]) == ["-j SW-RAW", "-j SW-TUN"]
     node.ran.clear()
     assert await plane.apply(node_state()) == [] and node.ran == ["iptables-save"]
     node.fails.clear()
@@ -306,6 +307,18 @@ async def test_a_kernel_without_zones_works_without_them_and_is_asked_again(
     state["peers"].pop()
     await plane.apply(state)
     assert len(node.tables["raw"]["SW-RAW"]) == 2
+
+
+async def test_a_kernel_without_the_target_works_without_it(node: FakeNode, plane: DataPlane) -> None:
+    node.fails["raw -A SW-RAW"] = node.fails["raw -A SW-TUN"] = "line 4 failed"
+    await plane.apply(node_state())
+    assert node.tables["raw"]["SW-RAW"] == node.tables["raw"]["SW-TUN"] == []
+    node.ran.clear()
+    assert await plane.apply(node_state()) == [] and node.ran == ["iptables-save"]
+    # One that takes no chain at all has another fault.
+    node.fails["raw "] = "line 1 failed"
+    node.tables["raw"].clear()
+    assert (await fails(plane, node_state())).errors
 
 
 # --- A4: encrypted networks ----------------------------------------------------------------------------------

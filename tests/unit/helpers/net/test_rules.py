@@ -17,9 +17,14 @@ SHOWN = """\
 :PREROUTING ACCEPT [0:0]
 :OUTPUT ACCEPT [0:0]
 :SW-RAW - [0:0]
+:SW-TUN - [0:0]
+-A PREROUTING -j SW-TUN
 -A PREROUTING -j SW-RAW
+-A OUTPUT -j SW-TUN
 -A SW-RAW -i swgwv -m mac --mac-source 02:5f:0a:ff:01:01 -j CT --zone-orig 1
 -A SW-RAW -i swgwv -m mac --mac-source 02:5f:0a:ff:03:01 -j CT --zone-orig 3
+-A SW-TUN -p udp -m udp --dport 4789 -j CT --notrack
+-A SW-TUN -p udp -m udp --dport 4790 -j CT --notrack
 COMMIT
 *mangle
 :PREROUTING ACCEPT [0:0]
@@ -182,10 +187,12 @@ def test_a_bare_node_gets_all_chains_and_each_jump_once() -> None:
         "-A FORWARD -j DOCKER-USER\n-A DOCKER-USER -j RETURN\nCOMMIT\n"
     )
     made = plan(node_state(), docker)
-    assert made.raw.startswith("*raw\n:SW-RAW - [0:0]\n")
-    assert made.raw.endswith("-I PREROUTING 1 -j SW-RAW\nCOMMIT\n")
+    assert made.raw.startswith("*raw\n:SW-RAW - [0:0]\n:SW-TUN - [0:0]\n")
+    assert made.raw.endswith(
+        "-I PREROUTING 1 -j SW-RAW\n-I PREROUTING 1 -j SW-TUN\n-I OUTPUT 1 -j SW-TUN\nCOMMIT\n"
+    )
     lines = made.rest.splitlines()
-    shown = [line for line in SHOWN.splitlines() if line.startswith("-A SW-") and "SW-RAW" not in line]
+    shown = [line for line in SHOWN.splitlines() if line.startswith("-A SW-") and not rules.of_raw(line)]
     assert sorted(line for line in lines if line.startswith("-A SW-")) == sorted(shown)
     assert [line for line in lines if line[:2] in ("-I", "-D") or line[:6] in ("-A FOR", "-A POS")] == [
         "-I PREROUTING 1 -j SW-PRE",
@@ -380,7 +387,7 @@ def test_purge_takes_jumps_before_chains_and_leaves_the_rest() -> None:
     for table in text.split("COMMIT\n")[:-1]:
         verbs = [line[:2] for line in table.splitlines()[1:]]
         assert verbs == sorted(verbs, key=["-D", "-F", "-X"].index)
-    assert text.count("-D ") == 13 and "DOCKER-USER -j RETURN" not in text and "docker0" not in text
+    assert text.count("-D ") == 15 and "DOCKER-USER -j RETURN" not in text and "docker0" not in text
     assert rules.plan_unmark(rules.parse_save(SHOWN)) == "*mangle\n-F SW-MIN\n-F SW-PUB\nCOMMIT\n"
     assert rules.plan_unmark({}) == ""
     assert rules.plan_removal(rules.parse_save("*nat\n:DOCKER - [0:0]\n-A DOCKER -i docker0 -j RETURN\n")) == ""
