@@ -218,6 +218,8 @@ class Task(Record, kw_only=True):
     moving_since: float | None = None
     # The same, because somebody asked for it: nothing is wrong with its node.
     rebalance: Rebalance | None = None
+    # Why it is only prepared and not started, where its service waits for others; empty once it was let go.
+    held: str = ""
     # Allocated when its node is known: overlays, and the network of that node which leads outside and to the mesh.
     addresses: tuple[TaskAddress, ...] = ()
     egress_address: str = ""

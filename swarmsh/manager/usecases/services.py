@@ -13,6 +13,7 @@ from swarmsh.core.accept_attachments import resolve_networks
 from swarmsh.core.allocate import Allocator
 from swarmsh.core.attach import attached
 from swarmsh.core.container import PREDEFINED_NETWORKS
+from swarmsh.core.depends import refuse_cycle
 from swarmsh.core.jobs import created_job, updated_job
 from swarmsh.core.listeners import new_ports
 from swarmsh.core.orchestrate import plan_removed_service
@@ -78,6 +79,7 @@ async def creation(
     def decide(snapshot: ClusterSnapshot) -> Changes:
         require_cluster(snapshot)
         _refuse_taken_name(snapshot, spec.name)
+        refuse_cycle(snapshot, spec)
         now = clock.now()
         resolved = resolve_networks(snapshot, spec)
         service = Service(id=service_id, version=0, created_at=now, updated_at=now, spec=resolved)
@@ -167,6 +169,7 @@ async def change(
         else:
             updated = _respecified(stored, resolve_networks(snapshot, accept_update(stored, spec)))
         _check_size(updated.spec)
+        refuse_cycle(snapshot, updated.spec)
         settled, cluster = _with_egress(snapshot, updated.spec)
         updated = updated_job(stored, attached(updated, Allocator(settled, now, occupied=occupied)), now)
         events = (service_event("update", updated, now, stored),)
