@@ -25,6 +25,7 @@ from swarmsh.api import (
     resources,
     revisions,
     services,
+    stacks,
     swarm,
     system,
     tasks,
@@ -73,6 +74,7 @@ _MODULES = (
     extras,
     why,
     rebalance,
+    stacks,
 )
 
 

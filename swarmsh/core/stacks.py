@@ -1,7 +1,7 @@
 """What a deploy of a stack changes: its spec checked, its parts held against what is stored. Pure.
 
-Services, networks, secrets and configs of a stack carry its name as a label, as with Docker's CLI; so whatever made
-them, they are found again. What has the name of a part but belongs to nobody or to another stack is refused.
+Services, networks, secrets and configs of a stack carry its name as a label, as with Docker's CLI; so whatever
+made them, they are found again. What has the name of a part but belongs to nobody or to another stack is refused.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from msgspec.structs import replace
 
 from swarmsh.core.accept_network import accept_network
 from swarmsh.core.depends import DEPENDS_ON, depends_on_label, find_cycle, parse_depends_on
-from swarmsh.core.spec_diff import FieldChange
+from swarmsh.core.spec_diff import FieldChange, diff_specs
 from swarmsh.core.words import near
 from swarmsh.errors import InvalidSpec, NameConflict, NotFound
 from swarmsh.model.objects import Config, Network, Secret, Service
 from swarmsh.model.snapshot import ClusterSnapshot
 from swarmsh.model.specs import ContainerSpec, NetworkSpec, ServiceSpec
-from swarmsh.model.stacks import NAMESPACE, STACK_IMAGE, StackFile, StackSpec
+from swarmsh.model.stacks import NAMESPACE, STACK_IMAGE, StackFile, StackRevision, StackSpec
 from swarmsh.model.states import TaskState
 from swarmsh.model.wire import Record, to_wire
 
@@ -385,6 +385,40 @@ def tasks_left(snapshot: ClusterSnapshot, stack: str) -> int:
         for task in snapshot.tasks.values()
         if task.desired is not TaskState.NEW
     )
+
+
+# --- revisions ----------------------------------------------------------------------------------------------
+def diff_stacks(before: StackRevision | None, after: StackRevision) -> tuple[PartChange, ...]:
+    """What differs between two revisions, in the order of `after`; from None on, all that `after` has."""
+    found: list[PartChange] = []
+    a = _parts_in(before) if before is not None else {}
+    b = _parts_in(after)
+    for kind, short in dict.fromkeys((*b, *a)):
+        was, is_ = a.get((kind, short)), b.get((kind, short))
+        name = (is_ or was or ("", None, ""))[0]
+        if was is None or is_ is None:
+            action = "create" if was is None else "remove"
+            found.append(PartChange(kind=kind, name=name, short=short, action=action))
+            continue
+        if isinstance(is_[1], ServiceSpec) and isinstance(was[1], ServiceSpec):
+            fields = diff_specs(was[1], is_[1])
+        else:
+            fields = _fields(to_wire(was[1]), to_wire(is_[1]))
+        if was[2] != is_[2]:
+            fields = (*fields, FieldChange(field="Data", before="…", after="…", hidden=True))
+        if fields:
+            found.append(PartChange(kind=kind, name=name, short=short, action="update", fields=fields))
+    return tuple(found)
+
+
+def _parts_in(revision: StackRevision) -> dict[tuple[str, str], tuple[str, Record, str]]:
+    """(kind, short name) -> (name, what it is but for its contents, where those are)."""
+    spec, keys = revision.spec, revision.contents
+    found: dict[tuple[str, str], tuple[str, Record, str]] = {}
+    found |= {("service", short): (s.name, s, "") for short, s in spec.services.items()}
+    found |= {("network", short): (n.spec.name, n, "") for short, n in spec.networks.items()}
+    found |= {("secret", s): (f.name, f, keys.get(f"secret/{s}", "")) for s, f in spec.secrets.items()}
+    return found | {("config", s): (f.name, f, keys.get(f"config/{s}", "")) for s, f in spec.configs.items()}
 
 
 # --- binding a plan to its deploy ---------------------------------------------------------------------------

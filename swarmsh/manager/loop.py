@@ -17,6 +17,7 @@ from swarmsh.manager.ports import Clock, IdSource, NodeClient, Store
 from swarmsh.manager.settings import Settings
 from swarmsh.manager.usecases.networks import forget_lapsed
 from swarmsh.manager.usecases.nodes import release_number
+from swarmsh.manager.usecases.stacks import drop_leftovers
 from swarmsh.manager.watch import NodeWatch
 from swarmsh.model.actions import RemoveTask
 from swarmsh.model.objects import Node
@@ -43,6 +44,7 @@ class Manager:
     _leaving: dict[str, asyncio.Event] = field(init=False, default_factory=dict)
     _left: dict[str, int] = field(init=False, default_factory=dict)  # nodes that left cleanly, at which index
     _told: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _less_used: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self._orchestrator = Orchestrator(
@@ -71,6 +73,7 @@ class Manager:
             tasks.create_task(self._networks.keeper.run())
             tasks.create_task(self._safety_net())
             tasks.create_task(self._give_numbers_back())
+            tasks.create_task(self._drop_leftovers())
             async for after, change in changes:
                 await self._spread(before, after, change, tasks)
                 before = after
@@ -90,6 +93,8 @@ class Manager:
         dirt = dirt_of(before, change)
         self._orchestrator.touch(dirt)
         self._touch_nodes(dirt)
+        if change.put_services or change.delete_services or change.put_tasks or change.delete_tasks:
+            self._less_used.set()
         if change.put_nodes or change.delete_nodes:
             self._touch_waiting()  # a node that can be told no more holds no stop up
 
@@ -163,6 +168,16 @@ class Manager:
                 else:
                     del self._left[node_id]
 
+    async def _drop_leftovers(self) -> None:
+        """Remove what deploys of stacks were to prune, when nothing uses it any more."""
+        while True:
+            await self._less_used.wait()
+            self._less_used.clear()
+            try:
+                await drop_leftovers(self.store, self.clock)
+            except SwarmshError as e:
+                log.error("leftovers_kept error=%s", e)  # the next change tries again
+
     def _held(self, node_id: str, worker: NodeWorker) -> set[str]:
         """Tasks that the node has, or was told of and has not spoken of yet; empty if it does not answer.
 
@@ -219,5 +234,6 @@ class Manager:
             self._orchestrator.touch_all()
             self._networks.touch_all()
             self._told.set()
+            self._less_used.set()
             for worker, _ in self._workers.values():
                 worker.touch()

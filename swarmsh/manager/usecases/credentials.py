@@ -32,6 +32,17 @@ async def store_first(store: Store, service_id: str, auth: str) -> None:
         await store.put_secret(_key(service_id), auth.encode())
 
 
+@asynccontextmanager
+async def storing(store: Store, service_id: str, auth: str) -> AsyncIterator[None]:
+    """Have the credentials of a new service in place while it is committed; drop them again if it fails."""
+    await store_first(store, service_id, auth)
+    try:
+        yield
+    except BaseException:
+        await forget(store, service_id)
+        raise
+
+
 async def forget(store: Store, service_id: str) -> None:
     for previous in (False, True):
         if await store.get_secret(_key(service_id, previous=previous)) is not None:

@@ -52,12 +52,8 @@ async def create_service(
     """
     service_id = ids.new_id()
     decide = await creation(store.snapshot, clock, service_id, spec, nodes=nodes, author=author)
-    await credentials.store_first(store, service_id, auth)
-    try:
+    async with credentials.storing(store, service_id, auth):
         after = await store.commit(decide)
-    except BaseException:
-        await credentials.forget(store, service_id)
-        raise
     return after.services[service_id]
 
 
@@ -94,7 +90,7 @@ def created(
     occupied: Mapping[str, int] | None = None,
     author: Author | None = None,
 ) -> Changes:
-    """A service made of an accepted spec. `occupied`: bits of ports that are no choice. Raises as create_service."""
+    """A service of an accepted spec. `occupied`: bits of ports that are no choice. Raises as create_service."""
     require_cluster(snapshot)
     _refuse_taken_name(snapshot, spec.name)
     refuse_cycle(snapshot, spec)
