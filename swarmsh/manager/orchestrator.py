@@ -39,7 +39,7 @@ class Orchestrator:
     ids: IdSource
     # Whether a node has been in touch with this process: what is known of others may be long out of date.
     met: Callable[[str], bool] = lambda node_id: True
-    # Why secrets and configs cannot be read now, empty if they can: tasks that need them wait for a place until then.
+    # Why secrets and configs cannot be read now, empty if they can: tasks that need them wait for a place then.
     locked: Callable[[], str] = lambda: ""
     _awake_since: float = 0.0  # this process could do nothing before: it started then, or stood still until then
     _services: set[str] = field(default_factory=set)
