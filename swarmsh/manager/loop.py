@@ -48,7 +48,8 @@ class Manager:
 
     def __post_init__(self) -> None:
         self._orchestrator = Orchestrator(
-            self.store, self.clock, self.ids, lambda node_id: self._watch.met(node_id)
+            *(self.store, self.clock, self.ids, lambda node_id: self._watch.met(node_id)),
+            locked=lambda: self.store.locked,
         )
         self._networks = ClusterNetworks(
             *(self.store, self.nodes, self.clock, self.epoch, self._network_told, self.settings.meet_s)
@@ -187,6 +188,12 @@ class Manager:
         if report is None:
             return set()
         return report.tasks.keys() | {i for i, goal in worker.told.items() if goal != "remove"}
+
+    def unlocked(self) -> None:
+        """What is sealed in the store can be read from now on: tasks may wait for that."""
+        self._orchestrator.touch(Dirt(pending=True))
+        for worker, _ in self._workers.values():
+            worker.touch()
 
     def rotate_keys(self) -> None:
         """Begin a new epoch of the keys of encrypted networks; no packet is lost by it."""

@@ -27,6 +27,10 @@ async def registry_auth(store: Store, service_id: str) -> str:
     return (await store.get_secret(_key(service_id)) or b"").decode()
 
 
+def has_credentials(store: Store, service_id: str) -> bool:
+    return _key(service_id) in store.secret_keys()
+
+
 async def store_first(store: Store, service_id: str, auth: str) -> None:
     if auth:
         await store.put_secret(_key(service_id), auth.encode())
