@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from swarmsh.core import allocate
+from swarmsh.core import allocate, versions
 from swarmsh.core.accept import accept_service, accept_update
 from swarmsh.core.accept_attachments import resolve_networks
 from swarmsh.core.allocate import with_releases
 from swarmsh.core.container import PREDEFINED_NETWORKS
-from swarmsh.core.secrets import VERSIONS_KEPT, Kind, accept_data, accept_spec
+from swarmsh.core.secrets import Kind, accept_spec, named_to_ids
 from swarmsh.core.spec_diff import diff_specs
 from swarmsh.core.stacks import (
     LEAVING,
@@ -22,18 +22,18 @@ from swarmsh.core.stacks import (
     network_change,
     parts_of,
     refuse_foreign,
+    user_of_part,
     users_of,
-    with_file_ids,
 )
 from swarmsh.errors import NotFound, SwarmshError
 from swarmsh.manager.ports import IdSource
 from swarmsh.manager.usecases import networks, services
 from swarmsh.manager.usecases.happenings import network_event
 from swarmsh.manager.usecases.lookup import require_cluster
-from swarmsh.manager.usecases.revisions import network_names
+from swarmsh.manager.usecases.revisions import names_of
 from swarmsh.model.objects import Cluster, Config, Event, Network, Secret, Service, Task
 from swarmsh.model.revisions import Author
-from swarmsh.model.snapshot import Changes, ClusterSnapshot, Contents, config_key, secret_key
+from swarmsh.model.snapshot import Changes, ClusterSnapshot, Contents
 from swarmsh.model.specs import ConfigSpec, SecretSpec, ServiceSpec
 from swarmsh.model.stacks import StackConfig, StackNetwork, StackSecret, StackSpec
 
@@ -190,8 +190,8 @@ class _Ledger:
     # --- secrets and configs ---
     def file(self, kind: Kind, short: str, wanted: StackSecret | StackConfig) -> None:
         """Other contents are another version, which the name means from then on; an earlier one is taken again."""
-        versions = [v for v in _versions(self.at, kind) if v.spec.name == wanted.name]
-        stored = next((v for v in versions if v.current), None)
+        kept = versions.versions_of(self.at, kind, wanted.name)
+        stored = next((one for one in kept if one.current), None)
         same = stored is not None and self.known.contents.get(stored.id) == wanted.data
         change = file_change(kind, stored, wanted, short, self.spec.name, same=same)
         self.note(change)
@@ -199,22 +199,22 @@ class _Ledger:
             return
         spec = _file_spec(wanted)
         accept_spec(spec)
-        accept_data(kind, wanted.data)
-        fitting = [v for v in versions if self.known.contents.get(v.id) == wanted.data]
-        fitting = [v for v in fitting if v.spec.templating == spec.templating]
-        # The one that the name means goes before an older one with the same contents.
-        found = next(iter(sorted(fitting, key=lambda v: (not v.current, -v.number))), None)
-        if found is None:
-            new_id = self.known.new_id(kind, short)
-            found = _version(new_id, spec, self.now, max((v.number for v in versions), default=0) + 1)
-            found = replace(found, size=len(wanted.data), author=self.author)
-            key = secret_key(new_id) if kind == "secret" else config_key(new_id)
-            self.apply(Changes(put_contents=(Contents(key=key, data=wanted.data),)))
-        if stored is not None and stored.id != found.id:
-            self.apply(_put(replace(stored, current=False)))
-        self.apply(_put(replace(found, current=True, spec=spec)))
-        event = _file_event(kind, "create" if stored is None else "update", found, self.now)
-        self.apply(Changes(events=(event,)))
+        new_id, now = self.known.new_id(kind, short), self.now
+        if stored is None:
+            self.apply(versions.creation(self.at, kind, new_id, spec, wanted.data, now, self.author))
+            return
+        if not (same and stored.spec.templating == spec.templating):
+            fitting = [one for one in kept if self.known.contents.get(one.id) == wanted.data]
+            again = next((one for one in reversed(fitting) if one.spec.templating == spec.templating), None)
+            if again is not None:
+                self.apply(versions.other_version(self.at, kind, again, now))
+            else:
+                self.apply(
+                    versions.next_version(self.at, kind, new_id, wanted.name, wanted.data, now, self.author)
+                )
+        current = versions.find_kept(self.at, kind, wanted.name)
+        if current.spec != spec:
+            self.apply(versions.update_of(kind, replace(current, spec=spec), now))
 
     # --- services ---
     def all_services(self) -> None:
@@ -234,10 +234,10 @@ class _Ledger:
                 raise refused[0]
 
     def _service(self, short: str, wanted: ServiceSpec) -> None:
-        names = network_names(self.at)
+        names = names_of(self.at)
         stored = self.at.services.get(self.at.service_ids.get(wanted.name, ""))
         if stored is None:
-            spec = accept_service(with_file_ids(self.at, wanted))
+            spec = accept_service(named_to_ids(self.at, wanted))
             made = services.created(
                 self.at, self.known.new_id("service", short), spec, self.now, occupied=self.occupied
             )
@@ -247,7 +247,7 @@ class _Ledger:
                                                  fields=fields))  # fmt: skip
             return
         refuse_foreign("service", wanted.name, stored.spec.labels, self.spec.name)
-        spec = with_file_ids(self.at, adopted(stored.spec, wanted))
+        spec = named_to_ids(self.at, adopted(stored.spec, wanted))
         accepted = resolve_networks(self.at, accept_update(stored, spec))
         fields = diff_specs(stored.spec, accepted, names)
         change = PartChange(kind="service", name=wanted.name, short=short, fields=fields)
@@ -264,32 +264,18 @@ class _Ledger:
 
     # --- what is the stack's and not in the file ---
     def unwanted(self, *, prune: bool) -> None:
-        """Remove it, or mark what is in use yet; and forget versions of secrets and configs beyond those kept."""
+        """Remove it, or mark what is in use yet."""
         wanted = {kind_name for kind_name, change in self.parts.items() if change.short}
         needed = users_of(self.at)
         for kind, part in parts_of(self.at, self.spec.name).all():
             if isinstance(part, Service) or (kind, part.spec.name) in wanted:
                 continue
-            user = needed.get(part.id, "") if prune else ""
+            user = user_of_part(self.at, part, needed) if prune else ""
             self.leaves(kind, part.spec.name, pruned=prune, note=f"once {user} has left it" if user else "")
             if prune and user:
-                labels = {**part.spec.labels, LEAVING: "true"}
-                self.apply(_put(replace(part, spec=replace(part.spec, labels=labels))))
+                self.apply(_marked(part, self.now))
             elif prune:
-                self.apply(part_removal(self.at, kind, part, self.now))
-        self._forget_versions(needed)
-
-    def _forget_versions(self, needed: Mapping[str, str]) -> None:
-        names = {one.spec.name for one in (*self._secrets.values(), *self._configs.values())}
-        for name in sorted(names):
-            secrets = [v.id for v in _surplus(self.at.secrets.values(), name) if v.id not in needed]
-            configs = [v.id for v in _surplus(self.at.configs.values(), name) if v.id not in needed]
-            if secrets or configs:
-                self.apply(Changes(delete_secrets=tuple(secrets), delete_configs=tuple(configs)))
-
-
-def _versions(snapshot: ClusterSnapshot, kind: Kind) -> Iterable[Secret | Config]:
-    return snapshot.secrets.values() if kind == "secret" else snapshot.configs.values()
+                self.apply(part_removal(self.at, part, self.now))
 
 
 def _file_spec(wanted: StackSecret | StackConfig) -> SecretSpec | ConfigSpec:
@@ -298,40 +284,23 @@ def _file_spec(wanted: StackSecret | StackConfig) -> SecretSpec | ConfigSpec:
     return SecretSpec(name=wanted.name, labels=wanted.labels, driver=wanted.driver, templating=wanted.templating)
 
 
-def _version(new_id: str, spec: SecretSpec | ConfigSpec, now: float, number: int) -> Secret | Config:
-    if isinstance(spec, SecretSpec):
-        return Secret(id=new_id, version=0, created_at=now, updated_at=now, number=number, spec=spec)
-    return Config(id=new_id, version=0, created_at=now, updated_at=now, number=number, spec=spec)
-
-
-def _put(part: Network | Secret | Config) -> Changes:
-    match part:
-        case Network():
-            return Changes(put_networks=(part,))
-        case Secret():
-            return Changes(put_secrets=(part,))
-        case Config():
-            return Changes(put_configs=(part,))
-
-
-def _surplus(versions: Iterable[Secret] | Iterable[Config], name: str) -> list[Secret | Config]:
-    """Those that are neither current nor among the newest that are kept."""
-    older = sorted((v for v in versions if v.spec.name == name and not v.current), key=lambda v: -v.number)
-    return older[VERSIONS_KEPT:]
-
-
-def _file_event(kind: str, action: str, part: Secret | Config, now: float) -> Event:
-    return Event(time=now, type=kind, action=action, id=part.id, attributes={"name": part.spec.name})
-
-
-def part_removal(snapshot: ClusterSnapshot, kind: str, part: Network | Secret | Config, now: float) -> Changes:
-    """The removal of a network that nothing uses, or of a secret or config with all of its versions."""
+def part_removal(snapshot: ClusterSnapshot, part: Network | Secret | Config, now: float) -> Changes:
+    """The removal of a network, or of a secret or config with all of its versions, that nothing uses."""
     match part:
         case Network():
             return networks.removal((part,), now)
         case Secret():
-            ids = tuple(s.id for s in snapshot.secrets.values() if s.spec.name == part.spec.name)
-            return Changes(delete_secrets=ids, events=(_file_event(kind, "remove", part, now),))
+            return versions.removal(snapshot, "secret", part.id, now)
         case Config():
-            ids = tuple(c.id for c in snapshot.configs.values() if c.spec.name == part.spec.name)
-            return Changes(delete_configs=ids, events=(_file_event(kind, "remove", part, now),))
+            return versions.removal(snapshot, "config", part.id, now)
+
+
+def _marked(part: Network | Secret | Config, now: float) -> Changes:
+    spec = replace(part.spec, labels={**part.spec.labels, LEAVING: "true"})
+    match part:
+        case Network():
+            return Changes(put_networks=(replace(part, spec=spec),))
+        case Secret():
+            return versions.update_of("secret", replace(part, spec=spec), now)
+        case Config():
+            return versions.update_of("config", replace(part, spec=spec), now)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -23,6 +23,7 @@ from swarmsh.core.stacks import (
     leftovers,
     parts_of,
     tasks_left,
+    user_of_part,
     users_of,
 )
 from swarmsh.errors import InvalidSpec, NotFound, StalePlan
@@ -221,12 +222,15 @@ async def _contents_of(store: Store, snapshot: ClusterSnapshot, spec: StackSpec)
     secrets = {*parts.secrets, *(s.name for s in spec.secrets.values() if not s.external)}
     configs = {*parts.configs, *(c.name for c in spec.configs.values() if not c.external)}
     found: dict[str, bytes] = {}
+    # What was forgotten with its key differs from whatever the file says.
     for secret in snapshot.secrets.values():
         if secret.spec.name in secrets:
-            found[secret.id] = await store.secret_data(secret.id)
+            with suppress(NotFound):
+                found[secret.id] = await store.secret_data(secret.id)
     for config in snapshot.configs.values():
         if config.spec.name in configs:
-            found[config.id] = await store.config_data(config.id)
+            with suppress(NotFound):
+                found[config.id] = await store.config_data(config.id)
     return found
 
 
@@ -430,24 +434,15 @@ async def remove_stack(store: Store, clock: Clock, name: str) -> tuple[PartChang
         after = snapshot.apply(changes, snapshot.index)
         needed = users_of(after)
         for kind, part in parts.all():
-            if not isinstance(part, Service) and part.id in needed:
+            if not isinstance(part, Service) and (user := user_of_part(after, part, needed)):
                 raise InvalidSpec(
-                    f"{kind} {part.spec.name} of stack {name} is in use by {needed[part.id]}",
+                    f"{kind} {part.spec.name} of stack {name} is in use by {user}",
                     hint="Nothing was removed; remove that first, or take it off",
                 )
-        others = [
-            part_removal(after, kind, part, now) for kind, part in parts.all() if not isinstance(part, Service)
-        ]
+        others = [part_removal(after, part, now) for _, part in parts.all() if not isinstance(part, Service)]
         removed = tuple(PartChange(kind=k, name=p.spec.name, action="remove") for k, p in parts.all())
         gone = changes.delete_services
-        return replace(
-            changes,
-            put_networks=tuple(n for c in others for n in c.put_networks),
-            delete_secrets=tuple(i for c in others for i in c.delete_secrets),
-            delete_configs=tuple(i for c in others for i in c.delete_configs),
-            events=(*changes.events, *(e for c in others for e in c.events)),
-            delete_stacks=(name,),
-        )
+        return replace(_joined(changes, others), delete_stacks=(name,))
 
     await store.commit(decide)
     for service_id in gone:
@@ -461,15 +456,20 @@ async def drop_leftovers(store: Store, clock: Clock) -> None:
         return
 
     def decide(snapshot: ClusterSnapshot) -> Changes:
-        removed = [part_removal(snapshot, kind, part, clock.now()) for kind, part in leftovers(snapshot)]
-        return Changes(
-            put_networks=tuple(n for c in removed for n in c.put_networks),
-            delete_secrets=tuple(i for c in removed for i in c.delete_secrets),
-            delete_configs=tuple(i for c in removed for i in c.delete_configs),
-            events=tuple(e for c in removed for e in c.events),
-        )
+        return _joined(Changes(), [part_removal(snapshot, part, clock.now()) for part in leftovers(snapshot)])
 
     await store.commit(decide)
+
+
+def _joined(first: Changes, removals: Sequence[Changes]) -> Changes:
+    """`first`, and removals of networks, secrets and configs beside it."""
+    return replace(
+        first,
+        put_networks=tuple(n for c in removals for n in c.put_networks),
+        delete_secrets=tuple(i for c in removals for i in c.delete_secrets),
+        delete_configs=tuple(i for c in removals for i in c.delete_configs),
+        events=(*first.events, *(e for c in removals for e in c.events)),
+    )
 
 
 # --- what clients are told ----------------------------------------------------------------------------------

@@ -393,7 +393,7 @@ async def test_a_stack_that_others_made_is_recorded_as_it_was_found(api):
         path = f"/services/shop_{name}/update?version={found['Version']['Index']}"
         await api.call("POST", path, found["Spec"])
     await deploy(api, shop())
-    second, first = await api.get("/swarmsh/stacks/shop/revisions")
+    _, first = await api.get("/swarmsh/stacks/shop/revisions")
     assert (first["Number"], first["Action"], first["Client"]) == (1, "as it was found", "manager")
     status, answer = await api.call("POST", "/swarmsh/stacks/shop/rollback?to=1")
     assert status == 200, answer
