@@ -20,7 +20,8 @@ from swarmsh.cli.spec_create import (
     rollout,
     schedule_labels,
 )
-from swarmsh.cli.values import hosts_entry, normal_capability, pairs
+from swarmsh.cli.values import pairs
+from swarmsh.core.quantities import hosts_entry, normal_capability
 
 Json = dict[str, Any]
 
