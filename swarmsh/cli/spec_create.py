@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from swarmsh.cli.run_flags import run_labels_of
 from swarmsh.cli.values import hosts_entry, normal_capability, pairs, read_env_file
 
 Json = dict[str, Any]
@@ -77,7 +78,7 @@ def _container(flags: Json, image: str, args: list[str]) -> Json:
     return compact(
         {
             "Image": image,
-            "Labels": pairs(flags["container_label"]) or None,
+            "Labels": pairs(flags["container_label"]) | run_labels_of(flags) or None,
             "Command": flags["entrypoint"],
             "Args": args,
             "Hostname": flags["hostname"],

@@ -1,9 +1,8 @@
 """What `docker run` can and Docker's services cannot: container labels `swarmsh.run.<option>` of a task template.
 
 `RUN_OPTIONS` is the one table; `docs/run-options.md` says the same to users, and a test compares them. An option
-has the name and the form of `docker run`'s flag. As labels of the container they are part of what makes tasks: they
-survive every client's update, and a change of one replaces tasks as any change of the template does.
-
+has the name and the form of `docker run`'s flag. As labels of the container they are part of what makes tasks: all
+clients' updates keep them, and a change of one replaces tasks as any change of the template does.
 A list is written with commas between its entries, or as a JSON list where an entry has a comma in it.
 """
 

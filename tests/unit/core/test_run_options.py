@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from swarmsh.core.accept import accept_service
+from swarmsh.core.container import container_config
+from swarmsh.core.difference import template_changed
+from swarmsh.core.engine_api import newest_field
 from swarmsh.core.run_devices import DeviceRequest
 from swarmsh.core.run_options import (
     RUN_OPTIONS,
@@ -17,8 +22,12 @@ from swarmsh.core.run_options import (
     parse_run_options,
     run_labels,
 )
+from swarmsh.core.spec_diff import diff_specs
 from swarmsh.errors import InvalidSpec
+from swarmsh.model.specs import ServiceSpec
+from tests.unit.core import samples
 
+PAGE = Path(__file__).parents[3] / "docs" / "run-options.md"
 GPU = ("gpu",)
 PROFILE = '{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[]}'
 
@@ -229,3 +238,82 @@ def test_new_fields_ask_for_new_engines() -> None:
     assert newest_option(RunOptions(privileged=True)) is None
     assert newest_option(RunOptions(annotations=("a=b",))) == ("annotation", (1, 43))
     assert newest_option(RunOptions(annotations=("a=b",), devices=("x.y/z=1",))) == ("device of CDI", (1, 44))
+
+
+# --- as part of a service -----------------------------------------------------------------------------------
+def labelled(**template: Any) -> ServiceSpec:
+    """A service whose container has the labels `run` (without their prefix), beside fields of its template."""
+    labels = {f"swarmsh.run.{key}": text for key, text in template.pop("run").items()}
+    container = {"Image": "web:1", "Labels": labels} | template.pop("ContainerSpec", {})
+    return samples.service_spec(TaskTemplate={"ContainerSpec": container, **template})
+
+
+REFUSED = [
+    (labelled(run={"devce": "/dev/a"}), "swarmsh.run.devce is not known. Did you mean swarmsh.run.device?"),
+    (labelled(run={"uts": "host"}, ContainerSpec={"Hostname": "h"}), "hostname and the UTS mode"),
+    (labelled(run={"uts": "host", "domainname": "d"}), "domainname and the UTS mode"),
+    (
+        labelled(run={"cpu-quota": "5000"}, Resources={"Limits": {"NanoCPUs": 10**9}}),
+        "Nano CPUs and CPU Quota cannot both be set",
+    ),
+    (
+        labelled(run={"memory-reservation": "1g"}, Resources={"Limits": {"MemoryBytes": 1 << 29}}),
+        "can not be less than memory reservation",
+    ),
+    (
+        labelled(
+            run={"security-opt": "seccomp=unconfined"},
+            ContainerSpec={"Privileges": {"Seccomp": {"Mode": "unconfined"}}},
+        ),
+        "seccomp is said twice",
+    ),
+    (
+        samples.service_spec(Labels={"swarmsh.run.device": "/dev/a"}),
+        "It goes on its containers: --container-label",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spec", "message"), REFUSED)
+def test_a_service_with_options_that_cannot_be_is_refused(spec: ServiceSpec, message: str) -> None:
+    with pytest.raises(InvalidSpec) as refused:
+        accept_service(spec)
+    assert message in str(refused.value)
+
+
+def test_a_task_is_created_with_its_options_beside_what_its_spec_says() -> None:
+    spec = labelled(
+        run={"privileged": "true", "security-opt": "label=disable", "domainname": "d.example", "cpu-shares": "9"},
+        ContainerSpec={"Privileges": {"NoNewPrivileges": True}},
+        Resources={"Limits": {"MemoryBytes": 1 << 30}},
+    )
+    task = samples.task(1, spec=accept_service(spec).task_template, on=samples.node(1))
+    config = container_config(task, samples.node(1), "c1")
+    assert config["Domainname"] == "d.example"
+    assert config["HostConfig"] == {
+        "RestartPolicy": {"Name": "no"},
+        "Memory": 1 << 30,
+        "Privileged": True,
+        "SecurityOpt": ["no-new-privileges=true", "label=disable"],
+        "CpuShares": 9,
+    }
+
+
+def test_a_changed_option_replaces_tasks_and_is_shown_field_by_field() -> None:
+    before, after = labelled(run={"shm-size": "64m"}), labelled(run={"shm-size": "128m"})
+    assert template_changed(before, after)
+    assert [(c.field, c.before, c.after) for c in diff_specs(before, after)] == [
+        ("TaskTemplate.ContainerSpec.Labels[swarmsh.run.shm-size]", "64m", "128m")
+    ]
+
+
+def test_a_node_with_an_older_engine_is_ruled_out_by_name() -> None:
+    needed = newest_field(labelled(run={"annotation": "a=b"}).task_template)
+    assert needed is not None
+    assert (needed.name, needed.since) == ("annotation", (1, 43))
+    assert newest_field(labelled(run={"privileged": "true"}).task_template) is None
+
+
+def test_the_page_for_users_has_the_same_table() -> None:
+    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| `swarmsh.run.")]
+    assert rows == [f"| `{x.label}` | {x.form} | {x.meaning} |" for x in RUN_OPTIONS]
