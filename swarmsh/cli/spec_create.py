@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from swarmsh.cli.run_flags import run_labels_of
 from swarmsh.cli.values import pairs, read_env_file
 from swarmsh.core.quantities import effective_capabilities, hosts_entry
 
@@ -78,7 +79,7 @@ def _container(flags: Json, image: str, args: list[str]) -> Json:
     return compact(
         {
             "Image": image,
-            "Labels": pairs(flags["container_label"]) or None,
+            "Labels": pairs(flags["container_label"]) | run_labels_of(flags) or None,
             "Command": flags["entrypoint"],
             "Args": args,
             "Hostname": flags["hostname"],
