@@ -50,9 +50,7 @@ def mode_of(service: Spot) -> ServiceMode:
     if kind == "replicated-job":
         return ServiceMode(replicated_job=ReplicatedJobMode(max_concurrent=wanted, total_completions=wanted))
     if kind != "replicated":
-        raise mode.wrong(
-            f"unknown mode '{kind}'", hint="Use replicated, global, replicated-job or global-job"
-        )
+        raise mode.wrong(f"unknown mode '{kind}'", hint="Use replicated, global, replicated-job or global-job")
     return ServiceMode(replicated=ReplicatedMode(replicas=wanted))
 
 

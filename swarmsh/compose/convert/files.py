@@ -54,7 +54,8 @@ def secrets_of(declared: Spot, names: Names, sources: Sources) -> dict[str, Stac
 
 def configs_of(declared: Spot, names: Names, sources: Sources) -> dict[str, StackConfig]:
     return {
-        short: StackConfig(**_common(spot, short, names, sources, "config")) for short, spot in sorted(declared.items())
+        short: StackConfig(**_common(spot, short, names, sources, "config"))
+        for short, spot in sorted(declared.items())
     }
 
 
@@ -127,7 +128,7 @@ def credential_config(service: Spot, declared: Spot, names: Names) -> str:
 
 
 def _declared(spot: Spot, declared: Spot, kind: str) -> Spot:
-    if spot.text() not in declared.keys():
+    if spot.text() not in declared:
         raise spot.wrong(f"undefined {kind} '{spot.text()}'", hint=f"Declare it at the top, below `{kind}s:`")
     return declared[spot.text()]
 

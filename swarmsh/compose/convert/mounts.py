@@ -76,7 +76,7 @@ def _volume(spot: Spot, base: Mount, volumes: Spot, names: Names) -> Mount:
         labels = asked["labels"].pairs()
         options = VolumeOptions(no_copy=asked["nocopy"].flag(), labels=labels)
         return base if options == VolumeOptions() else replace(base, volume_options=options)
-    if base.source not in volumes.keys():
+    if base.source not in volumes:
         raise spot["source"].wrong(
             f"undefined volume '{base.source}'",
             hint=f"Declare it at the top: `volumes: {{{base.source}: }}`; a path of the nodes starts with /",
@@ -115,7 +115,9 @@ def _bind(spot: Spot, base: Mount, warn: Warn) -> Mount:
         )
     asked = spot["bind"]
     if asked["selinux"]:
-        warn(asked["selinux"], "mounts of services are not relabelled for SELinux: label the directory on the nodes")
+        warn(
+            asked["selinux"], "mounts of services are not relabelled for SELinux: label the directory on the nodes"
+        )
     if not any(asked[key] for key in ("propagation", "create_host_path", "recursive")):
         # Docker's clients send the options, empty ones too, if and only if the file has the block.
         return replace(base, bind_options=BindOptions()) if asked.given else base

@@ -1,13 +1,13 @@
 """Networks of the stack, and where its services are attached.
 
-A service's short name is an alias in the stack's own networks alone: on an external one, which other stacks share,
-their services of that name would answer for ours. There a service has the names that the file says. (The docker CLI
+A service's short name is an alias in the stack's own networks alone: on an external one, which other stacks
+share, their services of that name would answer for ours. There a service has the names that the file says. (The docker CLI
 gives the short name everywhere.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Set
 
 from swarmsh.compose.convert.names import Names
 from swarmsh.compose.convert.spot import Spot, Warn
@@ -29,7 +29,7 @@ def attachments_of(service: Spot, networks: Spot, names: Names) -> tuple[Network
 
 
 def _attachment(short: str, spot: Spot, service: Spot, networks: Spot, names: Names) -> NetworkAttachment:
-    if short != DEFAULT and short not in networks.keys():
+    if short != DEFAULT and short not in networks:
         raise spot.wrong(f"undefined network '{short}'", hint=f"Declare it at the top: `networks: {{{short}: }}`")
     declared = networks[short]
     target = names.of(declared, short)
@@ -59,7 +59,7 @@ def _mode(service: Spot) -> tuple[NetworkAttachment, ...]:
     raise spot.wrong(f"there is no network mode '{mode}'", hint="Use host, none or bridge, or `networks`")
 
 
-def networks_of(project: Spot, used: Mapping[str, object], names: Names, warn: Warn) -> dict[str, StackNetwork]:
+def networks_of(project: Spot, used: Set[str], names: Names, warn: Warn) -> dict[str, StackNetwork]:
     """The networks that services use, by short name; others are not made, as the docker CLI does not make them."""
     declared = project["networks"]
     for short, spot in declared.items():
@@ -78,10 +78,6 @@ def _network(spot: Spot, short: str, names: Names) -> StackNetwork:
             f"networks of driver {driver} are each node's own, and a stack is on several nodes",
             hint="Leave the driver out: stacks have overlays",
         )
-    if spot["enable_ipv6"].flag():
-        raise spot["enable_ipv6"].wrong("overlays have no IPv6", hint="Leave it out: services get IPv4 addresses")
-    if spot["enable_ipv4"].given and not spot["enable_ipv4"].flag():
-        raise spot["enable_ipv4"].wrong("overlays have IPv4", hint="Leave it out")
     spec = NetworkSpec(
         name=name,
         labels=names.labelled(spot["labels"].pairs()),

@@ -117,6 +117,6 @@ def warn_of_databases(service: Spot, bind: str, warn: Warn) -> None:
         if found and port["protocol"].text() != "udp":
             warn(
                 port,
-                f"port {found[0]}, that of {DATABASES[found[0]]}, is published on all addresses of the nodes. Services "
-                "of a common network need no published port; else give a host IP",
+                f"port {found[0]}, that of {DATABASES[found[0]]}, is published on all addresses of the nodes. "
+                "Services of a common network need no published port; else give a host IP",
             )

@@ -1,7 +1,7 @@
 """A value of a project together with where it stands, so that what is wrong with it names file, line and key.
 
-Reading is lenient in form and strict in meaning: a project has been through a schema, so that a value of the wrong kind
-is rare, but it is refused all the same.
+Reading is lenient in form and strict in meaning: a project has been through a schema, so that a value of the wrong
+kind is rare, but it is refused all the same.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ class Spot:
         """Whether anything was said that is not the same as saying nothing."""
         return self.value not in (None, "", False, [], {})
 
+    def __contains__(self, key: str) -> bool:
+        """Whether a map has that key."""
+        return key in self._map()
+
     @property
     def given(self) -> bool:
         return self.value is not None
@@ -47,7 +51,9 @@ class Spot:
 
     def each(self) -> Iterator[Spot]:
         """The entries of a list; a single value counts as a list of one."""
-        entries = self.value if isinstance(self.value, (list, tuple)) else [] if self.value is None else [self.value]
+        entries = (
+            self.value if isinstance(self.value, (list, tuple)) else [] if self.value is None else [self.value]
+        )
         for index, inner in enumerate(entries):
             yield Spot(self.project, (*self.path, index), inner)
 
