@@ -1,8 +1,8 @@
 """Networks of the stack, and where its services are attached.
 
 A service's short name is an alias in the stack's own networks alone: on an external one, which other stacks
-share, their services of that name would answer for ours. There a service has the names that the file says. (The docker CLI
-gives the short name everywhere.)
+share, their services of that name would answer for ours. There a service has the names that the file says.
+(The docker CLI gives the short name everywhere.)
 """
 
 from __future__ import annotations
