@@ -1,7 +1,7 @@
 """What YAML text without quotes stands for, and how a value is spelled again: as Docker's own tools do both.
 
-They read YAML 1.2's core with leftovers of 1.1: `0777` is octal and `1_000` a thousand, but yes, no, on and off are
-text (a key that takes a boolean understands them), and so are `22:22` and dates.
+They read YAML 1.2's core with leftovers of 1.1: `0777` is octal and `1_000` a thousand, but yes, no, on and off
+are text (a key that takes a boolean understands them), and so are `22:22` and dates.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the tables of keys are made of: each reader checks a value and gives it in the canonical form.
 
-A reader is a function of a value and its path; it raises ComposeError with both. Readers never change what they are
-given.
+A reader is a function of a value and its path; it raises ComposeError with both. Readers never change what they
+are given.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def duration(node: Node, path: Path) -> Node:
     if not isinstance(node, Scalar) or not isinstance(node.value, str):
         refuse(node, path, "a duration", hint)
     value = node.value
-    if value != "0" and not re.fullmatch(rf"(?:{_DURATION.pattern})+", value) or len(value) > 64:
+    if (value != "0" and not re.fullmatch(rf"(?:{_DURATION.pattern})+", value)) or len(value) > 64:
         refuse(node, path, "a duration", hint)
     if "d" in value or "w" in value:
         hours = {"d": 24, "w": 168}
@@ -257,16 +257,12 @@ def record(table: Table, *, required: Collection[str] = (), extensions: bool = T
         made = Mapping(place=node.place, override=node.override)
         for key, value in node.items.items():
             here = (*path, key)
-            if isinstance(value, Reset) or (extensions and key.startswith("x-")):
-                known = key in table or key.startswith("x-")
+            if extensions and key.startswith("x-"):
                 made.put(key, value, node.keys[key])
-            else:
-                known = key in table
-            if not known:
+            elif key not in table:
                 raise ComposeError(unknown_key(key, table), node.keys[key], here)
-            if key not in made.items:
-                read_value = table[key](value, here)
-                made.put(key, _with_override(read_value, value), node.keys[key])
+            else:
+                made.put(key, _read_entry(table[key], value, here), node.keys[key])
         for key in required:
             if key not in made.items:
                 raise ComposeError(f"the key {key!r} is missing", node.place, path)
@@ -275,8 +271,12 @@ def record(table: Table, *, required: Collection[str] = (), extensions: bool = T
     return read
 
 
-def _with_override(made: Node, given: Node) -> Node:
-    return replace(made, override=True) if given.override and not made.override else made
+def _read_entry(reader: Reader, value: Node, path: Path) -> Node:
+    """A mapping's value, its tag kept."""
+    if isinstance(value, Reset):
+        return value
+    made = reader(value, path)
+    return replace(made, override=True) if value.override and not made.override else made
 
 
 def map_of(value: Reader, *, names: bool = False, empty: bool = False) -> Reader:
@@ -293,8 +293,7 @@ def map_of(value: Reader, *, names: bool = False, empty: bool = False) -> Reader
             if names and not _NAME.fullmatch(key):
                 hint = "Names have letters, digits, dots, dashes and underscores"
                 raise ComposeError(f"{shorten(key)!r} is no name", node.keys[key], here, hint)
-            made_one = one if isinstance(one, Reset) else _with_override(value(one, here), one)
-            made.put(key, made_one, node.keys[key])
+            made.put(key, _read_entry(value, one, here), node.keys[key])
         return made
 
     return read

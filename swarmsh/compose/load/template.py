@@ -22,7 +22,11 @@ class TemplateError(ValueError):
         self.hint = hint
 
 
-def substitute(text: str, lookup: Lookup, on_unset: Callable[[str], None] = lambda name: None, depth: int = 0) -> str:
+def _nobody(name: str) -> None:
+    """Nobody wants to hear of variables that are not set."""
+
+
+def substitute(text: str, lookup: Lookup, on_unset: Callable[[str], None] = _nobody, depth: int = 0) -> str:
     """`text` with its variables replaced. Raises TemplateError.
 
     `lookup` gives None for a variable that is not set; `on_unset` hears of each that became an empty text thereby.

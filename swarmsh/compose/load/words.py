@@ -1,4 +1,4 @@
-"""Commands written as one string, split into words as Docker's CLI does it: a shell's quotes, nothing else of one."""
+"""Commands as one string, split into words as Docker's CLI does: a shell's quotes, nothing else of one."""
 
 from __future__ import annotations
 
