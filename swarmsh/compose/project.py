@@ -41,10 +41,14 @@ class Marks:
 class Project:
     """What compose files mean. The sections map short names to values of the canonical long syntax.
 
-    In services: `environment`, `labels`, `sysctls`, `extra_hosts`, `annotations` and the like are maps (a value None:
-    taken from the container's image or unset); `command` and `entrypoint` are lists or None; `ports`, `volumes`,
-    `secrets`, `configs`, `env_file`, `devices` are lists of maps; `depends_on`, `networks`, `ulimits`, `build` are
-    maps. Durations and sizes are strings as they were written.
+    In services: `environment`, `labels`, `sysctls`, `annotations` are maps of text (a value None in
+    `environment`: not set where the files were loaded); `extra_hosts` maps a name to a list of addresses;
+    `command` and `entrypoint` are lists or None; `ports`, `volumes`, `secrets`, `configs`, `env_file`, `devices`
+    are lists of maps (a port's `target` is a number, its `published` text); `depends_on`, `networks`, `ulimits`,
+    `build` are maps. `environment` holds what `env_file` gives, `labels` what `label_file` gives. Durations and
+    sizes are text as it was written; file modes are numbers. Sources of bind mounts and build contexts are as
+    they were written; paths of `env_file`, `label_file`, secrets and configs are absolute. `x-*` keys stay where
+    they are. Services of profiles that are not active are left out.
     """
 
     name: str | None = None
@@ -54,5 +58,7 @@ class Project:
     secrets: Section = field(default_factory=dict)
     configs: Section = field(default_factory=dict)
     extensions: dict[str, Any] = field(default_factory=dict)  # the top-level x-* keys
+    # What variables were taken from: for secrets and configs that come from the environment.
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     marks: Marks = field(default_factory=Marks)
     warnings: list[Notice] = field(default_factory=list)
