@@ -48,6 +48,7 @@ setup(
         "tzdata",  # time zones of schedules, where the system has none
     ],
     extras_require={
+        "keyring": ["keyring>=24"],  # `swarmsh manager rotate-key --to keyring`
         "dev": [
             "hypothesis>=6.100",
             "import-linter>=2.1,<3",
@@ -57,7 +58,7 @@ setup(
             "pytest-xdist>=3.6,<4",
             "ruff>=0.8,<1",
             "types-PyYAML",
-        ]
+        ],
     },
     entry_points={"console_scripts": ["swarmsh = swarmsh.cli:main"]},
 )

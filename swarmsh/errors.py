@@ -109,6 +109,12 @@ class StoreReadOnly(SwarmshError):
     kind = Kind.UNAVAILABLE
 
 
+class Locked(SwarmshError):
+    """The key to what is secret in the store is not at hand: it waits for a passphrase, or its place is empty."""
+
+    kind = Kind.UNAVAILABLE
+
+
 class StoreCorrupt(SwarmshError):
     """The database cannot be read as one of ours."""
 

@@ -13,7 +13,7 @@ from swarmsh.core.accept_network import VNI_LIST
 from swarmsh.model.objects import Cluster, Event, JobStatus, Network, Node, Service, Task
 from swarmsh.model.snapshot import ClusterSnapshot
 from swarmsh.model.specs import PortConfig, ServiceSpec
-from swarmsh.model.states import NodeState, Role
+from swarmsh.model.states import NodeState, Role, TaskState
 from swarmsh.model.wire import to_wire
 
 Json = dict[str, Any]
@@ -171,8 +171,8 @@ def _task_status(task: Task) -> Json:
         "State": seen.state.word,
         "Message": seen.message,
     }
-    if seen.err:
-        status["Err"] = seen.err
+    if err := seen.err or (task.held if task.live and task.desired is TaskState.READY else ""):
+        status["Err"] = err
     if seen.container_id or seen.exit_code is not None:
         status["ContainerStatus"] = {
             "ContainerID": seen.container_id,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
+from swarmsh.core.depends import OPEN, Gate, begun
 from swarmsh.core.difference import outdated
 from swarmsh.core.fence import over_at
 from swarmsh.core.labels import fenced
@@ -49,6 +52,7 @@ class Draft:
     since: float = 0.0  # before, nobody could have done anything: it counts for no deadline
     # A service with what its spec needs of the cluster; raises SwarmshError if that is not to be had.
     attach: Callable[[Service], Service] = lambda service: service
+    gate: Gate = OPEN  # what the service waits for before it first starts
     tasks: dict[str, Task] = field(default_factory=dict)
     # The same tasks by place, oldest first; and which other versions of the spec are outdated, asked once each.
     _at: dict[Place, dict[str, Task]] = field(default_factory=dict)
@@ -60,16 +64,18 @@ class Draft:
     _deleted: list[str] = field(default_factory=list)
     _new: set[str] = field(default_factory=set)
     _service: Service | None = None
+    _held: bool | None = None
     _wake_at: float | None = None
 
     @classmethod
     def of(
         cls, service: Service, tasks: Iterable[Task], nodes: Mapping[str, Node], ids: Iterator[str], now: float,
         history: int, on_node: Callable[[str], Iterable[Task]], attach: Callable[[Service], Service],
-        met: Callable[[str], bool], since: float,
+        met: Callable[[str], bool], since: float, gate: Gate = OPEN,
     ) -> Draft:  # fmt: skip
         ordered = sorted(tasks, key=lambda t: (t.created_at, t.id))
-        draft = cls(service, nodes, ids, now, history, on_node, met, since, attach, {t.id: t for t in ordered})
+        draft = cls(service, nodes, ids, now, history, on_node, met, since, attach, gate)
+        draft.tasks = {t.id: t for t in ordered}
         for task in ordered:
             draft._at.setdefault(place_of(task), {})[task.id] = task
         return draft
@@ -77,7 +83,7 @@ class Draft:
     def part(self, service: Service, tasks: Iterable[Task]) -> Draft:
         """A draft of some of the tasks, with a service that may differ; `take` brings its changes back."""
         rest = (self.nodes, self.ids, self.now, self.history, self.on_node, self.attach, self.met, self.since)
-        return Draft.of(service, tasks, *rest)
+        return Draft.of(service, tasks, *rest, self.gate)
 
     def take(self, part: Draft) -> None:
         """Change here what was changed in a part, but for its service."""
@@ -160,6 +166,13 @@ class Draft:
         node = self.nodes.get(task.node_id)
         return node is not None and node.status.state is NodeState.DOWN
 
+    @property
+    def held(self) -> str:
+        """Why none of the service's tasks may start yet; empty once one was let go before."""
+        if self._held is None:
+            self._held = bool(self.gate.unmet) and not begun(self.tasks.values())
+        return self.gate.words if self._held else ""
+
     # --- changing ---
     def put(self, task: Task) -> None:
         if self.tasks.get(task.id) != task:
@@ -169,6 +182,12 @@ class Draft:
 
     def wish(self, task: Task, desired: TaskState) -> None:
         self.put(wish(self.tasks[task.id], desired))
+
+    def hold(self, task: Task) -> bool:
+        """Note on a prepared task why it may not start yet, or that nothing holds it; whether it is held."""
+        if task.held != self.held:
+            self.put(replace(task, held=self.held))
+        return bool(self.held)
 
     def delete(self, task: Task) -> None:
         del self.tasks[task.id]
@@ -187,11 +206,12 @@ class Draft:
         restarted_at: tuple[float, ...] = (),
         node_id: str = "",
     ) -> Task:
-        """A new task of the service as specified now. A fenced one is let go at the end of the pass, if it may.
+        """A new task of the service as specified now. A fenced or held one is let go at the end of the pass, if it
+        may.
 
         `node_id`: where the task of a slot is to be, and nowhere else; a global service's has its place.
         """
-        if fenced(self.service.spec.labels):
+        if self.held or fenced(self.service.spec.labels):
             desired = min(desired, TaskState.READY)
         task = new_task(
             self.service,

@@ -237,7 +237,7 @@ def _let_go(runs: _Runs, kept: set[int]) -> None:
     ending = any(_leaving(p, task) for i, p in runs.drafts.items() if i not in kept for task in p.all())
     for part in runs.all():
         for task in part.all():
-            if task.desired is not TaskState.READY or task.status.state.terminal:
+            if task.desired is not TaskState.READY or task.status.state.terminal or part.hold(task):
                 continue
             if task.start_after is not None and task.start_after > part.now:
                 part.wake(task.start_after)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 
+from swarmsh.core.depends import DEPENDS_ON, parse_depends_on
 from swarmsh.core.run_options import RUN_PREFIX
 from swarmsh.core.words import nearest, parse_duration_s
 from swarmsh.errors import InvalidSpec
@@ -45,6 +46,12 @@ LABELS: tuple[ServiceLabel, ...] = (
         "a lost node's tasks are placed elsewhere at once",
         "no slot ever runs twice: a node that reaches neither the manager nor another node stops its tasks; only "
         "then are they placed elsewhere",
+    ),
+    ServiceLabel(
+        "swarmsh.depends-on",
+        "SERVICE[:CONDITION][:optional], several with commas",
+        "its tasks start at once",
+        "what has to run, be ready or be done before the service's first tasks start",
     ),
     ServiceLabel(
         "swarmsh.deadline",
@@ -120,6 +127,8 @@ def check_labels(labels: Mapping[str, str]) -> None:
     balancing_of(labels)
     drain_s(labels, 0.0)
     deadline_s(labels)
+    if DEPENDS_ON in labels:
+        parse_depends_on(labels[DEPENDS_ON])
     if labels.get("swarmsh.fence", "stop") != "stop":
         raise InvalidSpec(f"label swarmsh.fence: '{labels['swarmsh.fence']}' is not stop, its only value")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from swarmsh.core.depends import OPEN, Gate
 from swarmsh.core.draft import Draft, ServicePlan, place_of
 from swarmsh.core.global_mode import fit_to_nodes
 from swarmsh.core.jobs import plan_job
@@ -34,6 +35,7 @@ def plan_service(
     attach: Callable[[Service], Service] = lambda service: service,
     met: Callable[[str], bool] = lambda node_id: True,
     since: float = 0.0,
+    gate: Gate = OPEN,
 ) -> ServicePlan:
     """Changes to a service's tasks; applied and planned again at the same `now`, nothing is left to do.
 
@@ -41,8 +43,9 @@ def plan_service(
     `on_node` gives all tasks of a node, those of other services too. `attach` gives a service that is rolled back
     the VIPs and ports of its spec, and raises SwarmshError if they are not to be had any more. `met` says of a
     node whether it has been in touch with this process, which could do nothing before `since`: no deadline began.
+    `gate`: what the service waits for before it first starts.
     """
-    draft = Draft.of(service, tasks, nodes, ids, now, history, on_node, attach, met, since)
+    draft = Draft.of(service, tasks, nodes, ids, now, history, on_node, attach, met, since, gate)
     if service.spec.mode.is_job:
         return plan_job(draft)
     judge_update(draft)
@@ -125,6 +128,8 @@ def _let_go(draft: Draft) -> None:
     """Let a prepared task run when its delay is over and what it follows has stopped."""
     for task in draft.all():
         if task.desired is not TaskState.READY or task.status.state.terminal:
+            continue
+        if draft.hold(task):
             continue
         if task.start_after is not None and task.start_after > draft.now:
             draft.wake(task.start_after)

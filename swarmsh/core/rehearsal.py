@@ -186,6 +186,8 @@ def _waits(old: _Seen | None, new: _Seen | None, nodes: Mapping[str, Node]) -> s
     task = new.task
     if task.status.err:
         return task.status.err
+    if task.held and task.desired is TaskState.READY:
+        return task.held
     if task.placed and not answers(nodes.get(task.node_id)):
         return _away(task, nodes)
     if old is not None and task.desired is TaskState.READY and not old.task.status.state.terminal:

@@ -68,6 +68,8 @@ def roll_update(draft: Draft) -> None:
         # Paused: it goes on only after another change of the spec, which clears its status.
         _drop_unstarted(draft)
         return
+    if todo and _waits_for_runs(draft):
+        return
     busy = [p for p in draft.places() if rollout.busy(p)]
     budget = (rollout.config.parallelism or len(todo) + len(busy)) - len(busy)
     for place in todo[: max(0, budget)]:
@@ -77,6 +79,21 @@ def roll_update(draft: Draft) -> None:
             _note_fallback(draft, place, hindrance)
     if updating(draft.service) and not todo and not busy:
         _complete_when_stable(draft, rollout)
+
+
+def _waits_for_runs(draft: Draft) -> bool:
+    """Whether the update may not begin more places: what has to be done before (a migration) is not.
+
+    What runs goes on, and what ends there is followed as ever. A rollback waits for nothing.
+    """
+    status = draft.service.update_status
+    if status is None or status.state != "updating":
+        return False
+    runs = draft.gate.runs
+    message = f"{IN_PROGRESS} (waits for {' and for '.join(runs)})" if runs else IN_PROGRESS
+    if status.message != message and (runs or status.message.startswith(f"{IN_PROGRESS} (waits for ")):
+        draft.put_service(replace(draft.service, update_status=replace(status, message=message)))
+    return bool(runs)
 
 
 def updating(service: Service) -> bool:
@@ -186,7 +203,7 @@ class _Rollout:
         moved_at = max((max(t.created_at, t.status.since, t.start_after or 0.0) for t in tasks), default=0.0)
         at = max(draft.since, moved_at) + self.deadline_s + max(graces, default=0.0)
         draft.wake(at)
-        waiting = [t for t in replaced(draft, place)[1] if t.ready_since is None]
+        waiting = [t for t in replaced(draft, place)[1] if t.ready_since is None and not t.held]
         return waiting[-1] if waiting and at <= draft.now else None
 
     def failures(self) -> list[tuple[Task, float | None]]:

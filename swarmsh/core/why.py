@@ -321,6 +321,8 @@ class _Teller:
         return f"{state.word} on {node}"
 
     def _note_wait(self, task: Task) -> None:
+        if task.held:
+            self.reasons.append(f"{task.held} (label swarmsh.depends-on)")
         if task.start_after is not None and task.start_after > self.evidence.now:
             left = task.start_after - self.evidence.now
             self.reasons.append(f"the restart delay is over in {left:.1f} s")

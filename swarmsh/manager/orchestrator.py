@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from swarmsh.core.allocate import Allocator
 from swarmsh.core.attach import attached
+from swarmsh.core.depends import gate_of
 from swarmsh.core.draft import ServicePlan
 from swarmsh.core.orchestrate import plan_removed_service, plan_service
 from swarmsh.core.scheduler import MONITORED_S, Failures, SchedulingView, schedule
@@ -42,6 +43,7 @@ class Orchestrator:
     _services: set[str] = field(default_factory=set)
     _pending: bool = True
     _wake_at: dict[str, float] = field(default_factory=dict)  # by service
+    _waiting: dict[str, frozenset[str]] = field(default_factory=dict)  # service -> ids, names it waits for
     _place_at: float | None = None  # when an address may be given again that an unplaced task waits for
     _retry_at: float | None = None
     _due: asyncio.Event = field(default_factory=asyncio.Event)
@@ -59,6 +61,10 @@ class Orchestrator:
         """Look at these services, and at unplaced tasks, in the next pass."""
         self._services |= dirt.services
         self._pending |= dirt.pending
+        if self._waiting and dirt.services:
+            there = self.store.snapshot.services
+            changed = {*dirt.services, *(there[i].spec.name for i in dirt.services if i in there)}
+            self._services |= {i for i, others in self._waiting.items() if not others.isdisjoint(changed)}
         if dirt.services or dirt.pending:
             self._due.set()
 
@@ -129,6 +135,7 @@ class Orchestrator:
         """One transaction's worth of changes: tasks of these services, and places for unplaced tasks."""
         if snapshot.cluster is None:
             self._wake_at.clear()
+            self._waiting.clear()
             self._place_at = None
             return Changes()
         put: dict[str, Task] = {}
@@ -175,12 +182,16 @@ class Orchestrator:
     ) -> ServicePlan:
         """The plan of one service; one that cannot be planned (a bug) is left alone and does not stop the rest."""
         tasks = tuple(view.tasks_of_service(service_id))
+        self._waiting.pop(service_id, None)
         try:
             if service is None:
                 return plan_removed_service(tasks, view.nodes)
+            gate = gate_of(view, service)
+            if gate.unmet:
+                self._waiting[service_id] = gate.others
             return plan_service(
                 *(service, tasks, view.nodes, ids, now, history, view.tasks_of_node),
-                *(lambda s: attached(s, allocator), self.met, self._awake_since),
+                *(lambda s: attached(s, allocator), self.met, self._awake_since, gate),
             )
         except Exception:
             log.exception("plan_failed service=%s", service_id)

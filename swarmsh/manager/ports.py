@@ -82,6 +82,32 @@ class Store(DecisionStore, Protocol):
     def secret_keys(self) -> Sequence[str]:
         """Keys of all values that `put_secret` stored, sorted; never blocks."""
 
+    async def secret_data(self, secret_id: str) -> bytes:
+        """What a secret holds. Raises NotFound, Locked."""
+
+    async def config_data(self, config_id: str) -> bytes:
+        """What a config holds. Raises NotFound, Locked."""
+
+    @property
+    def locked(self) -> str:
+        """Why nothing that is sealed can be read or written now; empty if it can. Never blocks.
+
+        While it is so, what reads or writes such values raises Locked, and all else goes on.
+        """
+
+    @property
+    def key_place(self) -> str:
+        """Where the key to sealed values is: file | keyring | passphrase."""
+
+    async def unlock(self, passphrase: str = "") -> None:
+        """Open what is sealed. Raises InvalidSpec for a wrong passphrase, Locked if its key is not to be had."""
+
+    async def rotate_key(self, place: str = "", passphrase: str = "", *, forget: bool = False) -> None:
+        """Seal all with new keys, kept at `place` ("" for where they are). `forget`: delete all of it instead.
+
+        Raises Locked, InvalidSpec, Unavailable.
+        """
+
     async def close(self) -> None:
         """Flush what was observed, and close."""
 

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from msgspec import field
 
+from swarmsh.model.revisions import Author
 from swarmsh.model.specs import Driver, NetworkSpec, ServiceSpec
 from swarmsh.model.wire import Record, always
 
@@ -76,3 +77,24 @@ class StackSpec(Record):
     secrets: dict[str, StackSecret] = field(default_factory=dict)
     configs: dict[str, StackConfig] = field(default_factory=dict)
     depends_on: dict[str, dict[str, Dependency]] = field(default_factory=dict)
+
+
+class StackRevision(Record, kw_only=True):
+    """A deploy that changed something. `number` counts a stack's from 1; the store gives it.
+
+    `spec` is without data; `contents` says under which key of the store that of each secret and config is:
+    "secret/<short>" -> key. Services are as they were accepted, images with their digests.
+    """
+
+    stack: str
+    number: int = 0
+    version: int = 0  # the index that it was stored at
+    time: float = 0.0
+    author: Author = Author()  # action: deploy | rollback to N
+    spec: StackSpec
+    contents: dict[str, str] = field(default_factory=dict)
+
+
+def contents_prefix(stack: str) -> str:
+    """Of the keys under which contents of a stack's revisions are kept."""
+    return f"stack/{stack}/"

@@ -5,10 +5,12 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from swarmsh.model.objects import (
+    Config,
     Network,
     Node,
     NodeDescription,
     NodeStatus,
+    Secret,
     Service,
     SshTarget,
     Task,
@@ -16,11 +18,16 @@ from swarmsh.model.objects import (
     TaskStatus,
 )
 from swarmsh.model.specs import (
+    ConfigReference,
+    ConfigSpec,
     ContainerSpec,
+    FileTarget,
     NetworkSpec,
     NodeSpec,
     Platform,
     ReplicatedMode,
+    SecretReference,
+    SecretSpec,
     ServiceMode,
     ServiceSpec,
     TaskSpec,
@@ -99,3 +106,43 @@ def a_network(name: str = "net1", number: int = 1) -> Network:
 def addressed(task: Task, network: Network, address: str) -> Task:
     """The task on an overlay."""
     return replace(task, addresses=(TaskAddress(network_id=network.id, address=address),))
+
+
+def a_secret(name: str = "password", number: int = 1, **fields: object) -> Secret:
+    made = Secret(
+        id=f"sec{name:0>18}{number:04d}",
+        version=0,
+        created_at=THEN,
+        updated_at=THEN,
+        number=number,
+        spec=SecretSpec(name=name),
+    )
+    return replace(made, **fields)
+
+
+def a_config(name: str = "site", number: int = 1, **fields: object) -> Config:
+    made = Config(
+        id=f"cfg{name:0>18}{number:04d}",
+        version=0,
+        created_at=THEN,
+        updated_at=THEN,
+        number=number,
+        spec=ConfigSpec(name=name),
+    )
+    return replace(made, **fields)
+
+
+def using(service: Service, *kept: Secret | Config) -> Service:
+    """The service with these secrets and configs, each at a file of its name."""
+    container = service.spec.task_template.container_spec
+    assert container is not None
+    for one in kept:
+        file = FileTarget(name=one.spec.name, uid="0", gid="0", mode=0o444)
+        if isinstance(one, Secret):
+            reference = SecretReference(file=file, secret_id=one.id, secret_name=one.spec.name)
+            container = replace(container, secrets=(*container.secrets, reference))
+        else:
+            config = ConfigReference(file=file, config_id=one.id, config_name=one.spec.name)
+            container = replace(container, configs=(*container.configs, config))
+    template = replace(service.spec.task_template, container_spec=container)
+    return replace(service, spec=replace(service.spec, task_template=template))

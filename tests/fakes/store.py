@@ -11,11 +11,11 @@ from msgspec.structs import replace
 
 from swarmsh.core.allocate import with_releases
 from swarmsh.core.revisions import LEAST_KEPT, respecified
-from swarmsh.errors import StoreReadOnly
+from swarmsh.errors import Locked, NotFound, StoreReadOnly
 from swarmsh.manager.ports import Clock, Decide, Store
 from swarmsh.model.objects import Event, NodeStatus
 from swarmsh.model.revisions import REVISIONS_KEPT, Revision
-from swarmsh.model.snapshot import Changes, ClusterSnapshot
+from swarmsh.model.snapshot import Changes, ClusterSnapshot, config_key, secret_key
 
 
 class MemoryStore:
@@ -26,6 +26,8 @@ class MemoryStore:
         self.secrets: dict[str, bytes] = {}
         self.epoch = 0
         self.full = False  # as a disk is
+        self.locked = ""
+        self.key_place = "file"
         self._clock = clock
         self._subscribers: list[asyncio.Queue[tuple[ClusterSnapshot, Changes]]] = []
 
@@ -34,6 +36,8 @@ class MemoryStore:
         if changes:
             if self.full:
                 raise StoreReadOnly("the disk is full")
+            if changes.put_contents:
+                self._refuse_if_locked()
             index = self.snapshot.index + 1
             stamp = {"version": index, "updated_at": self._clock.now()}
             changes = replace(
@@ -43,6 +47,8 @@ class MemoryStore:
                 put_tasks=tuple(replace(o, **stamp) for o in changes.put_tasks),
                 put_nodes=tuple(replace(o, **stamp) for o in changes.put_nodes),
                 put_networks=tuple(replace(o, **stamp) for o in changes.put_networks),
+                put_secrets=tuple(replace(o, **stamp) for o in changes.put_secrets),
+                put_configs=tuple(replace(o, **stamp) for o in changes.put_configs),
             )
             self._keep_revisions(changes)
             self._publish(changes, index)
@@ -59,6 +65,10 @@ class MemoryStore:
         return self.snapshot
 
     def _publish(self, changes: Changes, index: int) -> None:
+        self.secrets.update((c.key, c.data) for c in changes.put_contents)
+        for key in (*map(secret_key, changes.delete_secrets), *map(config_key, changes.delete_configs)):
+            self.secrets.pop(key, None)
+        changes = replace(changes, put_contents=())
         changes = with_releases(self.snapshot, changes, self._clock.now())
         self.snapshot = self.snapshot.apply(changes, index)
         self.kept_events.extend(changes.events)
@@ -106,8 +116,36 @@ class MemoryStore:
         self.epoch += 1
         return self.epoch
 
+    def _refuse_if_locked(self) -> None:
+        if self.locked:
+            raise Locked(self.locked, hint="Unlock it")
+
     async def get_secret(self, key: str) -> bytes | None:
+        if key in self.secrets:
+            self._refuse_if_locked()
         return self.secrets.get(key)
+
+    async def secret_data(self, secret_id: str) -> bytes:
+        return await self._contents(secret_key(secret_id))
+
+    async def config_data(self, config_id: str) -> bytes:
+        return await self._contents(config_key(config_id))
+
+    async def _contents(self, key: str) -> bytes:
+        data = await self.get_secret(key)
+        if data is None:
+            raise NotFound(f"{key} not found")
+        return data
+
+    async def unlock(self, passphrase: str = "") -> None:
+        self.locked = ""
+
+    async def rotate_key(self, place: str = "", passphrase: str = "", *, forget: bool = False) -> None:
+        if forget:
+            self.secrets.clear()
+            self.locked = ""
+        self._refuse_if_locked()
+        self.key_place = place or self.key_place
 
     async def put_secret(self, key: str, value: bytes | None) -> None:
         if self.full:
@@ -130,6 +168,8 @@ class MemoryStore:
                 delete_services=tuple(gone.services),
                 delete_tasks=tuple(gone.tasks),
                 delete_networks=tuple(gone.networks),
+                delete_secrets=tuple(gone.secrets),
+                delete_configs=tuple(gone.configs),
                 delete_releases=tuple(gone.releases),
             ),
             gone.index,

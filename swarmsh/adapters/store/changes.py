@@ -8,10 +8,10 @@ from typing import TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from swarmsh.model.objects import Network, Node, Service, Task
+from swarmsh.model.objects import Config, Network, Node, Secret, Service, Task
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 
-O = TypeVar("O", Service, Task, Node, Network)  # noqa: E741
+O = TypeVar("O", Service, Task, Node, Network, Secret, Config)  # noqa: E741
 
 
 def stamp(changes: Changes, index: int, now: float) -> Changes:
@@ -28,6 +28,8 @@ def stamp(changes: Changes, index: int, now: float) -> Changes:
         put_tasks=stamped(changes.put_tasks),
         put_nodes=stamped(changes.put_nodes),
         put_networks=stamped(changes.put_networks),
+        put_secrets=stamped(changes.put_secrets),
+        put_configs=stamped(changes.put_configs),
     )
 
 

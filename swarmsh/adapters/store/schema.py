@@ -13,9 +13,9 @@ from sqlite_utils import Database
 
 from swarmsh.core.revisions import LEAST_KEPT
 from swarmsh.errors import StoreCorrupt
-from swarmsh.model.objects import Cluster, Event, Network, Node, Release, Service, Task
+from swarmsh.model.objects import Cluster, Config, Event, Network, Node, Release, Secret, Service, Task
 from swarmsh.model.revisions import REVISIONS_KEPT, Author, Revision
-from swarmsh.model.snapshot import Changes, ClusterSnapshot
+from swarmsh.model.snapshot import Changes, ClusterSnapshot, config_key, secret_key
 from swarmsh.model.specs import ServiceSpec
 
 APPLICATION_ID = 0x53574D53  # "SWMS": `file` and we recognise the database by it
@@ -61,7 +61,16 @@ def _revisions(db: Database) -> None:
         db.execute(statement)
 
 
-MIGRATIONS: tuple[Callable[[Database], None], ...] = (_first, _networks, _revisions)
+def _secrets_and_configs(db: Database) -> None:
+    """Their records; their contents are among the sealed values of table `secrets`, as credentials are."""
+    for table in ("secret_objects", "config_objects"):
+        db.execute(
+            f"CREATE TABLE {table} (id TEXT PRIMARY KEY, version INTEGER NOT NULL, name TEXT NOT NULL, "
+            "data TEXT NOT NULL)"
+        )
+
+
+MIGRATIONS: tuple[Callable[[Database], None], ...] = (_first, _networks, _revisions, _secrets_and_configs)
 
 
 def migrate(db: Database, path: str, migrations: Sequence[Callable[[Database], None]] = MIGRATIONS) -> None:
@@ -130,6 +139,8 @@ def load(db: Database) -> ClusterSnapshot:
         put_tasks=tuple(_read(db, "tasks", Task)),
         put_nodes=tuple(_read(db, "nodes", Node)),
         put_networks=tuple(_read(db, "networks", Network)),
+        put_secrets=tuple(_read(db, "secret_objects", Secret)),
+        put_configs=tuple(_read(db, "config_objects", Config)),
         put_releases=tuple(_read(db, "releases", Release)),
     )
     return ClusterSnapshot().apply(everything, int(get_meta(db, "index", 0)))
@@ -165,7 +176,23 @@ def write(db: Database, changes: Changes) -> None:
     many("DELETE FROM tasks WHERE id = ?", [(i,) for i in changes.delete_tasks])
     many("DELETE FROM nodes WHERE id = ?", [(i,) for i in changes.delete_nodes])
     many("DELETE FROM networks WHERE id = ?", [(i,) for i in changes.delete_networks])
+    kept = (
+        ("secret", changes.put_secrets, changes.delete_secrets, secret_key),
+        ("config", changes.put_configs, changes.delete_configs, config_key),
+    )
+    for kind, put, gone, key in kept:
+        many(
+            f"INSERT OR REPLACE INTO {kind}_objects (id, version, name, data) VALUES (?, ?, ?, ?)",
+            [(one.id, one.version, one.spec.name, _json(one)) for one in put],
+        )
+        many(f"DELETE FROM {kind}_objects WHERE id = ?", [(i,) for i in gone])
+        many("DELETE FROM secrets WHERE key = ?", [(key(i),) for i in gone])
     many("INSERT INTO events (time, data) VALUES (?, ?)", [(e.time, _json(e)) for e in changes.events])
+
+
+def write_sealed(db: Database, values: Iterable[tuple[str, bytes]]) -> None:
+    """Put sealed values by their keys; to be called within a transaction."""
+    db.conn.executemany("INSERT OR REPLACE INTO secrets (key, sealed) VALUES (?, ?)", list(values))
 
 
 # --- revisions ----------------------------------------------------------------------------------------------

@@ -28,14 +28,14 @@ from sqlite_utils import Database
 from swarmsh.adapters.store import schema
 from swarmsh.adapters.store.changes import rebase, stamp
 from swarmsh.adapters.store.lock import StateLock
-from swarmsh.adapters.store.sealing import Sealer
+from swarmsh.adapters.store.vault import Keyring, Vault, os_keyring
 from swarmsh.core.allocate import with_releases
 from swarmsh.core.revisions import respecified
-from swarmsh.errors import StoreCorrupt, StoreReadOnly, SwarmshError, Unavailable
+from swarmsh.errors import NotFound, StoreCorrupt, StoreReadOnly, SwarmshError, Unavailable
 from swarmsh.manager.ports import Clock, Decide
 from swarmsh.model.objects import Event, NodeStatus, Service
 from swarmsh.model.revisions import Author, Revision
-from swarmsh.model.snapshot import Changes, ClusterSnapshot
+from swarmsh.model.snapshot import Changes, ClusterSnapshot, config_key, secret_key
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,12 @@ TIDY_EVERY_S = 60.0
 BATCH = 64  # decisions in one transaction at most
 
 T = TypeVar("T")
+
+# What an archived cluster takes with it.
+_EMPTIED = (
+    *("services", "tasks", "networks", "releases", "events", "revisions"),
+    *("secrets", "secret_objects", "config_objects"),
+)
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,7 +135,13 @@ class SqliteStore:
     """`manager.ports.Store` on SQLite. All methods belong to the event loop that opened it."""
 
     def __init__(
-        self, directory: Path, clock: Clock, retention: Retention, executor: ThreadPoolExecutor, lock: StateLock
+        self,
+        directory: Path,
+        clock: Clock,
+        retention: Retention,
+        executor: ThreadPoolExecutor,
+        lock: StateLock,
+        keyring: Callable[[], Keyring],
     ) -> None:
         self.path = directory / "swarmsh.db"
         self._directory = directory
@@ -151,11 +163,18 @@ class SqliteStore:
         self._tidied = clock.monotonic()
         self._full: Database
         self._normal: Database
-        self._sealer: Sealer
+        self._vault = Vault(directory, keyring)
         self._writer: asyncio.Task[None]
 
     @classmethod
-    async def open(cls, state_dir: Path | str, clock: Clock, *, retention: Retention | None = None) -> SqliteStore:
+    async def open(
+        cls,
+        state_dir: Path | str,
+        clock: Clock,
+        *,
+        retention: Retention | None = None,
+        keyring: Callable[[], Keyring] = os_keyring,
+    ) -> SqliteStore:
         """Open (or make) the database of `state_dir`, made 0700 if need be.
 
         Raises Unavailable naming the pid if another manager has it, StoreCorrupt, StoreReadOnly.
@@ -163,7 +182,7 @@ class SqliteStore:
         directory = Path(state_dir)
         lock = await asyncio.to_thread(_claim, directory)
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="swarmsh-store")
-        store = cls(directory, clock, retention or Retention(), executor, lock)
+        store = cls(directory, clock, retention or Retention(), executor, lock, keyring)
         try:
             store._snapshot = await store._in_thread(store._open_databases)
         except BaseException:
@@ -233,9 +252,21 @@ class SqliteStore:
 
         def read() -> bytes | None:
             row = self._normal.execute("SELECT sealed FROM secrets WHERE key = ?", (key,)).fetchone()
-            return None if row is None else self._sealer.open(key, row[0])
+            return None if row is None else self._vault.sealer.open(key, row[0])
 
         return await self._in_thread(read)
+
+    async def secret_data(self, secret_id: str) -> bytes:
+        return await self._contents("secret", secret_id, secret_key(secret_id))
+
+    async def config_data(self, config_id: str) -> bytes:
+        return await self._contents("config", config_id, config_key(config_id))
+
+    async def _contents(self, kind: str, object_id: str, key: str) -> bytes:
+        data = await self.get_secret(key)
+        if data is None:
+            raise NotFound(f"{kind} {object_id} not found")
+        return data
 
     async def put_secret(self, key: str, value: bytes | None) -> None:
         self._refuse_if_closed_or_forbidden()
@@ -245,14 +276,35 @@ class SqliteStore:
                 if value is None:
                     self._full.execute("DELETE FROM secrets WHERE key = ?", (key,))
                 else:
-                    sealed = self._sealer.seal(key, value)
-                    self._full.execute("INSERT OR REPLACE INTO secrets (key, sealed) VALUES (?, ?)", (key, sealed))
+                    schema.write_sealed(self._full, [(key, self._vault.sealer.seal(key, value))])
 
         await self._in_thread(write)
         (self._secret_keys.discard if value is None else self._secret_keys.add)(key)
 
     def secret_keys(self) -> Sequence[str]:
         return sorted(self._secret_keys)
+
+    # --- the key to secrets -----------------------------------------------------------------------------------
+    @property
+    def locked(self) -> str:
+        return self._vault.locked
+
+    @property
+    def key_place(self) -> str:
+        return self._vault.place
+
+    async def unlock(self, passphrase: str = "") -> None:
+        await self._alone(lambda: self._in_thread(lambda: self._vault.unlock(passphrase)))
+
+    async def rotate_key(self, place: str = "", passphrase: str = "", *, forget: bool = False) -> None:
+        self._refuse_if_closed_or_forbidden()
+
+        async def job() -> None:
+            await self._in_thread(lambda: self._vault.rotate(self._full, place, passphrase, forget=forget))
+            if forget:
+                self._secret_keys.clear()
+
+        await self._alone(job)
 
     async def raise_index(self, at_least: int) -> None:
         """Let every write from now on have an index above `at_least`, on disk before this returns.
@@ -296,6 +348,8 @@ class SqliteStore:
                 delete_services=tuple(gone.services),
                 delete_tasks=tuple(gone.tasks),
                 delete_networks=tuple(gone.networks),
+                delete_secrets=tuple(gone.secrets),
+                delete_configs=tuple(gone.configs),
                 delete_releases=tuple(gone.releases),
             )
             self._publish(changes, gone.index)
@@ -460,6 +514,8 @@ class SqliteStore:
             error: Exception | None = None
             try:
                 changes = request.decide(snapshot) if request.decide is not None else Changes()
+                if changes.put_contents and self._vault.locked:
+                    _ = self._vault.sealer  # refuses
                 if changes:
                     index = snapshot.index + 1
                     now = self._clock.now()
@@ -473,6 +529,11 @@ class SqliteStore:
         return prepared, outcomes
 
     def _publish(self, changes: Changes, index: int) -> None:
+        self._secret_keys.update(contents.key for contents in changes.put_contents)
+        self._secret_keys.difference_update(map(secret_key, changes.delete_secrets))
+        self._secret_keys.difference_update(map(config_key, changes.delete_configs))
+        if changes.put_contents:
+            changes = replace(changes, put_contents=())
         self._snapshot = self._snapshot.apply(changes, index)
         for queue in self._subscribers:
             queue.put_nowait((self._snapshot, changes))
@@ -507,7 +568,7 @@ class SqliteStore:
         self._full = self._connect("FULL")
         schema.migrate(self._full, str(self.path))
         self._normal = self._connect("NORMAL")
-        self._sealer = Sealer.from_file(self._directory / "secrets.key")
+        self._vault.open(self._full)
         self._secret_keys = {key for (key,) in self._normal.execute("SELECT key FROM secrets")}
         self._tidy()
         return schema.load(self._normal)
@@ -517,6 +578,7 @@ class SqliteStore:
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has effect on a new file only, before its first table
         db.enable_wal()
         db.execute(f"PRAGMA synchronous = {synchronous}")
+        db.execute("PRAGMA secure_delete = ON")  # what was deleted is not left in free pages, though it is sealed
         if (verdict := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise sqlite3.DatabaseError(verdict)
         return db
@@ -531,6 +593,8 @@ class SqliteStore:
             schema.write(db, observed)  # first: decisions come after what was seen
             for one in prepared:
                 schema.write(db, one.changes)
+                sealed = ((c.key, self._vault.sealer.seal(c.key, c.data)) for c in one.changes.put_contents)
+                schema.write_sealed(db, sealed)
                 schema.write_revisions(db, one.respecified, self._clock.now())
             if prepared:
                 schema.set_meta(db, "index", prepared[-1].index)
@@ -554,7 +618,7 @@ class SqliteStore:
         partial.chmod(0o600)
         partial.rename(target)
         with self._full.atomic():
-            for table in ("services", "tasks", "networks", "releases", "events", "revisions", "secrets"):
+            for table in _EMPTIED:
                 self._full.execute(f"DELETE FROM {table}")
             self._full.execute("DELETE FROM meta WHERE key = 'cluster'")
 

@@ -6,8 +6,7 @@ cluster can, warned about by name where it cannot, and refused where it would ru
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from swarmsh.compose.convert.check import check_keys
 from swarmsh.compose.convert.container import container_of
@@ -21,7 +20,6 @@ from swarmsh.compose.convert.deploy import (
 )
 from swarmsh.compose.convert.files import Sources, configs_of, read_file, secrets_of
 from swarmsh.compose.convert.keys import KEYS, Fate, Key
-from swarmsh.compose.convert.mounts import check_external
 from swarmsh.compose.convert.names import Names
 from swarmsh.compose.convert.networks import DEFAULT, attachments_of, networks_of
 from swarmsh.compose.convert.ports import BIND, bound_address, endpoint_of, warn_of_databases
@@ -39,16 +37,14 @@ def convert(
     project: Project,
     stack: str,
     *,
-    environment: Mapping[str, str] | None = None,
     working_dir: str = ".",
     warnings: list[Notice] | None = None,
     read: Callable[[str], bytes] = read_file,
 ) -> StackSpec:
     """The stack of that name which the project describes.
 
-    `environment` (default: the process's) gives the data of secrets and configs that name a variable; `read` that
-    of files, relative ones below `working_dir`. What has no effect is added to `warnings` (default: the project's
-    own), in the file's order. Raises ComposeError for what a cluster cannot do, with the way out.
+    `read` gives the contents of files, relative ones below `working_dir`. What has no effect is added to `warnings`
+    (default: the project's own), in the file's order. Raises ComposeError for what a cluster cannot do, with the way out.
     """
     noted = project.warnings if warnings is None else warnings
 
@@ -57,7 +53,7 @@ def convert(
         if notice not in noted:
             noted.append(notice)
 
-    sources = Sources(os.environ if environment is None else environment, working_dir, read)
+    sources = Sources(project.environment, working_dir, read)
     whole = Spot(project, (), {name: getattr(project, name) for name in _SECTIONS})
     check_keys(whole, warn)
     return _Conversion(whole, Names(stack), sources, warn).stack()
@@ -73,7 +69,7 @@ class _Conversion:
         services = self._project["services"]
         if not services:
             raise services.wrong("the stack has no services", hint="A profile may have left them all out")
-        self._check_volumes()
+        self._warn_of_volumes()
         used = self._used_networks()
         return StackSpec(
             name=self._names.stack,
@@ -84,14 +80,13 @@ class _Conversion:
             depends_on=dependencies_of(services),
         )
 
-    def _check_volumes(self) -> None:
+    def _warn_of_volumes(self) -> None:
         mounted = {
             mount["source"].text()
             for _, service in self._project["services"].items()
             for mount in service["volumes"].each()
         }
         for short, volume in self._project["volumes"].items():
-            check_external(volume)
             if short not in mounted:
                 self._warn(volume, "no service mounts it, and it is not made")
 

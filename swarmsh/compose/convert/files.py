@@ -53,10 +53,7 @@ def secrets_of(declared: Spot, names: Names, sources: Sources) -> dict[str, Stac
 
 
 def configs_of(declared: Spot, names: Names, sources: Sources) -> dict[str, StackConfig]:
-    return {
-        short: StackConfig(**_common(spot, short, names, sources, "config"))
-        for short, spot in sorted(declared.items())
-    }
+    return {short: StackConfig(**_common(spot, short, names, sources)) for short, spot in sorted(declared.items())}
 
 
 def _secret(spot: Spot, short: str, names: Names, sources: Sources) -> StackSecret:
@@ -65,25 +62,21 @@ def _secret(spot: Spot, short: str, names: Names, sources: Sources) -> StackSecr
         driver = Driver(name=spot["driver"].text(), options=spot["driver_opts"].pairs())
     elif spot["driver_opts"]:
         raise spot["driver_opts"].wrong("needs a driver")
-    return StackSecret(**_common(spot, short, names, sources, "secret"), driver=driver)
+    return StackSecret(**_common(spot, short, names, sources), driver=driver)
 
 
-def _common(spot: Spot, short: str, names: Names, sources: Sources, kind: str) -> dict[str, Any]:
+def _common(spot: Spot, short: str, names: Names, sources: Sources) -> dict[str, Any]:
     name = names.of(spot, short)
-    given = [key for key in _SOURCES if spot[key].given]
     if spot["external"].flag():
-        if given:
-            raise spot[given[0]].wrong(f"conflicts with external: the {kind} '{name}' is there already")
         return {"name": name, "external": True}
-    if len(given) != 1:
-        many = f"{' and '.join(given)} exclude each other" if given else f"says nothing of the {kind}'s contents"
-        ways = "file, environment or content" if kind == "config" else "file or environment"
-        raise spot.wrong(many, hint=f"Give one of {ways}, or `external: true`")
+    source = next((key for key in _SOURCES if spot[key].given), None)
+    if source is None:
+        raise spot.wrong("says nothing of its contents", hint="Give a file, or `external: true`")
     templating = Driver(name=spot["template_driver"].text()) if spot["template_driver"] else None
     return {
         "name": name,
         "labels": names.labelled(spot["labels"].pairs()),
-        "data": _data(spot[given[0]], given[0], sources),
+        "data": _data(spot[source], source, sources),
         "templating": templating,
     }
 

@@ -97,13 +97,6 @@ def _driver(declared: Spot) -> Driver | None:
     return Driver(name=declared["driver"].text(), options=declared["driver_opts"].pairs())
 
 
-def check_external(volume: Spot) -> None:
-    """An external volume is somebody else's to describe. Raises ComposeError."""
-    for key in ("driver", "driver_opts", "labels"):
-        if volume["external"].flag() and volume[key]:
-            raise volume[key].wrong(f"conflicts with external: the volume '{volume.path[-1]}' is there already")
-
-
 # --- binds --------------------------------------------------------------------------------------------------
 def _bind(spot: Spot, base: Mount, warn: Warn) -> Mount:
     if not base.source:

@@ -63,7 +63,7 @@ async def remove_network(store: Store, clock: Clock, ref: str) -> None:
         if user := user_of(snapshot, network):
             words = f"network {network.id} is in use by {user}"
             raise InvalidSpec(f"rpc error: code = FailedPrecondition desc = {words}")
-        return _removal((network,), clock.now())
+        return removal((network,), clock.now())
 
     await store.commit(decide)
 
@@ -83,13 +83,13 @@ async def prune_networks(store: Store, clock: Clock, filters: Filters, until: fl
             and not (filters.get("label!") and labelled(filters, "label!", network.spec.labels))
             and network.id not in used
         ]
-        return _removal(pruned, clock.now()) if pruned else Changes()
+        return removal(pruned, clock.now()) if pruned else Changes()
 
     await store.commit(decide)
     return [network.spec.name for network in pruned]
 
 
-def _removal(networks: Iterable[Network], now: float) -> Changes:
+def removal(networks: Iterable[Network], now: float) -> Changes:
     """Their names are free at once. Their numbers are not: tasks that are being stopped are still on them."""
     gone = tuple(replace(network, removed_at=now) for network in networks)
     return Changes(put_networks=gone, events=tuple(network_event("remove", network, now) for network in gone))

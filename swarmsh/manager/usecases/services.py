@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 from msgspec.structs import replace
@@ -13,6 +13,7 @@ from swarmsh.core.accept_attachments import resolve_networks
 from swarmsh.core.allocate import Allocator
 from swarmsh.core.attach import attached
 from swarmsh.core.container import PREDEFINED_NETWORKS
+from swarmsh.core.depends import refuse_cycle
 from swarmsh.core.jobs import created_job, updated_job
 from swarmsh.core.listeners import new_ports
 from swarmsh.core.orchestrate import plan_removed_service
@@ -76,20 +77,33 @@ async def creation(
     occupied: dict[str, int] = {}  # by programs of nodes, once they were asked
 
     def decide(snapshot: ClusterSnapshot) -> Changes:
-        require_cluster(snapshot)
-        _refuse_taken_name(snapshot, spec.name)
-        now = clock.now()
-        resolved = resolve_networks(snapshot, spec)
-        service = Service(id=service_id, version=0, created_at=now, updated_at=now, spec=resolved)
-        settled, cluster = _with_egress(snapshot, resolved)
-        service = created_job(attached(service, Allocator(settled, now, occupied=occupied)), now)
-        events = (service_event("create", service, now),)
-        return Changes(cluster=cluster, put_services=(service,), events=events, author=_as(author, "create"))
+        return created(snapshot, service_id, spec, clock.now(), occupied=occupied, author=author)
 
     (trial,) = decide(before).put_services  # refused before a secret is stored for nothing
     if nodes is not None:
         occupied.update(await listeners.look(before, nodes, service_id, new_ports(None, trial)))
     return decide
+
+
+def created(
+    snapshot: ClusterSnapshot,
+    service_id: str,
+    spec: ServiceSpec,
+    now: float,
+    *,
+    occupied: Mapping[str, int] | None = None,
+    author: Author | None = None,
+) -> Changes:
+    """A service made of an accepted spec. `occupied`: bits of ports that are no choice. Raises as create_service."""
+    require_cluster(snapshot)
+    _refuse_taken_name(snapshot, spec.name)
+    refuse_cycle(snapshot, spec)
+    resolved = resolve_networks(snapshot, spec)
+    service = Service(id=service_id, version=0, created_at=now, updated_at=now, spec=resolved)
+    settled, cluster = _with_egress(snapshot, resolved)
+    service = created_job(attached(service, Allocator(settled, now, occupied=occupied or {})), now)
+    events = (service_event("create", service, now),)
+    return Changes(cluster=cluster, put_services=(service,), events=events, author=_as(author, "create"))
 
 
 def _as(author: Author | None, action: str) -> Author:
@@ -161,27 +175,39 @@ async def change(
         require_cluster(snapshot)
         stored = find_service(snapshot, service_id)
         _check_version(stored.version, version)
-        now = clock.now()
-        if back:
-            updated = _rolled_back(stored, now)
-        else:
-            updated = _respecified(stored, resolve_networks(snapshot, accept_update(stored, spec)))
-        _check_size(updated.spec)
-        settled, cluster = _with_egress(snapshot, updated.spec)
-        updated = updated_job(stored, attached(updated, Allocator(settled, now, occupied=occupied)), now)
-        events = (service_event("update", updated, now, stored),)
-        return Changes(
-            cluster=cluster,
-            put_services=(updated,),
-            events=events,
-            author=_as(author, "rollback" if back else "update"),
-        )
+        return changed(snapshot, stored, None if back else spec, clock.now(), occupied=occupied, author=author)
 
     (trial,) = decide(before).put_services  # refused before its credentials are written
     if nodes is not None:
         added = new_ports(before.services[service_id], trial)
         occupied.update(await listeners.look(before, nodes, service_id, added))
     return decide
+
+
+def changed(
+    snapshot: ClusterSnapshot,
+    stored: Service,
+    spec: ServiceSpec | None,
+    now: float,
+    *,
+    occupied: Mapping[str, int] | None = None,
+    author: Author | None = None,
+) -> Changes:
+    """A service with another spec, or the previous one for None. Raises as update_service."""
+    if spec is None:
+        updated = _rolled_back(stored, now)
+    else:
+        updated = _respecified(stored, resolve_networks(snapshot, accept_update(stored, spec)))
+    _check_size(updated.spec)
+    refuse_cycle(snapshot, updated.spec)
+    settled, cluster = _with_egress(snapshot, updated.spec)
+    updated = updated_job(stored, attached(updated, Allocator(settled, now, occupied=occupied or {})), now)
+    return Changes(
+        cluster=cluster,
+        put_services=(updated,),
+        events=(service_event("update", updated, now, stored),),
+        author=_as(author, "rollback" if spec is None else "update"),
+    )
 
 
 def _with_egress(snapshot: ClusterSnapshot, spec: ServiceSpec) -> tuple[ClusterSnapshot, Cluster | None]:
@@ -232,14 +258,14 @@ async def remove_service(store: Store, clock: Clock, ref: str) -> None:
 
     def decide(snapshot: ClusterSnapshot) -> Changes:
         require_cluster(snapshot)
-        return _removal(snapshot, (find_service(snapshot, ref),), clock.now())
+        return removal(snapshot, (find_service(snapshot, ref),), clock.now())
 
     service_id = find_service(store.snapshot, ref).id if store.snapshot.cluster else ""
     await store.commit(decide)
     await credentials.forget(store, service_id)
 
 
-def _removal(snapshot: ClusterSnapshot, services: Iterable[Service], now: float) -> Changes:
+def removal(snapshot: ClusterSnapshot, services: Iterable[Service], now: float) -> Changes:
     plans = [(s, plan_removed_service(snapshot.tasks_of_service(s.id), snapshot.nodes)) for s in services]
     return Changes(
         delete_services=tuple(s.id for s, _ in plans),
@@ -250,7 +276,7 @@ def _removal(snapshot: ClusterSnapshot, services: Iterable[Service], now: float)
 
 
 def removal_of_all(snapshot: ClusterSnapshot, now: float) -> Changes:
-    return _removal(snapshot, snapshot.services.values(), now)
+    return removal(snapshot, snapshot.services.values(), now)
 
 
 # --- what clients are told ------------------------------------------------------------------------------------

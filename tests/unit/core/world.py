@@ -173,12 +173,15 @@ class World:
         self.orchestrator = Orchestrator(_NoStore(), _Clock(self), self._ids, met=lambda n: n in self._met)
 
     # --- what users and faults do ---
-    def create(self, spec: ServiceSpec) -> None:
-        service = Service(id="svc", version=1, created_at=self.now, updated_at=self.now, spec=spec)
+    def create(self, spec: ServiceSpec, service_id: str = "svc") -> None:
+        service = Service(id=service_id, version=1, created_at=self.now, updated_at=self.now, spec=spec)
         self._apply(Changes(put_services=(created_job(service, self.now),)), durable=True)
 
     def update(self, spec: ServiceSpec) -> None:
-        old = self.service
+        self.update_other("svc", spec)
+
+    def update_other(self, service_id: str, spec: ServiceSpec) -> None:
+        old = self.snapshot.services[service_id]
         changed = template_changed(old.spec, spec)
         new = replace(
             old,
@@ -297,7 +300,9 @@ class World:
     def decide(self) -> None:
         """One pass of the manager."""
         progressed: list[Service] = []
-        changes = self.orchestrator._decide(self.snapshot, {"svc"}, True, self.now, progressed)
+        changes = self.orchestrator._decide(
+            self.snapshot, {"svc", *self.snapshot.services}, True, self.now, progressed
+        )
         if changes:
             self.events += changes.events
             self._apply(changes, durable=True)

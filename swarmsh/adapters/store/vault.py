@@ -1,0 +1,345 @@
+"""The key to all sealed values: where it comes from, how it is changed, and what holds while it is not at hand.
+
+The *data key* wraps the keys of the values; it is in the database, wrapped itself by a *key-encryption key* that
+is not: that is in a file beside the database, in the OS keyring, or made of a passphrase (scrypt, RFC 7914).
+All of it belongs to the store's thread.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+from msgspec.structs import replace
+from sqlite_utils import Database
+
+from swarmsh.adapters.store import schema
+from swarmsh.adapters.store.sealing import Sealer
+from swarmsh.errors import InvalidSpec, Locked, StoreCorrupt, Unavailable
+from swarmsh.model.wire import Record
+
+KEY_FILE = "secrets.key"
+KEY_PLACES = ("file", "keyring", "passphrase")
+SCRYPT_N, SCRYPT_R, SCRYPT_P = 1 << 17, 8, 1  # 128 MiB and some 0.4 s for each guess
+LEAST_PASSPHRASE = 8
+T = TypeVar("T")
+_META = "sealing"
+_NONCE, _KEY_BYTES = 12, 32
+_KEYRING_SERVICE = "swarmsh"
+
+
+class Keyring(Protocol):
+    """What is used of the library `keyring`."""
+
+    def get_password(self, service: str, name: str, /) -> str | None: ...
+
+    def set_password(self, service: str, name: str, value: str, /) -> None: ...
+
+    def delete_password(self, service: str, name: str, /) -> None: ...
+
+
+class Wrapping(Record):
+    """The data key as the database has it."""
+
+    place: str  # of KEY_PLACES
+    key_id: str  # tells which key-encryption key it needs, and nothing of that key
+    wrapped: bytes
+    entry: str = ""  # of the keyring
+    salt: bytes = b""
+    scrypt_n: int = 0
+
+
+class Vault:
+    def __init__(self, directory: Path, keyring: Callable[[], Keyring]) -> None:
+        self._directory = directory
+        self._keyring = keyring
+        self._wrapping: Wrapping | None = None
+        self._data_key: bytes | None = None
+        self._reason = ""
+
+    def __repr__(self) -> str:
+        return f"Vault(place={self.place!r}, locked={self.locked!r})"
+
+    @property
+    def place(self) -> str:
+        return self._wrapping.place if self._wrapping is not None else "file"
+
+    @property
+    def locked(self) -> str:
+        """Why nothing can be opened or sealed now; empty if it can."""
+        return self._reason
+
+    @property
+    def sealer(self) -> Sealer:
+        """Raises Locked."""
+        if self._data_key is None:
+            raise Locked(self._reason, hint=self._way_out())
+        return Sealer(self._data_key)
+
+    def _way_out(self) -> str:
+        if self.place == "passphrase":
+            return "Give its passphrase: `swarmsh manager unlock`"
+        return (
+            "Put the key back in its place, then: `swarmsh manager unlock`; if it is lost for good, "
+            "`swarmsh manager rotate-key --forget` begins a new one, and all secrets and configs must be given again"
+        )
+
+    # --- opened -----------------------------------------------------------------------------------------------
+    def open(self, db: Database) -> None:
+        """Find the key; what keeps it away makes the vault locked, and is no error. Raises StoreCorrupt."""
+        stored = schema.get_meta(db, _META, None)
+        if stored is None:
+            self._begin(db)
+            return
+        try:
+            self._wrapping = msgspec.json.decode(stored, type=Wrapping)
+        except (msgspec.MsgspecError, UnicodeError) as e:
+            raise StoreCorrupt(f"the sealed data key cannot be read: {e}", hint=schema.way_out()) from e
+        if self._wrapping.place == "passphrase":
+            self._reason = "the manager is locked: its secrets are encrypted with a passphrase"
+            return
+        self._fetch()
+
+    def _begin(self, db: Database) -> None:
+        """A database of before there was a data key: the key in the file wrapped the values' keys itself."""
+        path = self._directory / KEY_FILE
+        present = _read_key(path)
+        if present is not None and len(present) != _KEY_BYTES:
+            raise StoreCorrupt(
+                f"the key file {path} has {len(present)} bytes in place of {_KEY_BYTES}",
+                hint="Restore it from a backup; without it stored credentials must be given again, so remove it",
+                path=str(path),
+            )
+        key = present or AESGCM.generate_key(256)
+        if present is None:
+            _write_durably(path, key)
+        data_key = AESGCM.generate_key(256)
+        wrapping = _wrap(Wrapping(place="file", key_id="", wrapped=b""), key, data_key)
+        with db.atomic():
+            if present is not None:
+                _hand_over(db, Sealer(key), Sealer(data_key))
+            self._write(db, wrapping)
+        self._wrapping, self._data_key = wrapping, data_key
+
+    def _fetch(self) -> None:
+        """Take the key from its place; a change of keys that was cut off is brought to an end here."""
+        assert self._wrapping is not None
+        try:
+            key = self._from_file() if self.place == "file" else self._from_keyring()
+            self._opened(_unwrap(self._wrapping, key))
+        except (Unavailable, InvalidTag) as e:
+            self._data_key = None
+            words = str(e) or "the key there is not the one of this database"
+            self._reason = f"the key to the manager's secrets cannot be had from its {self.place}: {words}"
+
+    def _from_file(self) -> bytes:
+        assert self._wrapping is not None
+        path, following = self._directory / KEY_FILE, self._directory / f"{KEY_FILE}.next"
+        present, new = _read_key(path), _read_key(following)
+        if new is not None and _key_id(new) == self._wrapping.key_id:
+            following.rename(path)
+            _sync(self._directory)
+            return new
+        if present is None:
+            raise Unavailable(f"there is no {path}")
+        if new is not None and _key_id(present) == self._wrapping.key_id:
+            following.unlink()  # of a change that came to nothing
+        return present
+
+    def _from_keyring(self) -> bytes:
+        assert self._wrapping is not None
+        value = _keyring_does(lambda: self._keyring().get_password(_KEYRING_SERVICE, self._entry()))
+        if value is None:
+            raise Unavailable(f"it has no entry {_KEYRING_SERVICE}/{self._entry()}")
+        try:
+            return base64.b64decode(value, validate=True)
+        except ValueError:
+            raise InvalidTag from None
+
+    def _entry(self) -> str:
+        return self._wrapping.entry if self._wrapping is not None else ""
+
+    def unlock(self, passphrase: str) -> None:
+        """Raises InvalidSpec for a wrong passphrase, Locked if the key is still not in its place."""
+        if self._data_key is not None:
+            return
+        assert self._wrapping is not None
+        if self.place != "passphrase":
+            self._fetch()
+            if self._reason:
+                raise Locked(self._reason, hint=self._way_out())
+            return
+        try:
+            self._opened(_unwrap(self._wrapping, _stretched(passphrase, self._wrapping)))
+        except InvalidTag:
+            raise InvalidSpec("that is not the passphrase of this manager") from None
+
+    def _opened(self, data_key: bytes) -> None:
+        self._data_key, self._reason = data_key, ""
+        if self.place != "file":  # left by a change of keys that was cut off after its last write
+            for name in (KEY_FILE, f"{KEY_FILE}.next"):
+                (self._directory / name).unlink(missing_ok=True)
+
+    # --- changed ----------------------------------------------------------------------------------------------
+    def rotate(self, db: Database, place: str, passphrase: str = "", *, forget: bool = False) -> None:
+        """A new data key and a new key-encryption key at `place` ("" for where it is now).
+
+        `forget` deletes all values in place of handing them over, for an old key that is lost.
+        Whatever happens in between, the database opens with what is there: the new key is in its place before
+        the one transaction that hands all values over, and the old one goes after it. Raises Locked, InvalidSpec,
+        Unavailable, and what the database raises.
+        """
+        before, old = self._wrapping, None if forget else self.sealer
+        place = place or self.place
+        fresh, key = self._new_key(place, passphrase)
+        data_key = AESGCM.generate_key(256)
+        wrapping = _wrap(fresh, key, data_key)
+        try:
+            with db.atomic():
+                if old is not None:
+                    _hand_over(db, old, Sealer(data_key))
+                else:
+                    db.execute("DELETE FROM secrets")
+                self._write(db, wrapping)
+        except BaseException:
+            self._drop_unused(wrapping)
+            raise
+        self._wrapping, self._data_key, self._reason = wrapping, data_key, ""
+        self._settle(before, wrapping)
+        # Neither the file nor its log may have the keys as the old one wrapped them.
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def _new_key(self, place: str, passphrase: str) -> tuple[Wrapping, bytes]:
+        fresh = Wrapping(place=place, key_id="", wrapped=b"")
+        match place:
+            case "file":
+                key = AESGCM.generate_key(256)
+                _write_durably(self._directory / f"{KEY_FILE}.next", key)
+                return fresh, key
+            case "keyring":
+                key, entry = AESGCM.generate_key(256), os.urandom(8).hex()
+                text = base64.b64encode(key).decode()
+                _keyring_does(lambda: self._keyring().set_password(_KEYRING_SERVICE, entry, text))
+                if _keyring_does(lambda: self._keyring().get_password(_KEYRING_SERVICE, entry)) != text:
+                    raise Unavailable("the OS keyring does not give back what was put into it")
+                return replace(fresh, entry=entry), key
+            case "passphrase":
+                if len(passphrase) < LEAST_PASSPHRASE:
+                    raise InvalidSpec(f"the passphrase is shorter than {LEAST_PASSPHRASE} characters")
+                fresh = replace(fresh, salt=os.urandom(16), scrypt_n=SCRYPT_N)
+                return fresh, _stretched(passphrase, fresh)
+        raise InvalidSpec(f"invalid place of the key '{place}'", hint=f"It is one of {', '.join(KEY_PLACES)}")
+
+    def _settle(self, before: Wrapping | None, now: Wrapping) -> None:
+        """Put the new key where it is looked for, and let the old one go."""
+        path = self._directory / KEY_FILE
+        if now.place == "file":
+            (self._directory / f"{KEY_FILE}.next").rename(path)
+        else:
+            path.unlink(missing_ok=True)
+        _sync(self._directory)
+        if before is not None and before.place == "keyring":
+            self._drop_unused(before)
+
+    def _drop_unused(self, wrapping: Wrapping) -> None:
+        if wrapping.place == "file":
+            (self._directory / f"{KEY_FILE}.next").unlink(missing_ok=True)
+        elif wrapping.place == "keyring":
+            with suppress(Unavailable):
+                _keyring_does(lambda: self._keyring().delete_password(_KEYRING_SERVICE, wrapping.entry))
+
+    def _write(self, db: Database, wrapping: Wrapping) -> None:
+        schema.set_meta(db, _META, msgspec.json.encode(wrapping).decode())
+
+
+def os_keyring() -> Keyring:
+    """Raises Unavailable where the library is not installed."""
+    try:
+        import keyring
+    except ImportError as e:
+        raise Unavailable(
+            "the library for the OS keyring is not installed", hint="pip install 'swarmsh[keyring]'"
+        ) from e
+    found: Keyring = keyring
+    return found
+
+
+def _keyring_does(act: Callable[[], T]) -> T:
+    try:
+        return act()
+    except Unavailable:
+        raise
+    except Exception as e:  # its backends raise what they like
+        raise Unavailable(f"the OS keyring failed: {type(e).__name__}: {e}") from e
+
+
+# --- keys -----------------------------------------------------------------------------------------------------
+def _key_id(key: bytes) -> str:
+    return hmac.new(key, b"swarmsh key id", hashlib.sha256).hexdigest()[:16]
+
+
+def _wrap(wrapping: Wrapping, key: bytes, data_key: bytes) -> Wrapping:
+    nonce = os.urandom(_NONCE)
+    sealed = nonce + AESGCM(key).encrypt(nonce, data_key, _META.encode())
+    return replace(wrapping, key_id=_key_id(key), wrapped=sealed)
+
+
+def _unwrap(wrapping: Wrapping, key: bytes) -> bytes:
+    """Raises InvalidTag for another key."""
+    if len(key) != _KEY_BYTES:
+        raise InvalidTag
+    nonce, sealed = wrapping.wrapped[:_NONCE], wrapping.wrapped[_NONCE:]
+    return AESGCM(key).decrypt(nonce, sealed, _META.encode())
+
+
+def _stretched(passphrase: str, wrapping: Wrapping) -> bytes:
+    kdf = Scrypt(salt=wrapping.salt, length=_KEY_BYTES, n=wrapping.scrypt_n, r=SCRYPT_R, p=SCRYPT_P)
+    return kdf.derive(passphrase.encode())
+
+
+def _hand_over(db: Database, old: Sealer, new: Sealer) -> None:
+    """Let every value be opened by `new`; within a transaction. One that `old` does not open stays as it is."""
+    for (key,) in db.execute("SELECT key FROM secrets").fetchall():
+        (sealed,) = db.execute("SELECT sealed FROM secrets WHERE key = ?", (key,)).fetchone()
+        with suppress(StoreCorrupt):
+            schema.write_sealed(db, [(key, old.handed_over(key, sealed, new))])
+
+
+# --- files ----------------------------------------------------------------------------------------------------
+def _read_key(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as e:
+        raise Unavailable(f"{path} cannot be read: {e.strerror}") from e
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    """Whole or not at all, also if the power goes: a key lost after first use loses every secret."""
+    temporary = path.with_name(path.name + ".new")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+    temporary.rename(path)
+    _sync(path.parent)
+
+
+def _sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
