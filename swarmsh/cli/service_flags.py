@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from swarmsh.cli.run_flags import entry_type, help_text, is_switch, scalar_type
 from swarmsh.cli.values import (
     BYTES,
     CPUS,
@@ -34,6 +35,7 @@ from swarmsh.cli.values import (
     ParamType,
     Value,
 )
+from swarmsh.core.run_options import RUN_OPTIONS, RunOption
 from swarmsh.errors import Unimplemented
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -152,6 +154,17 @@ def _common(defaults: bool) -> list[Decorator]:
     ]
 
 
+def _run_scalars(*, update: bool) -> list[Decorator]:
+    """Run options of one value; those of an update take an empty one, which takes the option away."""
+    return [
+        switch(f"--{option.name}", help_text(option))
+        if is_switch(option)
+        else one(f"--{option.name}", scalar_type(option, may_be_empty=update), help_text(option))
+        for option in RUN_OPTIONS
+        if not option.is_list
+    ]
+
+
 CREATE = apply(
     [
         one("--name", TEXT, "Service name (random if not given)"),
@@ -176,6 +189,8 @@ CREATE = apply(
         not_built("--secret", "SECRETS", "Specify secrets to expose to the service"),
         many("--sysctl", LABEL, "Sysctl options"),
         many("--ulimit", ULIMIT, "Ulimit options (NAME=SOFT[:HARD])"),
+        *_run_scalars(update=False),
+        *(many(f"--{x.name}", entry_type(x), help_text(x)) for x in RUN_OPTIONS if x.is_list),
     ]
 )
 
@@ -184,6 +199,13 @@ def _pair(name: str, kind: ParamType, what: str, key: str, removal: ParamType = 
     return [
         many(f"--{name}-add", kind, f"Add or update {what}"),
         many(f"--{name}-rm", removal, f"Remove {what}{key}"),
+    ]
+
+
+def _run_pair(option: RunOption) -> list[Decorator]:
+    return [
+        many(f"--{option.name}-add", entry_type(option), f"Add or update: {help_text(option)}"),
+        many(f"--{option.name}-rm", LIST, f"Remove one of --{option.name}-add, {option.key}; not Docker's"),
     ]
 
 
@@ -214,5 +236,7 @@ UPDATE = apply(
         not_built("--secret-rm", "SECRETS", "Remove a secret"),
         *_pair("sysctl", LABEL, "a sysctl option", " by its key"),
         *_pair("ulimit", ULIMIT, "a ulimit option", " by its name"),
+        *_run_scalars(update=True),
+        *(pair for x in RUN_OPTIONS if x.is_list for pair in _run_pair(x)),
     ]
 )

@@ -13,8 +13,8 @@ import click
 from swarmsh.cli import complete
 from swarmsh.cli.common import connect, node_name
 from swarmsh.cli.output import colours, short
-from swarmsh.cli.values import parse_duration
 from swarmsh.client import ApiError, ManagerClient, Stream, segment
+from swarmsh.core.quantities import parse_duration
 from swarmsh.errors import Kind, NotFound, SwarmshError
 
 Json = dict[str, Any]

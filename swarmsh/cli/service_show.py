@@ -21,6 +21,7 @@ from swarmsh.cli.output import (
     print_list,
     short,
 )
+from swarmsh.cli.run_flags import split_labels
 from swarmsh.cli.task_list import TaskListing, print_tasks, task_list_options
 from swarmsh.client import ApiError
 from swarmsh.core.words import size_words
@@ -239,7 +240,9 @@ def _container(container: Json) -> list[str]:
         lines += _field(f" {name}", " ".join(container.get(key) or []))
     lines += _field(" Dir", container.get("Dir")) + _field(" User", container.get("User"))
     lines += _field(" Hostname", container.get("Hostname")) + _field(" Init", container.get("Init"))
-    lines += _mapping(" Labels", container.get("Labels")) + _mapping(" Sysctls", container.get("Sysctls"))
+    run, labels = split_labels(container.get("Labels"))
+    lines += _mapping(" Labels", labels) + _mapping(" Sysctls", container.get("Sysctls"))
+    lines += _mapping(" Run options", run)
     for mount in container.get("Mounts") or []:
         mode = ", read only" if mount.get("ReadOnly") else ""
         lines += _field(" Mount", f"{mount.get('Source', '')} -> {mount['Target']} ({mount['Type']}{mode})")

@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
-from swarmsh.cli.values import hosts_entry, normal_capability, pairs, read_env_file
+from swarmsh.cli.run_flags import run_labels_of
+from swarmsh.cli.values import pairs, read_env_file
+from swarmsh.core.quantities import effective_capabilities, hosts_entry
 
 Json = dict[str, Any]
 
@@ -73,11 +75,11 @@ def create_spec(flags: Json, image: str, args: list[str]) -> Json:
 
 
 def _container(flags: Json, image: str, args: list[str]) -> Json:
-    add, drop = _capabilities(flags["cap_add"], flags["cap_drop"])
+    add, drop = effective_capabilities(flags["cap_add"], flags["cap_drop"])
     return compact(
         {
             "Image": image,
-            "Labels": pairs(flags["container_label"]) or None,
+            "Labels": pairs(flags["container_label"]) | run_labels_of(flags) or None,
             "Command": flags["entrypoint"],
             "Args": args,
             "Hostname": flags["hostname"],
@@ -131,14 +133,6 @@ def _environment(files: tuple[str, ...], variables: tuple[str, ...]) -> list[str
         found.pop(name, None)
         found[name] = variable
     return list(found.values())
-
-
-def _capabilities(add: tuple[str, ...], drop: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    added = {normal_capability(name) for name in add}
-    dropped = {normal_capability(name) for name in drop}
-    added = {"ALL"} if "ALL" in added else added
-    dropped = {"ALL"} if "ALL" in dropped else dropped
-    return sorted(added - {"RESET"}), sorted(dropped - added - {"RESET"})
 
 
 def schedule_labels(flags: Json) -> dict[str, str]:

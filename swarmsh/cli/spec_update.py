@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
+from swarmsh.cli.run_flags import changed_run_labels
 from swarmsh.cli.spec_create import (
     HEALTH_FIELDS,
     Conflict,
@@ -20,7 +21,8 @@ from swarmsh.cli.spec_create import (
     rollout,
     schedule_labels,
 )
-from swarmsh.cli.values import hosts_entry, normal_capability, pairs
+from swarmsh.cli.values import pairs
+from swarmsh.core.quantities import hosts_entry, normal_capability
 
 Json = dict[str, Any]
 
@@ -98,6 +100,7 @@ def _update_container(container: Json, flags: Json) -> None:
     if flags["oom_score_adj"] is not None:
         _put(container, "OomScoreAdj", flags["oom_score_adj"])
     _update_map(container, "Labels", flags["container_label_rm"], flags["container_label_add"])
+    _update_run_options(container, flags)
     _update_map(container, "Sysctls", flags["sysctl_rm"], flags["sysctl_add"])
     _update_environment(container, flags["env_rm"], flags["env_add"])
     if flags["mount_rm"] or flags["mount_add"]:
@@ -115,6 +118,13 @@ def _update_container(container: Json, flags: Json) -> None:
     if flags["cap_add"] or flags["cap_drop"]:
         _update_capabilities(container, flags["cap_add"], flags["cap_drop"])
     _update_health(container, flags)
+
+
+def _update_run_options(container: Json, flags: Json) -> None:
+    labels = container.get("Labels") or {}
+    changed = changed_run_labels(labels, flags)
+    if changed != labels:
+        container["Labels"] = changed
 
 
 def _update_environment(container: Json, remove: tuple[str, ...], add: tuple[str, ...]) -> None:

@@ -11,11 +11,11 @@ import ipaddress
 import os
 import re
 from collections.abc import Callable
-from decimal import Decimal
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from swarmsh.core.quantities import parse_bytes, parse_duration, parse_nano_cpus
 
 Json = dict[str, Any]
 
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 else:  # generic for type checkers only: click 8.1 cannot subscript it at run time
     ParamType = click.ParamType
 
-_UNITS_NS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9}
-_UNITS_NS["h"] = 3600 * 10**9
-_DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
-_SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?([kmgtp]?)(?:i?b)?", re.IGNORECASE)
 _LONG_PORT = re.compile(r"\w+=\w+(,\w+=\w+)*")
 _ULIMITS = frozenset(
     [
@@ -77,44 +73,11 @@ def parse_bool(text: str) -> bool:
     raise ValueError(f"invalid boolean {text!r}: use true or false")
 
 
-def parse_duration(text: str) -> int:
-    """Nanoseconds of `1h30m`, `500ms`, `0`."""
-    rest = text.lstrip("+-") if text[:1] in "+-" else text
-    if rest == "0":
-        return 0
-    position, total = 0, Decimal(0)
-    while match := _DURATION_PART.match(rest, position):
-        total += Decimal(match[1]) * _UNITS_NS[match[2]]
-        position = match.end()
-    if not rest or position != len(rest):
-        raise ValueError(f"invalid duration {text!r}: write it like 10s, 1m30s or 500ms")
-    return -int(total) if text[0] == "-" else int(total)
-
-
 def parse_positive_duration(text: str) -> int:
     value = parse_duration(text)
     if value < 0:
         raise ValueError("duration cannot be negative")
     return value
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes of `512m`, `1.5GiB`, `1048576`; units are powers of 1024."""
-    match = _SIZE.fullmatch(text.strip())
-    if not match:
-        raise ValueError(f"invalid size {text!r}: write it like 512m or 1.5GiB")
-    return int(Decimal(match[1]) * 1024 ** " kmgtp".index(match[2].lower() or " "))
-
-
-def parse_nano_cpus(text: str) -> int:
-    """Billionths of a CPU of `0.5`."""
-    try:
-        nano = Fraction(text) * 10**9
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"invalid number of CPUs {text!r}") from None
-    if nano.denominator != 1:
-        raise ValueError("value is too precise")
-    return int(nano)
 
 
 def parse_unsigned(text: str) -> int:
@@ -219,12 +182,6 @@ def parse_extra_host(text: str) -> str:
     return f"{host}:{address}"
 
 
-def hosts_entry(host: str) -> str:
-    """`HOST:IP` as a line of /etc/hosts, the form in specs."""
-    name, _, address = host.partition(":")
-    return f"{address} {name}"
-
-
 def parse_placement_pref(text: str) -> Json:
     strategy, equals, descriptor = text.partition("=")
     if not equals or not strategy:
@@ -261,12 +218,6 @@ def parse_ulimit(text: str) -> Json:
     if hard != -1 and (soft == -1 or soft > hard):
         raise ValueError(f"ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}")
     return {"Name": name, "Hard": hard, "Soft": soft}
-
-
-def normal_capability(text: str) -> str:
-    """`net_admin` as `CAP_NET_ADMIN`; `ALL` and `RESET` as they are."""
-    name = text.strip().upper()
-    return name if name in ("ALL", "RESET") or name.startswith("CAP_") else f"CAP_{name}"
 
 
 # --- ports --------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from swarmsh.core.container import decode_profile
 from swarmsh.core.labels import PREFIX
 from swarmsh.core.reference import parse_reference
+from swarmsh.core.run_options import RUN_PREFIX
 from swarmsh.core.secrets import check_references
 from swarmsh.core.template import expand_container, sample_context
 from swarmsh.errors import InvalidSpec, Unimplemented
@@ -84,7 +85,7 @@ def _check_process(spec: ContainerSpec) -> None:
         if not key.strip():
             raise InvalidSpec("ContainerSpec: a sysctl needs a name")
     for key in spec.labels:
-        if key.startswith(PREFIX):
+        if key.startswith(PREFIX) and not key.startswith(RUN_PREFIX):
             raise InvalidSpec(
                 f"container label {key} is not allowed", hint=f"Labels that start with {PREFIX} go on the service"
             )

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from swarmsh.core.accept_attachments import check_attachments
 from swarmsh.core.accept_container import accept_container
+from swarmsh.core.accept_run import check_run_options
 from swarmsh.core.constraints import parse_constraints, parse_label_key
 from swarmsh.errors import InvalidSpec, Unimplemented
 from swarmsh.model.specs import (
@@ -34,6 +35,7 @@ def accept_task(task: TaskSpec, service_name: str, labels: Mapping[str, str]) ->
     _check_resources(task.resources)
     placement = _accept_placement(task.placement)
     container = accept_container(task.container_spec, service_name, labels)
+    check_run_options(task)
     check_attachments(task.networks)
     if task.force_update < 0:
         raise InvalidSpec("TaskSpec: ForceUpdate cannot be negative")

@@ -16,6 +16,7 @@ from swarmsh.core.labels import fenced, probe_of
 from swarmsh.core.reference import parse_reference
 from swarmsh.core.resources import generic_env
 from swarmsh.core.restart import restart_delay_s
+from swarmsh.core.run_options import RunOptions, host_config_of, parse_run_options
 from swarmsh.core.template import context_of, expand_container
 from swarmsh.errors import InvalidSpec
 from swarmsh.model.actions import EnsureTask, NetworkJoin
@@ -74,13 +75,15 @@ def container_config(task: Task, node: Node, cluster_id: str, dns: str = "") -> 
     """
     spec = expand_container(container_spec(task.spec), context_of(task, node))
     ports = _host_ports(task)
+    run = parse_run_options(spec.labels)
     config: dict[str, Any] = {
         "Image": image_name(spec.image),
         "Labels": _labels(task, spec, cluster_id),
-        "HostConfig": _host_config(task, spec, ports, dns),
+        "HostConfig": _host_config(task, spec, ports, dns, run),
     }
     optional: dict[str, Any] = {
         "Hostname": spec.hostname,
+        "Domainname": run.domainname,
         "User": spec.user,
         "Env": [*spec.env, *generic_env(task.generic_resources)],
         "WorkingDir": spec.dir,
@@ -128,8 +131,11 @@ def _labels(task: Task, spec: ContainerSpec, cluster_id: str) -> dict[str, str]:
     }
 
 
-def _host_config(task: Task, spec: ContainerSpec, ports: Iterable[PortConfig], server: str) -> dict[str, Any]:
+def _host_config(
+    task: Task, spec: ContainerSpec, ports: Iterable[PortConfig], server: str, run: RunOptions
+) -> dict[str, Any]:
     dns, driver = spec.dns_config, task.spec.log_driver
+    asked = host_config_of(run)
     servers = list(dns.nameservers) if dns else []
     optional: dict[str, Any] = {
         "PortBindings": _port_bindings(ports),
@@ -142,7 +148,7 @@ def _host_config(task: Task, spec: ContainerSpec, ports: Iterable[PortConfig], s
         "CapAdd": list(spec.capability_add),
         "CapDrop": list(spec.capability_drop),
         "OomScoreAdj": spec.oom_score_adj,
-        "SecurityOpt": _security_options(spec.privileges),
+        "SecurityOpt": _security_options(spec.privileges) + asked.pop("SecurityOpt", []),
         "ExtraHosts": _extra_hosts(spec.hosts),
         "Dns": servers or ([server] if server else []),
         "DnsSearch": list(dns.search) if dns else None,
@@ -151,7 +157,8 @@ def _host_config(task: Task, spec: ContainerSpec, ports: Iterable[PortConfig], s
         "NetworkMode": next((n.target for n in task.spec.networks if n.target in PREDEFINED_NETWORKS), ""),
     }
     # Restarts are ours: the Engine's own policy is set by the helper only while no manager is there.
-    return {"RestartPolicy": {"Name": "no"}} | _resources(task.spec, spec) | _given(optional, keep=("Init",))
+    own = {"RestartPolicy": {"Name": "no"}} | _resources(task.spec, spec) | _given(optional, keep=("Init",))
+    return own | asked
 
 
 def _resources(task: TaskSpec, spec: ContainerSpec) -> dict[str, Any]:

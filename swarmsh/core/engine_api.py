@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from swarmsh.core.run_options import newest_option, parse_run_options
 from swarmsh.model.specs import BindOptions, ContainerSpec, Mount, TaskSpec
 
 Version = tuple[int, int]
@@ -55,6 +56,8 @@ def newest_field(spec: TaskSpec) -> Field | None:
     if spec.container_spec is None:
         return None
     used = [field for field in FIELDS if field.used(spec.container_spec)]
+    if option := newest_option(parse_run_options(spec.container_spec.labels)):
+        used.append(Field(*option, used=lambda spec: True))
     return max(used, key=lambda field: field.since, default=None)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 
 from swarmsh.core.depends import DEPENDS_ON, parse_depends_on
+from swarmsh.core.run_options import RUN_PREFIX
 from swarmsh.core.words import nearest, parse_duration_s
 from swarmsh.errors import InvalidSpec
 from swarmsh.model.actions import Probe
@@ -113,6 +114,10 @@ _PROBE = re.compile(r"(?:(?P<kind>http):(?P<http_port>\d{1,5})(?P<path>/\S*)?|tc
 def check_labels(labels: Mapping[str, str]) -> None:
     """Refuse unknown `swarmsh.*` labels, naming the nearest one, and bad values. Raises InvalidSpec."""
     for key in labels:
+        if key.startswith(RUN_PREFIX):
+            raise InvalidSpec(
+                f"label {key} is not known on a service", hint="It goes on its containers: --container-label"
+            )
         if key.startswith(PREFIX) and key not in _KEYS:
             raise InvalidSpec(
                 f"label {key} is not known",

@@ -85,6 +85,22 @@ async def test_inspect_pretty_shows_what_was_asked_for(docker):
         assert re.search(line, pretty), f"{line} is not in\n{pretty}"
 
 
+async def test_run_options_survive_updates_of_the_docker_cli(docker):
+    """They are container labels: any client's update keeps them, and a change of one replaces the tasks."""
+    run = "swarmsh.run.shm-size=64m", "swarmsh.run.device=/dev/fuse,/dev/kvm:r"
+    service_id = await create(docker, "web", *(part for label in run for part in ("--container-label", label)))
+    before = await docker("service", "ps", "-q", "--filter", "desired-state=running", service_id)
+    await docker("service", "update", "-q", "--limit-pids", "100", "--label-add", "a=b", "web")
+    spec = json.loads(await docker("service", "inspect", "web"))[0]["Spec"]
+    assert spec["TaskTemplate"]["ContainerSpec"]["Labels"] == dict(label.split("=", 1) for label in run)
+    limited = await docker("service", "ps", "-q", "--filter", "desired-state=running", service_id)
+    await docker("service", "update", "-q", "--container-label-add", "swarmsh.run.shm-size=128m", "web")
+    changed = await docker("service", "ps", "-q", "--filter", "desired-state=running", service_id)
+    assert len({before, limited, changed}) == 3
+    wrong = await docker.fails("service", "update", "--container-label-add", "swarmsh.run.shm=1m", "web")
+    assert "Did you mean swarmsh.run.shm-size?" in wrong
+
+
 async def test_update_scale_and_rollback(docker):
     service_id = await create(docker)
     await docker("service", "update", "-d", service_id, "--replicas", "3")  # flags after the name, as people type
