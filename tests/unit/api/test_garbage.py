@@ -22,6 +22,7 @@ from swarmsh.api.swarm import InitRequest, SwarmSpec
 from swarmsh.core.allocate import QUARANTINE_S, forget_lapsed
 from swarmsh.model.objects import SshTarget
 from swarmsh.model.specs import NetworkSpec, NodeSpec, ServiceSpec
+from swarmsh.model.stacks import StackRequest
 from tests.fakes.serving import served
 
 BODIES = {
@@ -33,6 +34,7 @@ BODIES = {
     "/swarm/update": SwarmSpec,
     "/swarmsh/services/plan": ServiceSpec,
     "/swarmsh/services/{id}/plan": ServiceSpec,
+    "/swarmsh/stacks/{id}/deploy": StackRequest,
     "/swarmsh/nodes": NodeRequest,
     "/swarmsh/nodes/{id}/target": SshTarget,
 }
