@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from swarmsh.core.depends import depends_on_label, parse_depends_on, refuse_cycle, start_levels
+from swarmsh.core.scheduler import SchedulingView
+from swarmsh.core.why import Evidence, why_service
 from swarmsh.errors import InvalidSpec
 from swarmsh.model.objects import Task
 from swarmsh.model.snapshot import Changes
@@ -261,3 +265,69 @@ def test_a_dependency_that_goes_while_it_is_waited_for_lets_optional_ones_go() -
     world._apply(Changes(delete_services=("db",), put_tasks=tasks), durable=True)
     world.settle()
     assert states(world) == ["running"]
+
+
+# --- what is told -------------------------------------------------------------------------------------------
+def test_why_names_what_a_task_waits_for() -> None:
+    world = World()
+    slow_db(world)
+    world.create(named(make_spec(), "web", "db:healthy"))
+    world.settle()
+    seen = SchedulingView.of(world.snapshot, world.now)
+    evidence = Evidence(snapshot=world.snapshot, view=seen, events=(), now=world.now)
+    (story,) = why_service(evidence, world.service).places
+    assert story.verdict == f"prepared on {story.node}, waits"
+    assert "waits for shop_db to be ready (0 of 1) (label swarmsh.depends-on)" in story.reasons
+
+
+# --- what always holds --------------------------------------------------------------------------------------
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_nothing_starts_before_its_time_and_everything_starts_in_the_end(data: st.DataObject) -> None:
+    world = World()
+    count = data.draw(st.integers(2, 4), "services")
+    waits_for: dict[str, list[str]] = {}
+    order = data.draw(st.permutations(range(count)), "order of creation")
+    for n in range(count):
+        waits_for[f"s{n}"] = [f"s{m}" for m in range(n) if data.draw(st.booleans())]
+        world.ready_after[f"s{n}:1"] = data.draw(st.sampled_from((0.0, 2.0, 7.0)))
+    for n in order:
+        label = ",".join(f"{other}:healthy" for other in waits_for[f"s{n}"])
+        replicas = data.draw(st.sampled_from((1, 2, None)), "replicas")
+        world.create(named(make_spec(image=f"s{n}:1", replicas=replicas), f"s{n}", label), f"s{n}")
+    started: set[str] = set()
+    for _ in range(data.draw(st.integers(0, 6), "disturbances")):
+        match data.draw(st.sampled_from(("restart", "drain", "time", "fail"))):
+            case "restart":
+                world.restart_manager(lose_seen=data.draw(st.booleans()))
+            case "drain":
+                drained = data.draw(st.sampled_from((Availability.DRAIN, Availability.ACTIVE)))
+                world.set_node(data.draw(st.integers(1, 3)), availability=drained)
+            case "time":
+                world.now += 1.0
+            case "fail":
+                running = world.running()
+                if running:
+                    world.fail(running[0])
+        check_starts(world, waits_for, started)
+    for number in (1, 2, 3):
+        world.set_node(number, availability=Availability.ACTIVE)
+    for _ in range(60):
+        world.now += 1.0
+        check_starts(world, waits_for, started)
+    assert started == set(waits_for)
+    before = world.snapshot
+    world.settle()
+    assert world.snapshot is before
+
+
+def check_starts(world: World, waits_for: dict[str, list[str]], started: set[str]) -> None:
+    """Let it work step by step: what starts for the first time has seen each of the others ready."""
+    for _ in range(200):
+        ready = {t.service_id for t in world.tasks() if t.ready_since is not None}
+        if not world.step():
+            return
+        for service_id in {t.service_id for t in world.tasks() if t.running_since is not None} - started:
+            assert set(waits_for[service_id]) <= ready
+            started.add(service_id)
+    raise AssertionError("the world does not settle")
