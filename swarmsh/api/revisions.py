@@ -20,6 +20,7 @@ from swarmsh.model.objects import Service
 from swarmsh.model.revisions import Revision
 from swarmsh.model.snapshot import ClusterSnapshot
 from swarmsh.model.specs import ServiceSpec
+from swarmsh.model.stacks import StackRevision
 
 Json = dict[str, Any]
 
@@ -84,6 +85,11 @@ def query_word(request: web.Request, name: str, default: str) -> str:
 # --- as JSON ------------------------------------------------------------------------------------------------
 def _revision(revision: Revision) -> Json:
     container = revision.spec.task_template.container_spec
+    return {**stamp_json(revision), "Image": container.image if container is not None else ""}
+
+
+def stamp_json(revision: Revision | StackRevision) -> Json:
+    """Which it is, when it was made, and by whom."""
     return {
         "Number": revision.number,
         "Version": {"Index": revision.version},
@@ -91,7 +97,6 @@ def _revision(revision: Revision) -> Json:
         "User": revision.author.user,
         "Client": revision.author.client,
         "Action": revision.author.action,
-        "Image": container.image if container is not None else "",
     }
 
 

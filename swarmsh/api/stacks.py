@@ -9,15 +9,15 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from swarmsh.api.context import Deps, body_of, flag, json_response, segment
-from swarmsh.api.render import rfc3339
-from swarmsh.api.revisions import fields_json, query_word, step_json
+from swarmsh.api.revisions import fields_json, query_word, stamp_json, step_json
 from swarmsh.api.who import author_of
+from swarmsh.core.revisions import find_revision
 from swarmsh.core.stacks import PartChange, diff_stacks
 from swarmsh.errors import InvalidSpec
 from swarmsh.manager.usecases import lookup, stacks
 from swarmsh.manager.usecases.stacks import Deployed, StackPlan, StackSummary
 from swarmsh.model.snapshot import ClusterSnapshot
-from swarmsh.model.stacks import StackRequest, StackRevision, StackSpec
+from swarmsh.model.stacks import StackRequest, StackSpec
 
 Json = dict[str, Any]
 
@@ -87,18 +87,18 @@ async def history(request: web.Request, deps: Deps) -> web.Response:
         before = kept[position + 1] if position + 1 < len(kept) else None
         unknown = before is None and revision.number > 1
         parts = None if unknown else _parts(diff_stacks(before, revision))
-        answer.append({**_revision(revision), "Current": position == 0, "Parts": parts})
+        answer.append({**stamp_json(revision), "Current": position == 0, "Parts": parts})
     return json_response(answer)
 
 
 async def difference(request: web.Request, deps: Deps) -> web.Response:
     name = segment(request)
-    kept = await stacks.stack_history(deps.store, name)
+    kept = (await stacks.stack_history(deps.store, name))[::-1]
     a, b = (
-        stacks.find_stack_revision(kept, query_word(request, key, default), name)
+        find_revision(kept, query_word(request, key, default), name, "stack")
         for key, default in (("from", "previous"), ("to", "current"))
     )
-    return json_response({"From": _revision(a), "To": _revision(b), "Parts": _parts(diff_stacks(a, b))})
+    return json_response({"From": stamp_json(a), "To": stamp_json(b), "Parts": _parts(diff_stacks(a, b))})
 
 
 async def remove(request: web.Request, deps: Deps) -> web.Response:
@@ -155,17 +155,6 @@ def _done(done: Deployed, snapshot: ClusterSnapshot) -> Json:
         "Revision": done.revision,
         "Parts": _parts(done.parts),
         "Services": [{"ID": i, "Name": name} for i, name in names.items()],
-    }
-
-
-def _revision(revision: StackRevision) -> Json:
-    return {
-        "Number": revision.number,
-        "Version": {"Index": revision.version},
-        "At": rfc3339(revision.time),
-        "User": revision.author.user,
-        "Client": revision.author.client,
-        "Action": revision.author.action,
     }
 
 

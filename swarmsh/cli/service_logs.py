@@ -55,19 +55,25 @@ def logs(
     path, found = _find(manager, target)
     if found.get("TTY") and not raw:
         raise click.UsageError("logs of a service with a TTY can only be shown with --raw")
-    query: dict[str, Any] = {
+    query = logs_query(follow=follow, tail=tail, since=since, timestamps=timestamps)
+    query["details"] = 1 if details or not raw else None
+    writer = LogWriter(manager, timestamps=timestamps, details=details)
+    writer.resolve, writer.task_ids, writer.no_trunc = not no_resolve, not no_task_ids, no_trunc
+    with manager.stream(path, **query) as stream:
+        copy_logs(stream, None if raw else writer)
+
+
+def logs_query(*, follow: bool, tail: str, since: str, timestamps: bool) -> Json:
+    """What is asked for, but for details: each line is to have them where its task is to be named."""
+    return {
         "stdout": 1,
         "stderr": 1,
         "follow": 1 if follow else None,
         "tail": tail,
         "since": parse_since(since, time.time()) if since else None,
         "timestamps": 1 if timestamps else None,
-        "details": 1 if details or not raw else None,
+        "details": 1,
     }
-    writer = LogWriter(manager, timestamps=timestamps, details=details)
-    writer.resolve, writer.task_ids, writer.no_trunc = not no_resolve, not no_task_ids, no_trunc
-    with manager.stream(path, **query) as stream:
-        copy_logs(stream, None if raw else writer)
 
 
 def _find(manager: ManagerClient, target: str) -> tuple[str, Json]:

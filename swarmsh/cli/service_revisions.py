@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -31,6 +32,11 @@ def history(name: str, form: str, quiet: bool, no_trunc: bool) -> None:
     if form == "json" and not quiet:
         print_json(found)
         return
+    print_history(found, _changed, quiet=quiet, no_trunc=no_trunc)
+
+
+def print_history(found: Sequence[Json], changed: Callable[[Json], str], *, quiet: bool, no_trunc: bool) -> None:
+    """Revisions as a table; `changed` words what one of them changed."""
     rows = [
         {
             "ID": revision["Number"],
@@ -39,7 +45,7 @@ def history(name: str, form: str, quiet: bool, no_trunc: bool) -> None:
             "user": revision["User"] or "-",
             "client": truncated(revision["Client"] or "-", 32, no_trunc=no_trunc),
             "action": revision["Action"] or "-",
-            "changes": truncated(_changed(revision), WIDEST, no_trunc=no_trunc),
+            "changes": truncated(changed(revision), WIDEST, no_trunc=no_trunc),
         }
         for revision in found
     ]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any
 
 import click
 
 from swarmsh.cli import complete
 from swarmsh.cli.common import connect
-from swarmsh.cli.service_logs import LogWriter, copy_logs, parse_since
+from swarmsh.cli.service_logs import LogWriter, copy_logs, logs_query
 from swarmsh.cli.stack_show import services_of
 from swarmsh.client import ManagerClient, segment
 from swarmsh.errors import SwarmshError
@@ -31,15 +30,7 @@ def logs(name: str, follow: bool, no_task_ids: bool, since: str, tail: str, time
     """Fetch the logs of all services of a stack, each line with the task it comes from."""
     manager = connect()
     found = services_of(manager, name)
-    query: Json = {
-        "stdout": 1,
-        "stderr": 1,
-        "follow": 1 if follow else None,
-        "tail": tail,
-        "since": parse_since(since, time.time()) if since else None,
-        "timestamps": 1 if timestamps else None,
-        "details": 1,
-    }
+    query = logs_query(follow=follow, tail=tail, since=since, timestamps=timestamps)
     # One client for the names in front of lines, which are written by one at a time.
     writer = LogWriter(ManagerClient(manager.path), timestamps=timestamps, details=False)
     writer.task_ids = not no_task_ids

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from swarmsh.cli import complete
 from swarmsh.cli.common import connect
-from swarmsh.cli.output import ago, format_option, print_json, print_list, truncated
-from swarmsh.cli.spec_words import WIDEST
+from swarmsh.cli.output import format_option, print_json
+from swarmsh.cli.service_revisions import print_history
 from swarmsh.cli.stack_words import part_lines, summary
+
+Json = dict[str, Any]
 
 
 @click.command("history")
@@ -25,22 +29,11 @@ def history(name: str, form: str, quiet: bool, no_trunc: bool) -> None:
     if form == "json" and not quiet:
         print_json(found)
         return
-    rows = [
-        {
-            "ID": revision["Number"],
-            "number": f"{revision['Number']}{' (current)' if revision['Current'] else ''}",
-            "at": ago(revision["At"]),
-            "user": revision["User"] or "-",
-            "client": truncated(revision["Client"] or "-", 32, no_trunc=no_trunc),
-            "action": revision["Action"] or "-",
-            "changes": "?"
-            if revision["Parts"] is None
-            else truncated(summary(revision["Parts"]), WIDEST, no_trunc=no_trunc),
-        }
-        for revision in found
-    ]
-    headings = {"number": "REVISION", "at": "CREATED", "user": "USER", "client": "CLIENT"}
-    print_list(rows, headings | {"action": "ACTION", "changes": "CHANGED"}, form="table", quiet=quiet)
+    print_history(found, _changed, quiet=quiet, no_trunc=no_trunc)
+
+
+def _changed(revision: Json) -> str:
+    return "?" if revision["Parts"] is None else summary(revision["Parts"])
 
 
 @click.command("diff")

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from swarmsh.core.depends import start_levels
 from swarmsh.core.listeners import new_ports
 from swarmsh.core.rehearsal import Rehearsal, Step
+from swarmsh.core.revisions import find_revision
 from swarmsh.core.stacks import (
     PartChange,
     accept_stack,
@@ -316,25 +317,6 @@ async def stack_history(store: Store, name: str) -> Sequence[StackRevision]:
     return tuple(reversed(kept))
 
 
-def find_stack_revision(kept: Sequence[StackRevision], word: str, name: str) -> StackRevision:
-    """The one that a number, `current` or `previous` names; `kept` newest first. Raises NotFound, InvalidSpec."""
-    text = word.strip().lower()
-    numbers = (
-        f"Revisions {kept[-1].number} to {kept[0].number} are kept: `swarmsh stack history {name}` shows them"
-    )
-    if text in ("current", "previous"):
-        position = ("current", "previous").index(text)
-        if position < len(kept):
-            return kept[position]
-        raise NotFound(f"stack {name} has no {text} revision", hint=numbers)
-    if not (text.isascii() and text.isdigit()) or len(text) > 18:
-        raise InvalidSpec(f"invalid revision '{word}': it is a number, current or previous", hint=numbers)
-    for revision in kept:
-        if revision.number == int(text):
-            return revision
-    raise NotFound(f"stack {name} has no revision {int(text)}", hint=numbers)
-
-
 async def spec_of_revision(store: Store, revision: StackRevision) -> StackSpec:
     """The stack of a revision, with the data of its secrets and configs."""
 
@@ -353,7 +335,7 @@ async def spec_of_revision(store: Store, revision: StackRevision) -> StackSpec:
 async def rollback_spec(store: Store, name: str, to: str) -> tuple[StackSpec, int]:
     """What a rollback deploys (with `prune`), and the revision's number. Raises NotFound, InvalidSpec."""
     check_stack_name(name)
-    revision = find_stack_revision(await stack_history(store, name), to, name)
+    revision = find_revision((await stack_history(store, name))[::-1], to, name, "stack")
     return await spec_of_revision(store, revision), revision.number
 
 
