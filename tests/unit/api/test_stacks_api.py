@@ -244,6 +244,19 @@ async def test_what_depends_with_restart_is_replaced_along_with_what_it_depends_
     assert set(actions(await deploy(api, stack)).values()) == {"unchanged"}
 
 
+async def test_many_large_configs_come_along(api):
+    stack = shop()
+    for number in range(6):
+        name = f"shop_c{number}"
+        stack["Configs"][f"c{number}"] = {"Name": name, "Data": data(str(number) * 1_000_000)}
+    await deploy(api, stack)
+    assert len(api.store.snapshot.config_ids) == 7
+    stack["Configs"]["c1"]["Data"] = data("1" * 1_024_000)
+    answer = await deploy(api, stack, status=400)
+    assert "config data must be larger than 0 and less than 1024000 bytes" in answer["message"]
+    assert len(answer["message"]) < 200
+
+
 # --- plans --------------------------------------------------------------------------------------------------
 async def test_a_plan_tells_parts_fields_tasks_and_order_and_does_nothing(api):
     index = api.store.snapshot.index
