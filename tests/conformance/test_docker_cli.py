@@ -501,9 +501,10 @@ async def test_secrets_and_configs_are_created_listed_inspected_and_removed(dock
     assert "already exists" in await docker.fails(kind, "create", "user", str(tmp_path / "value.txt"))
     assert "only 64" in await docker.fails(kind, "create", "not/a/name", str(tmp_path / "value.txt"))
     (tmp_path / "empty").write_bytes(b"")
-    assert f"{kind} data must be larger than 0" in await docker.fails(kind, "create", "e", str(tmp_path / "empty"))
+    refused = await docker.fails(kind, "create", "e", str(tmp_path / "empty"))
+    assert f"{kind} data must be larger than 0" in refused or "data is empty" in refused  # by newer clients
     assert await docker(kind, "rm", "user", "pass") == "user\npass\n"
-    assert "not found" in await docker.fails(kind, "inspect", "user")
+    assert f"{kind} user not found" in await docker.fails(kind, "rm", "user")
     assert not api.store.secrets
 
 
