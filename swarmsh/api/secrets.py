@@ -121,7 +121,18 @@ async def _json(deps: Deps, kind: Kind, kept: Kept) -> Json:
 # --- versions -------------------------------------------------------------------------------------------------
 async def history(kind: Kind, request: web.Request, deps: Deps) -> web.Response:
     found = secrets.history(deps.snapshot, kind, segment(request))
-    return json_response([{**_version(one.kept), "Services": one.services, "Tasks": one.tasks} for one in found])
+    return json_response(
+        [
+            {
+                **_version(one.kept),
+                "Services": one.services,
+                "Tasks": one.tasks,
+                "Waiting": one.waiting,
+                "Failed": one.failed,
+            }
+            for one in found
+        ]
+    )
 
 
 def _version(kept: Kept) -> Json:

@@ -89,12 +89,20 @@ def _pretty(kept: Json) -> list[str]:
     return lines
 
 
+def _tasks(version: Json) -> str:
+    words = [str(version["Tasks"])]
+    if version.get("Waiting"):
+        words.append(f"{version['Waiting']} to get it")
+    words += [f"{name} failed: {why}" for name, why in sorted((version.get("Failed") or {}).items())]
+    return ", ".join(words)
+
+
 def _history(kind: str) -> click.Command:
     @click.command(
         "history",
         help=f"""List the versions of {kind} NAME that are kept, the newest first.
 
-        SERVICES refer to that version; TASKS is how many run with it now.
+        SERVICES refer to that version; TASKS is how many have it now, and how many are yet to get it.
         """,
     )
     @click.argument("name", metavar="NAME", shell_complete=complete.kept_names(kind))
@@ -114,7 +122,7 @@ def _history(kind: str) -> click.Command:
                 "user": version["User"] or "-",
                 "action": version["Action"] or "-",
                 "services": ", ".join(version["Services"]) or "-",
-                "tasks": version["Tasks"],
+                "tasks": _tasks(version),
             }
             for version in found
         ]

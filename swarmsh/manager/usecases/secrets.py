@@ -49,11 +49,14 @@ class Turned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
-    """`services` refer to it now; `tasks` is how many run with it."""
+    """`services` refer to it now. `tasks` is how many have it, `waiting` how many of those that run are yet to be
+    given it, `failed` why others could not be, by their names."""
 
     kept: Kept
     services: tuple[str, ...]
     tasks: int
+    waiting: int
+    failed: dict[str, str]
 
 
 # --- one ------------------------------------------------------------------------------------------------------
@@ -143,9 +146,12 @@ def history(snapshot: ClusterSnapshot, kind: Kind, ref: str) -> list[Version]:
     name = inspect(snapshot, kind, ref).spec.name
     found = []
     for kept in reversed(versions.versions_of(snapshot, kind, name)):
-        tasks = sum(task.live and kept.id in ids_of(task.spec) for task in snapshot.tasks.values())
+        tasks = [t for t in snapshot.tasks.values() if t.live and kept.id in ids_of(t.spec)]
+        waiting = [t for t in tasks if t.refresh is not None and t.refresh.done_at is None]
+        failed = {t.name: t.refresh.err for t in tasks if t.refresh is not None and t.refresh.err}
         services = tuple(s.spec.name for s in versions.users_of(snapshot, [kept.id]))
-        found.append(Version(kept=kept, services=services, tasks=tasks))
+        having = len(tasks) - len(waiting) - len(failed)
+        found.append(Version(kept=kept, services=services, tasks=having, waiting=len(waiting), failed=failed))
     return found
 
 

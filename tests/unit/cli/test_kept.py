@@ -194,6 +194,8 @@ def test_history_says_who_has_which_version(kind: str, shelf: Recorder, cli: Cli
     assert head.split() == ["VERSION", "CREATED", "BYTES", "USER", "ACTION", "SERVICES", "TASKS"]
     assert first.startswith("2 (current)") and first.split()[-2:] == ["-", "1"]
     assert second.split()[-2:] == ["web", "1"]
+    found[0] |= {"Waiting": 2, "Failed": {"web.1.x": "no such file"}}
+    assert "1, 2 to get it, web.1.x failed: no such file" in cli(kind, "history", "pw").out
     assert cli(kind, "history", "-q", "pw").out == "2\n1\n"
     assert json.loads(cli(kind, "history", "--format", "json", "pw").out) == found
 
