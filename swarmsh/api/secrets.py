@@ -20,7 +20,7 @@ from swarmsh.core.secrets import Kind
 from swarmsh.core.versions import Kept
 from swarmsh.errors import InvalidSpec
 from swarmsh.manager.usecases import secrets
-from swarmsh.manager.usecases.secrets import Follow, Turned
+from swarmsh.manager.usecases.secrets import Follow, Turned, Version
 from swarmsh.model.specs import ConfigSpec, Driver, SecretSpec
 from swarmsh.model.wire import Record, to_wire
 
@@ -121,18 +121,12 @@ async def _json(deps: Deps, kind: Kind, kept: Kept) -> Json:
 # --- versions -------------------------------------------------------------------------------------------------
 async def history(kind: Kind, request: web.Request, deps: Deps) -> web.Response:
     found = secrets.history(deps.snapshot, kind, segment(request))
-    return json_response(
-        [
-            {
-                **_version(one.kept),
-                "Services": one.services,
-                "Tasks": one.tasks,
-                "Waiting": one.waiting,
-                "Failed": one.failed,
-            }
-            for one in found
-        ]
-    )
+    return json_response([_listed(one) for one in found])
+
+
+def _listed(one: Version) -> Json:
+    services = {"Services": one.services, "Tasks": one.tasks, "Waiting": one.waiting, "Failed": one.failed}
+    return {**_version(one.kept), **services}
 
 
 def _version(kept: Kept) -> Json:
