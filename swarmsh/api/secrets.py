@@ -145,24 +145,22 @@ def _version(kept: Kept) -> Json:
 
 async def rotate(kind: Kind, request: web.Request, deps: Deps) -> web.Response:
     body = await body_of(request, TurnRequest)
+    data = _decoded(kind, body.data) or b""
     turned = await secrets.rotate(
-        *(deps.store, deps.ids, deps.clock, kind, segment(request), _decoded(kind, body.data) or b""),
-        follow=_follow(body),
-        signal=body.signal,
-        author=author_of(request),
+        *(deps.store, deps.ids, deps.clock, kind, segment(request), data), **_asked(request, body)
     )
     return json_response(_turned(turned))
 
 
 async def rollback(kind: Kind, request: web.Request, deps: Deps) -> web.Response:
     body = await body_of(request, TurnRequest)
-    turned = await secrets.rollback(
-        *(deps.store, deps.clock, kind, segment(request), request.query.get("to", "").strip()),
-        follow=_follow(body),
-        signal=body.signal,
-        author=author_of(request),
-    )
+    to = request.query.get("to", "").strip()
+    turned = await secrets.rollback(deps.store, deps.clock, kind, segment(request), to, **_asked(request, body))
     return json_response(_turned(turned))
+
+
+def _asked(request: web.Request, body: TurnRequest) -> Json:
+    return {"follow": _follow(body), "signal": body.signal, "author": author_of(request)}
 
 
 def _follow(body: TurnRequest) -> Follow:

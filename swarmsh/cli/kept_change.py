@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 import click
 
 from swarmsh.cli import complete
-from swarmsh.cli.common import Failures, connect
+from swarmsh.cli.common import connect, each
 from swarmsh.cli.kept_source import read_source, source_options
 from swarmsh.cli.output import note
-from swarmsh.client import ApiError, ManagerClient, segment
+from swarmsh.client import ManagerClient, segment
 
 Json = dict[str, Any]
 _Command = TypeVar("_Command", bound=Any)
@@ -120,14 +120,8 @@ def _rm(kind: str) -> click.Command:
     @click.argument("names", nargs=-1, required=True, metavar="NAME…", shell_complete=complete.kept_names(kind))
     def rm(names: tuple[str, ...]) -> None:
         manager = connect()
-        with Failures() as failures:
-            for name in names:
-                try:
-                    manager.delete(f"/{kind}s/{segment(name)}")
-                except ApiError as error:
-                    failures.add(error)
-                else:
-                    click.echo(name)
+        for name, _ in each(names, lambda name: manager.delete(f"/{kind}s/{segment(name)}")):
+            click.echo(name)
 
     return rm
 

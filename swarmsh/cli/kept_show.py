@@ -8,18 +8,17 @@ from typing import Any
 import click
 
 from swarmsh.cli import complete
-from swarmsh.cli.common import Failures, connect, filter_option
+from swarmsh.cli.common import connect, filter_option, inspect_each
 from swarmsh.cli.output import (
     ago,
     format_option,
     inspect_options,
     list_options,
-    print_inspected,
     print_json,
     print_list,
     short,
 )
-from swarmsh.client import ApiError, encode_filters, segment
+from swarmsh.client import encode_filters, segment
 
 Json = dict[str, Any]
 
@@ -61,14 +60,12 @@ def _inspect(kind: str) -> click.Command:
     @inspect_options
     def inspect(names: tuple[str, ...], pretty: bool, form: str, quiet: bool) -> None:
         manager = connect()
-        found = []
-        with Failures() as failures:
-            for name in names:
-                try:
-                    found.append(manager.get(f"/{kind}s/{segment(name)}"))
-                except ApiError as error:
-                    failures.add(error)
-            print_inspected(found, _pretty, form=form, pretty=pretty, quiet=quiet)
+        inspect_each(
+            *(names, lambda name: manager.get(f"/{kind}s/{segment(name)}"), _pretty),
+            form=form,
+            pretty=pretty,
+            quiet=quiet,
+        )
 
     return inspect
 
