@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from swarmsh.cli import complete
-from swarmsh.cli.common import connect, each
+from swarmsh.cli.common import Failures, connect, each
 from swarmsh.cli.output import note
 from swarmsh.client import ApiError, ManagerClient, segment
 from swarmsh.errors import SwarmshError
