@@ -98,7 +98,7 @@ def _decoded(kind: Kind, data: str | None) -> bytes | None:
     if data is None:
         return None
     try:
-        return base64.b64decode(data, validate=True)
+        return base64.b64decode(data.replace("\r", "").replace("\n", ""), validate=True)  # Go passes over these
     except ValueError:
         raise InvalidSpec(f"invalid {kind.title()}Spec: Data is not base64") from None
 

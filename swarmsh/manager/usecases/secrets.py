@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from swarmsh.core import versions
-from swarmsh.core.refresh import refreshed_task
+from swarmsh.core.refresh import refreshed_service, refreshed_task
 from swarmsh.core.secrets import Kind, ids_of, with_other_ids
 from swarmsh.core.signals import accept_signal
 from swarmsh.core.versions import Kept
@@ -289,11 +289,7 @@ def _followed(
             continue
         spec = replace(service.spec, task_template=with_other_ids(service.spec.task_template, ids))
         if follow is Follow.SIGNAL:
-            # What an update or a rollback goes back to has the new contents too: they are not part of it.
-            previous = service.previous_spec
-            if previous is not None:
-                previous = replace(previous, task_template=with_other_ids(previous.task_template, ids))
-            updated = replace(service, spec=spec, previous_spec=previous)
+            updated = refreshed_service(service, ids)
             found = (refreshed_task(t, ids, signal, now) for t in snapshot.tasks_of_service(service.id))
             tasks += [task for task in found if task is not None]
             outcome[name] = "signalled"

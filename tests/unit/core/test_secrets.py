@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import count
 
 import pytest
-from hypothesis import given
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -19,9 +19,11 @@ from swarmsh.errors import InvalidSpec, NotFound, SwarmshError
 from swarmsh.model.actions import NodeReport, TaskReport
 from swarmsh.model.objects import Refresh
 from swarmsh.model.snapshot import Changes, ClusterSnapshot, secret_key
-from swarmsh.model.specs import SecretReference, SecretSpec
+from swarmsh.model.specs import SecretReference, SecretSpec, ServiceSpec, UpdateConfig
 from swarmsh.model.states import TaskState
 from tests.fakes.objects import a_config, a_secret, a_service, a_task, using
+
+from .world import World, make_spec
 
 OLD, NEW, SITE = a_secret(), a_secret(number=2), a_config()
 WEB = using(a_service("web"), OLD, SITE)
@@ -119,6 +121,69 @@ def test_the_node_s_word_ends_a_refresh_once() -> None:
     done = note_refresh(task, replace(early, refreshed=2, refresh_err="no space"), 6.0)
     assert done.refresh == Refresh(number=2, done_at=6.0, err="no space")
     assert note_refresh(done, replace(early, refreshed=2), 7.0) is done
+
+
+# --- a cluster ---------------------------------------------------------------------------------------------------
+def version(number: int) -> str:
+    return a_secret(number=number).id
+
+
+def held(world: World) -> set[str]:
+    live = (t for t in world.tasks() if t.live and t.spec.container_spec is not None)
+    return {r.secret_id for t in live if t.spec.container_spec for r in t.spec.container_spec.secrets}
+
+
+def rolled(world: World, ids: dict[str, str], **template: object) -> ServiceSpec:
+    spec = world.service.spec
+    return replace(spec, task_template=replace(with_other_ids(spec.task_template, ids), **template))
+
+
+OPS = st.lists(
+    st.sampled_from(("signal", "roll", "force", "fail", "cut", "find", "kill", "wait", "back")), max_size=10
+)
+
+
+@settings(max_examples=30, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@given(ops=OPS, order=st.sampled_from(("stop-first", "start-first")))
+@example(ops=["roll", "signal", "wait", "back", "signal"], order="start-first")
+def test_whatever_happens_in_between_all_tasks_come_to_the_newest_version(ops: list[str], order: str) -> None:
+    world, number = World(), 1
+    spec = make_spec(replicas=3, update=UpdateConfig(parallelism=1, order=order))
+    world.create(using(replace(a_service(), spec=spec), OLD).spec)
+    world.pass_time(10)
+    for op in ops:
+        ids = {version(n): version(number + 1) for n in range(1, number + 1)}
+        if op == "signal":
+            number += 1
+            before = set(world.containers())
+            world.signal(ids)
+            world.settle()
+            if world.service.update_status is None and not world.cut:
+                assert set(world.containers()) >= before  # a signal ends none
+        elif op == "roll":
+            number += 1
+            world.update(rolled(world, ids))
+        elif op == "force":
+            world.update(rolled(world, {}, force_update=world.service.spec.task_template.force_update + 1))
+        elif op == "back" and world.service.previous_spec is not None:
+            world.update(world.service.previous_spec)
+        elif op == "fail" and world.running():
+            world.fail(world.running()[0])
+        elif op == "cut":
+            world.lose(1)
+        elif op == "find" and world.cut:
+            world.find(1)
+        elif op == "kill":
+            world.restart_manager()
+        world.pass_time(1)
+    if world.cut:
+        world.find(1)
+    world.pass_time(60)
+    container = world.service.spec.task_template.container_spec
+    assert container is not None
+    assert held(world) == {container.secrets[0].secret_id}
+    assert len(world.containers()) == 3
+    assert all(t.refresh is None or t.refresh.done_at is not None for t in world.running())
 
 
 # --- versions ---------------------------------------------------------------------------------------------------
