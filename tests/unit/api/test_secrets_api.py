@@ -393,6 +393,7 @@ async def test_while_locked_secrets_wait_and_all_else_goes_on(api):
     config = await create(api, "config", "site")
     api.store.locked = "the manager is locked"
     assert await api.get("/swarmsh/key") == {"Place": "file", "Locked": "the manager is locked"}
+    assert (await api.get("/swarmsh/status"))["locked"] == "the manager is locked"
     assert (await api.get(f"/secrets/{made}"))["ID"] == made
     await api.create("web")
     for method, path, body in (
@@ -403,6 +404,7 @@ async def test_while_locked_secrets_wait_and_all_else_goes_on(api):
         assert "the manager is locked" in await refused(api, method, path, body, status=503)
     status, answer = await api.call("POST", "/swarmsh/unlock", {"Passphrase": "x"})
     assert (status, answer) == (200, {"Place": "file", "Changed": True})
+    assert "locked" not in await api.get("/swarmsh/status")
     assert (await api.get(f"/configs/{config}"))["Spec"]["Data"] == coded("swordfish")
     status, answer = await api.call("POST", "/swarmsh/key/rotate", {"Place": "passphrase", "Passphrase": "y"})
     assert (status, answer) == (200, {"Place": "passphrase"})
