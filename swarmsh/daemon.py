@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -39,6 +40,7 @@ def run(state_dir: Path, socket: Path, inventory: Path | None = None) -> None:
     in the cluster yet are added, and of known ones the way to reach them and their groups are taken over; none is
     removed. Raises InventoryError, and what opening the store raises.
     """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # secrets pass through our memory: none of it goes to a disk
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for chatty in ("asyncssh", "aiohttp.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

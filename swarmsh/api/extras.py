@@ -56,6 +56,7 @@ async def status(request: web.Request, deps: Deps) -> web.Response:
             "socket": str(deps.socket_path),
             "since": rfc3339(deps.started_at),
             "index": snapshot.index,
+            **({"locked": deps.store.locked} if deps.store.locked else {}),
             "cluster": None
             if cluster is None
             else {"id": cluster.id, "created_at": rfc3339(cluster.created_at), "services": len(snapshot.services)},

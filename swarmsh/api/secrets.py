@@ -20,7 +20,7 @@ from swarmsh.core.secrets import Kind
 from swarmsh.core.versions import Kept
 from swarmsh.errors import InvalidSpec
 from swarmsh.manager.usecases import secrets
-from swarmsh.manager.usecases.secrets import Follow, Turned
+from swarmsh.manager.usecases.secrets import Follow, Turned, Version
 from swarmsh.model.specs import ConfigSpec, Driver, SecretSpec
 from swarmsh.model.wire import Record, to_wire
 
@@ -98,7 +98,7 @@ def _decoded(kind: Kind, data: str | None) -> bytes | None:
     if data is None:
         return None
     try:
-        return base64.b64decode(data, validate=True)
+        return base64.b64decode(data.replace("\r", "").replace("\n", ""), validate=True)  # Go passes over these
     except ValueError:
         raise InvalidSpec(f"invalid {kind.title()}Spec: Data is not base64") from None
 
@@ -121,7 +121,12 @@ async def _json(deps: Deps, kind: Kind, kept: Kept) -> Json:
 # --- versions -------------------------------------------------------------------------------------------------
 async def history(kind: Kind, request: web.Request, deps: Deps) -> web.Response:
     found = secrets.history(deps.snapshot, kind, segment(request))
-    return json_response([{**_version(one.kept), "Services": one.services, "Tasks": one.tasks} for one in found])
+    return json_response([_listed(one) for one in found])
+
+
+def _listed(one: Version) -> Json:
+    services = {"Services": one.services, "Tasks": one.tasks, "Waiting": one.waiting, "Failed": one.failed}
+    return {**_version(one.kept), **services}
 
 
 def _version(kept: Kept) -> Json:
@@ -140,24 +145,22 @@ def _version(kept: Kept) -> Json:
 
 async def rotate(kind: Kind, request: web.Request, deps: Deps) -> web.Response:
     body = await body_of(request, TurnRequest)
+    data = _decoded(kind, body.data) or b""
     turned = await secrets.rotate(
-        *(deps.store, deps.ids, deps.clock, kind, segment(request), _decoded(kind, body.data) or b""),
-        follow=_follow(body),
-        signal=body.signal,
-        author=author_of(request),
+        *(deps.store, deps.ids, deps.clock, kind, segment(request), data), **_asked(request, body)
     )
     return json_response(_turned(turned))
 
 
 async def rollback(kind: Kind, request: web.Request, deps: Deps) -> web.Response:
     body = await body_of(request, TurnRequest)
-    turned = await secrets.rollback(
-        *(deps.store, deps.clock, kind, segment(request), request.query.get("to", "").strip()),
-        follow=_follow(body),
-        signal=body.signal,
-        author=author_of(request),
-    )
+    to = request.query.get("to", "").strip()
+    turned = await secrets.rollback(deps.store, deps.clock, kind, segment(request), to, **_asked(request, body))
     return json_response(_turned(turned))
+
+
+def _asked(request: web.Request, body: TurnRequest) -> Json:
+    return {"follow": _follow(body), "signal": body.signal, "author": author_of(request)}
 
 
 def _follow(body: TurnRequest) -> Follow:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import click
 
+from swarmsh.cli.output import print_inspected
 from swarmsh.client import ApiError, ManagerClient
 from swarmsh.core.words import counted as counted
 from swarmsh.errors import Kind, NotFound, SwarmshError
 
 Json = dict[str, Any]
 _Command = TypeVar("_Command", bound=Any)
+T = TypeVar("T")
 
 MOST_NAMES = 20  # in a message
 
@@ -59,6 +61,38 @@ class Failures:
     def add(self, error: SwarmshError) -> None:
         self.count += 1
         click.echo(f"Error: {error}", err=True)
+
+
+def each(names: Iterable[str], act: Callable[[str], T]) -> Iterator[tuple[str, T]]:
+    """Each name with what `act` gave for it. One that fails is printed, and the end is exit code 1."""
+    with Failures() as failures:
+        for name in names:
+            try:
+                done = act(name)
+            except SwarmshError as error:
+                failures.add(error)
+            else:
+                yield name, done
+
+
+def inspect_each(
+    names: Iterable[str],
+    fetch: Callable[[str], Json],
+    lines: Callable[[Json], list[str]],
+    *,
+    form: str,
+    pretty: bool,
+    quiet: bool,
+) -> None:
+    """Print all that are found, see `print_inspected`, after the errors of those that are not."""
+    with Failures() as failures:
+        found = []
+        for name in names:
+            try:
+                found.append(fetch(name))
+            except SwarmshError as error:
+                failures.add(error)
+        print_inspected(found, lines, form=form, pretty=pretty, quiet=quiet)
 
 
 def node_name(node: Json) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -46,6 +46,17 @@ def stack_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
     with suppress(SwarmshError):
         return _matching((stack["Name"] for stack in _manager().get("/swarmsh/stacks")), incomplete)
     return []
+
+
+def kept_names(kind: str) -> Callable[[click.Context, click.Parameter, str], list[Any]]:
+    """Names of secrets, or of configs."""
+
+    def names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        with suppress(SwarmshError):
+            return _matching((kept["Spec"]["Name"] for kept in _manager().get(f"/{kind}s")), incomplete)
+        return []
+
+    return names
 
 
 def service_or_task_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:

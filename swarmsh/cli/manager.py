@@ -268,6 +268,56 @@ def _seconds(nanoseconds: int) -> int | float:
     return nanoseconds // 10**9 if nanoseconds % 10**9 == 0 else nanoseconds / 1e9
 
 
+@GROUP.command("unlock")
+def unlock() -> None:
+    """Give the passphrase that secrets are encrypted with, to a manager that has just started.
+
+    It is asked for, or read from standard input if that is no terminal. Until then all goes on but what needs
+    secrets or configs. Where the key is in a file or keyring, that is looked for again.
+    """
+    manager = ManagerClient()
+    key = manager.get("/swarmsh/key")
+    if not key["Locked"]:
+        note("The manager is not locked")
+        return
+    passphrase = _passphrase(confirm=False) if key["Place"] == "passphrase" else ""
+    manager.post("/swarmsh/unlock", {"Passphrase": passphrase})
+    note("The manager is unlocked")
+
+
+@GROUP.command("rotate-key")
+@click.option(
+    "--to",
+    type=click.Choice(["file", "keyring", "passphrase"]),
+    help="Keep the key in a 0600 file beside the database, in the OS keyring, or make it of a passphrase.",
+)
+@click.option("--forget", is_flag=True, help="The key is lost: delete all that is encrypted, and begin anew.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask before --forget.")
+def rotate_key(to: str | None, forget: bool, yes: bool) -> None:
+    """Encrypt secrets, configs and registry credentials with new keys; no container notices.
+
+    The key stays where it is unless --to is given. A new passphrase is asked for, or read from standard input if
+    that is no terminal. Copies of the database made before need the key of before.
+    """
+    manager = ManagerClient()
+    question = "Delete the contents of all secrets and configs, and registry credentials?"
+    if forget and not yes and not click.confirm(question, err=True):
+        raise click.exceptions.Exit(1)
+    place = to or manager.get("/swarmsh/key")["Place"]
+    passphrase = _passphrase(confirm=True) if place == "passphrase" else ""
+    manager.post("/swarmsh/key/rotate", {"Place": place, "Passphrase": passphrase, "Forget": forget})
+    where = {"file": "in a file of the state directory", "keyring": "in the OS keyring"}
+    note(f"All is encrypted with new keys; the key is {where.get(place, 'made of the passphrase')}")
+    if place == "passphrase":
+        note("After each start of the manager it is needed once: `swarmsh manager unlock`")
+
+
+def _passphrase(*, confirm: bool) -> str:
+    if sys.stdin.isatty():
+        return str(click.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm, err=True))
+    return sys.stdin.readline().rstrip("\r\n")
+
+
 @GROUP.command("systemd-unit")
 @_state
 @_socket

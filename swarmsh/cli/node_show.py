@@ -7,11 +7,10 @@ from typing import Any
 import click
 
 from swarmsh.cli import complete
-from swarmsh.cli.common import Failures, connect, find_node, node_name, node_names, service_names
+from swarmsh.cli.common import Failures, connect, find_node, inspect_each, node_name, node_names, service_names
 from swarmsh.cli.output import (
     format_option,
     inspect_options,
-    print_inspected,
     print_json,
     print_table,
 )
@@ -51,14 +50,7 @@ def ps(names: tuple[str, ...], filters: dict[str, list[str]], listing: TaskListi
 def inspect(names: tuple[str, ...], pretty: bool, form: str, quiet: bool) -> None:
     """Show all there is about nodes: a JSON array, or with --pretty what people look for."""
     manager = connect()
-    found = []
-    with Failures() as failures:
-        for name in names:
-            try:
-                found.append(find_node(manager, name))
-            except SwarmshError as error:
-                failures.add(error)
-        print_inspected(found, _pretty, form=form, pretty=pretty, quiet=quiet)
+    inspect_each(names, lambda name: find_node(manager, name), _pretty, form=form, pretty=pretty, quiet=quiet)
 
 
 def _pretty(node: Json) -> list[str]:

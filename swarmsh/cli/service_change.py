@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from swarmsh.cli import complete
-from swarmsh.cli.common import Failures, connect
+from swarmsh.cli.common import Failures, connect, each
 from swarmsh.cli.output import note
 from swarmsh.client import ApiError, ManagerClient, segment
 from swarmsh.errors import SwarmshError
@@ -115,11 +115,5 @@ def _scaled(spec: Json, replicas: int) -> Json:
 def rm(names: tuple[str, ...]) -> None:
     """Remove services; their tasks are stopped."""
     manager = connect()
-    with Failures() as failures:
-        for name in names:
-            try:
-                manager.delete(f"/services/{segment(name)}")
-            except ApiError as error:
-                failures.add(error)
-            else:
-                click.echo(name)
+    for name, _ in each(names, lambda name: manager.delete(f"/services/{segment(name)}")):
+        click.echo(name)

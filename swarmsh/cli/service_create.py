@@ -11,6 +11,7 @@ from swarmsh.cli.common import connect
 from swarmsh.cli.docker_command import DockerCommand
 from swarmsh.cli.images import familiar, registry_auth, resolve_image
 from swarmsh.cli.output import note
+from swarmsh.cli.service_kept import with_kept_ids
 from swarmsh.cli.service_networks import with_network_ids
 from swarmsh.cli.service_plan import plan_options, show_plan
 from swarmsh.cli.spec_create import create_spec
@@ -29,7 +30,7 @@ def create(image: str, args: tuple[str, ...], plan: bool, form: str, **flags: An
     """
     create_spec(flags, image, list(args))  # what is wrong with the flags is said before a manager is looked for
     manager = connect()
-    spec = create_spec(with_network_ids(manager, flags), image, list(args))
+    spec = create_spec(with_kept_ids(manager, with_network_ids(manager, flags)), image, list(args))
     auth = registry_auth(image) if flags["with_registry_auth"] else ""
     container = spec["TaskTemplate"]["ContainerSpec"]
     container["Image"] = familiar(image)

@@ -13,6 +13,7 @@ import click
 from swarmsh.cli.run_flags import entry_type, help_text, is_switch, scalar_type
 from swarmsh.cli.values import (
     BYTES,
+    CONFIG,
     CPUS,
     CREDENTIAL_SPEC,
     DNS_SEARCH,
@@ -29,6 +30,7 @@ from swarmsh.cli.values import (
     POSITIVE_DURATION,
     PREFERENCE,
     RATIO,
+    SECRET,
     ULIMIT,
     UNSIGNED,
     WORDS,
@@ -36,7 +38,6 @@ from swarmsh.cli.values import (
     Value,
 )
 from swarmsh.core.run_options import RUN_OPTIONS, RunOption
-from swarmsh.errors import Unimplemented
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -56,20 +57,6 @@ def many(names: str, kind: ParamType, text: str) -> Decorator:
 
 def switch(names: str, text: str) -> Decorator:
     return click.option(*names.split(), is_flag=True, default=None, help=text)
-
-
-def not_built(name: str, refusal: str, text: str) -> Decorator:
-    """A flag of Docker's that the server would refuse, with the sentence that it has for it."""
-
-    def refuse(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> None:
-        if values:
-            from swarmsh.api import refusals  # heavy, and needed here only
-
-            raise Unimplemented(getattr(refusals, refusal))
-
-    return click.option(
-        name, type=LIST, multiple=True, callback=refuse, expose_value=False, help=f"{text} (not built yet)"
-    )
 
 
 def apply(decorators: Sequence[Decorator]) -> Decorator:
@@ -170,7 +157,7 @@ CREATE = apply(
         one("--name", TEXT, "Service name (random if not given)"),
         one("--mode", TEXT, "Service mode: replicated, global, replicated-job or global-job", "replicated"),
         *_common(defaults=True),
-        not_built("--config", "CONFIGS", "Specify configurations to expose to the service"),
+        many("--config", CONFIG, "Configs for the service: NAME, or source=,target=,uid=,gid=,mode="),
         many("--constraint", LIST, "Placement constraints"),
         many("--container-label", LABEL, "Container labels"),
         many("--dns", IP, "Set custom DNS servers"),
@@ -186,7 +173,7 @@ CREATE = apply(
         many("--network", NETWORK, "Network attachments: overlays, or host, bridge or none"),
         many("--placement-pref", PREFERENCE, "Add a placement preference (spread=KEY)"),
         many("-p --publish", PORT, "Publish a port as a node port"),
-        not_built("--secret", "SECRETS", "Specify secrets to expose to the service"),
+        many("--secret", SECRET, "Secrets for the service: NAME, or source=,target=,uid=,gid=,mode="),
         many("--sysctl", LABEL, "Sysctl options"),
         many("--ulimit", ULIMIT, "Ulimit options (NAME=SOFT[:HARD])"),
         *_run_scalars(update=False),
@@ -213,8 +200,7 @@ UPDATE = apply(
     [
         one("--args", WORDS, "Service command args"),
         *_common(defaults=False),
-        not_built("--config-add", "CONFIGS", "Add or update a config file on a service"),
-        not_built("--config-rm", "CONFIGS", "Remove a configuration file"),
+        *_pair("config", CONFIG, "a config", " by its name"),
         *_pair("constraint", LIST, "a placement constraint", ""),
         *_pair("container-label", LABEL, "a container label", " by its key"),
         *_pair("dns", IP, "a custom DNS server", ""),
@@ -232,8 +218,7 @@ UPDATE = apply(
         *_pair("placement-pref", PREFERENCE, "a placement preference", "", PREFERENCE),
         *_pair("publish", PORT, "a published port", " by its target port", PORT),
         switch("--rollback", "Roll back to the previous specification"),
-        not_built("--secret-add", "SECRETS", "Add or update a secret on a service"),
-        not_built("--secret-rm", "SECRETS", "Remove a secret"),
+        *_pair("secret", SECRET, "a secret", " by its name"),
         *_pair("sysctl", LABEL, "a sysctl option", " by its key"),
         *_pair("ulimit", ULIMIT, "a ulimit option", " by its name"),
         *_run_scalars(update=True),

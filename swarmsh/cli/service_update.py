@@ -12,6 +12,7 @@ from swarmsh.cli.docker_command import DockerCommand
 from swarmsh.cli.images import familiar, registry_auth, resolve_image
 from swarmsh.cli.output import note
 from swarmsh.cli.service_change import change_service, submit
+from swarmsh.cli.service_kept import with_kept_ids
 from swarmsh.cli.service_networks import with_network_ids
 from swarmsh.cli.service_plan import plan_options, show_plan
 from swarmsh.cli.spec_update import updated_spec
@@ -43,7 +44,7 @@ def update(name: str, plan: bool, form: str, **flags: Any) -> None:
     else:
         query["registryAuthFrom"] = "spec"
     warnings: list[str] = []
-    flags = with_network_ids(manager, flags)
+    flags = with_kept_ids(manager, with_network_ids(manager, flags))
 
     def change(current: Json) -> Json:
         spec = updated_spec(current, flags)

@@ -111,6 +111,8 @@ def _container(flags: Json, image: str, args: list[str]) -> Json:
                 {limit["Name"]: limit for limit in flags["ulimit"]}.values(), key=lambda u: u["Name"]
             ),
             "OomScoreAdj": flags["oom_score_adj"] or None,
+            "Secrets": list(flags["secret"]),
+            "Configs": sorted(flags["config"], key=lambda reference: str(reference["ConfigName"])),
         }
     )
 

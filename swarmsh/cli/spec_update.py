@@ -114,6 +114,8 @@ def _update_container(container: Json, flags: Json) -> None:
         named = {name: limit for name, limit in named.items() if name not in pairs(flags["ulimit_rm"])}
         named |= {limit["Name"]: limit for limit in flags["ulimit_add"]}
         _put(container, "Ulimits", [named[name] for name in sorted(named)])
+    for kind in ("secret", "config"):
+        _update_references(container, kind, flags[f"{kind}_rm"], flags[f"{kind}_add"])
     _update_dns(container, flags)
     if flags["cap_add"] or flags["cap_drop"]:
         _update_capabilities(container, flags["cap_add"], flags["cap_drop"])
@@ -145,6 +147,20 @@ def _update_mounts(container: Json, remove: tuple[str, ...], add: tuple[Json, ..
     }
     kept |= {mount["Target"]: mount for mount in add}
     _put(container, "Mounts", sorted(kept.values(), key=lambda mount: (mount.get("Source", ""), mount["Target"])))
+
+
+def _update_references(container: Json, kind: str, remove: tuple[str, ...], add: tuple[Json, ...]) -> None:
+    """Of secrets or configs; one that is added takes the place of what had its file."""
+    if not remove and not add:
+        return
+    name, field = f"{kind.title()}Name", f"{kind.title()}s"
+    files = {reference["File"]["Name"] for reference in add}
+    kept = [
+        reference
+        for reference in container.get(field) or []
+        if reference[name] not in set(remove) and (reference.get("File") or {}).get("Name") not in files
+    ]
+    _put(container, field, [*kept, *add])
 
 
 def _update_hosts(container: Json, remove: tuple[str, ...], add: tuple[str, ...]) -> None:

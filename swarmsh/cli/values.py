@@ -437,6 +437,54 @@ def _csv(text: str) -> list[str]:
     return next(csv.reader([text], strict=True))
 
 
+# --- secrets and configs ------------------------------------------------------------------------------------
+def parse_secret(text: str) -> Json:
+    """`NAME`, or `source=NAME,target=…,uid=…,gid=…,mode=0400`, as a SecretReference without its id."""
+    return _reference(text, "secret")
+
+
+def parse_config(text: str) -> Json:
+    return _reference(text, "config")
+
+
+def _reference(text: str, kind: str) -> Json:
+    parts = _csv(text)
+    name, file = "", {"Name": "", "UID": "0", "GID": "0", "Mode": 0o444}
+    if len(parts) == 1 and "=" not in text:
+        name = file["Name"] = parts[0]
+        parts = []
+    for part in parts:
+        key, equals, value = part.partition("=")
+        if not equals or not key:
+            raise ValueError(f"invalid field '{part}' must be a key=value pair")
+        match key.lower():
+            case "source" | "src":
+                name = value
+            case "target":
+                file["Name"] = value
+            case "uid" | "gid":
+                file[key.upper()] = value
+            case "mode":
+                file["Mode"] = _file_mode(value)
+            case _:
+                raise ValueError(f"invalid field in {kind} request: {key}")
+    if not name:
+        raise ValueError("source is required")
+    file["Name"] = file["Name"] or name
+    return {"File": file, f"{kind.title()}Name": name}
+
+
+def _file_mode(text: str) -> int:
+    """As Go reads it with base 0: `0440` and `0o440` are octal, `288` is not."""
+    try:
+        mode = int(text, 8) if re.fullmatch("0[0-7_]+", text) else int(text, 0)
+    except ValueError:
+        raise ValueError(f"invalid mode specified: {text}") from None
+    if not 0 <= mode < 1 << 32:
+        raise ValueError(f"invalid mode specified: {text} is out of range")
+    return mode
+
+
 # --- networks and credentials -------------------------------------------------------------------------------
 def parse_network(text: str) -> Json:
     """`NAME`, or `name=NAME,alias=…,driver-opt=KEY=VALUE`, whose words Docker reads in lower case."""
@@ -494,5 +542,7 @@ ULIMIT = Value("ulimit", parse_ulimit)
 PORT = Value("port", parse_port)
 MOUNT = Value("mount", parse_mount)
 LIST = Value("list", str)
+SECRET = Value("secret", parse_secret)
+CONFIG = Value("config", parse_config)
 NETWORK = Value("network", parse_network)
 CREDENTIAL_SPEC = Value("credential-spec", parse_credential_spec)

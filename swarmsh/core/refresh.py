@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from swarmsh.core.secrets import with_other_ids
 from swarmsh.model.actions import NodeReport, RefreshSecrets, TaskReport
-from swarmsh.model.objects import Refresh, Task
+from swarmsh.model.objects import Refresh, Service, Task
 
 # Before, its files are not there; while it starts, nobody may be there to be signalled.
 _MAY = ("ready", "running")
@@ -27,6 +27,18 @@ def refreshed_task(task: Task, ids: Mapping[str, str], signal: str, now: float) 
         return replace(task, spec=spec)
     number = task.refresh.number + 1 if task.refresh is not None else 1
     return replace(task, spec=spec, refresh=Refresh(number=number, signal=signal, asked_at=now))
+
+
+def refreshed_service(service: Service, ids: Mapping[str, str]) -> Service:
+    """The service whose tasks go on with other ids, of the same generation.
+
+    What an update or a rollback goes back to has them too: what its secrets hold is no part of that.
+    """
+    previous = service.previous_spec
+    if previous is not None:
+        previous = replace(previous, task_template=with_other_ids(previous.task_template, ids))
+    spec = replace(service.spec, task_template=with_other_ids(service.spec.task_template, ids))
+    return replace(service, spec=spec, previous_spec=previous)
 
 
 def plan_refreshes(

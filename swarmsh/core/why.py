@@ -310,6 +310,8 @@ class _Teller:
             self._note_wait(task)
             return f"prepared on {node}, waits"
         match state:
+            case TaskState.ASSIGNED if task.status.err:
+                return f"given to {node}: {task.status.err}"
             case TaskState.ASSIGNED:
                 return f"given to {node}, which has not answered yet"
             case TaskState.ACCEPTED | TaskState.PREPARING:

@@ -39,26 +39,26 @@ class DockerCli:
             "LC_ALL": "C",
         }
 
-    async def start(self, *arguments):
+    async def start(self, *arguments, stdin=None):
         return await asyncio.create_subprocess_exec(
             self.binary,
             *arguments,
             env=self._environment(),
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
 
-    async def run(self, *arguments):
-        """(exit code, standard output, standard error)"""
-        process = await self.start(*arguments)
+    async def run(self, *arguments, stdin=None):
+        """(exit code, standard output, standard error); `stdin` are the bytes that it reads there, if any."""
+        process = await self.start(*arguments, stdin=stdin)
         async with asyncio.timeout(120):
-            out, err = await process.communicate()
+            out, err = await process.communicate(stdin)
         return process.returncode, out.decode(), err.decode()
 
-    async def __call__(self, *arguments):
+    async def __call__(self, *arguments, stdin=None):
         """Standard output of a command that must succeed."""
-        code, out, err = await self.run(*arguments)
+        code, out, err = await self.run(*arguments, stdin=stdin)
         assert code == 0, f"docker {' '.join(arguments)}: {code}\n{out}\n{err}"
         return out
 

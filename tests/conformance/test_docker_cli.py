@@ -472,8 +472,6 @@ async def test_init_on_a_fresh_manager(docker_binary, tmp_path):
 @pytest.mark.parametrize(
     "command",
     [
-        "secret create s /etc/hostname",
-        "config create c /etc/hostname",
         "volume ls",
         "image ls",
     ],
@@ -496,3 +494,107 @@ async def test_a_stack_is_deployed_and_removed(docker, tmp_path):
     assert "shop" in await docker("stack", "ls")
     await docker("stack", "rm", "shop")
     assert rows(await docker("service", "ls")) == []
+
+
+# --- secrets and configs --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", ["secret", "config"])
+async def test_secrets_and_configs_are_created_listed_inspected_and_removed(docker, api, tmp_path, kind):
+    (tmp_path / "value.txt").write_bytes(b"sword\x00fish\n")
+    made = (await docker(kind, "create", "-l", "a=b", "user", str(tmp_path / "value.txt"))).strip()
+    piped = (await docker(kind, "create", "pass", "-", stdin=b"from a pipe\n")).strip()
+    assert api.store.secrets == {f"{kind}/{made}": b"sword\x00fish\n", f"{kind}/{piped}": b"from a pipe\n"}
+    listed = rows(await docker(kind, "ls"))
+    assert [(line[0], line[1]) for line in sorted(listed, key=lambda line: line[1])] == [
+        (piped, "pass"),
+        (made, "user"),
+    ]
+    assert (await docker(kind, "ls", "-q", "--filter", "name=us", "--filter", "label=a=b")).strip() == made
+    (found,) = json.loads(await docker(kind, "inspect", "user"))
+    assert (found["ID"], found["Spec"]["Name"], found["Spec"]["Labels"]) == (made, "user", {"a": "b"})
+    assert ("Data" in found["Spec"]) is (kind == "config")
+    pretty = await docker(kind, "inspect", "--pretty", "user")
+    assert "a=b" in pretty and ("fish" in pretty) is (kind == "config")
+    assert "already exists" in await docker.fails(kind, "create", "user", str(tmp_path / "value.txt"))
+    assert "only 64" in await docker.fails(kind, "create", "not/a/name", str(tmp_path / "value.txt"))
+    (tmp_path / "empty").write_bytes(b"")
+    refused = await docker.fails(kind, "create", "e", str(tmp_path / "empty"))
+    assert f"{kind} data must be larger than 0" in refused or "data is empty" in refused  # by newer clients
+    assert await docker(kind, "rm", "user", "pass") == "user\npass\n"
+    assert f"{kind} user not found" in await docker.fails(kind, "rm", "user")
+    assert not api.store.secrets
+
+
+@pytest.mark.parametrize("kind", ["secret", "config"])
+async def test_a_service_is_given_secrets_and_configs_and_they_are_taken_away(docker, api, kind):
+    word = kind.title()
+    ids = {}
+    for name in ("one", "two"):
+        ids[name] = (await docker(kind, "create", name, "-", stdin=name.encode())).strip()
+    long = "source=two,target=/etc/two,uid=33,gid=34,mode=0400"
+    await create(docker, "web", f"--{kind}", "one", f"--{kind}", long)
+
+    async def references():
+        (service,) = json.loads(await docker("service", "inspect", "web"))
+        found = service["Spec"]["TaskTemplate"]["ContainerSpec"].get(f"{word}s") or []
+        return {one[f"{word}Name"]: (one[f"{word}ID"], one["File"]) for one in found}
+
+    file = {"Name": "one", "UID": "0", "GID": "0", "Mode": 0o444}
+    second = (ids["two"], {"Name": "/etc/two", "UID": "33", "GID": "34", "Mode": 0o400})
+    assert await references() == {"one": (ids["one"], file), "two": second}
+    assert f"{kind} 'one' is in use by the following service: web" in await docker.fails(kind, "rm", "one")
+    await docker("service", "update", "-q", "-d", f"--{kind}-rm", "one", "web")
+    assert await references() == {"two": second}
+    await docker(kind, "rm", "one")
+    assert f"{kind} not found: one" in await docker.fails("service", "update", f"--{kind}-add", "one", "web")
+    assert f"{kind} not found: none" in await docker.fails("service", "create", f"--{kind}", "none", "web:1")
+    # Rotated meanwhile: the name means the new one to the docker CLI too, and what it does not name stays.
+    body = {"Data": "bmV3", "Follow": "leave"}
+    _, turned = await api.call("POST", f"/swarmsh/{kind}s/two/rotate", body)
+    await docker("service", "update", "-q", "-d", "--env-add", "A=1", "web")
+    assert await references() == {"two": second}
+    assert (await docker(kind, "ls", "-q")).split() == [turned["ID"]]
+    await docker("service", "update", "-q", "-d", f"--{kind}-rm", "two", "web")
+    await docker("service", "update", "-q", "-d", f"--{kind}-add", long, "web")
+    assert await references() == {"two": (turned["ID"], second[1])}
+
+
+async def test_a_stack_with_secrets_and_configs_is_deployed_twice_and_removed(docker, api, tmp_path):
+    (tmp_path / "pw").write_text("swordfish")
+    (tmp_path / "site.conf").write_text("listen 80;")
+    compose = tmp_path / "stack.yml"
+    compose.write_text(
+        "version: '3.8'\nservices:\n  web:\n    image: web:1\n    secrets: [pw, outer]\n"
+        "    configs: [{source: site, target: /etc/site.conf}]\n    networks: [hostnet]\n"
+        "networks:\n  hostnet: {external: true, name: host}\n"
+        f"secrets:\n  pw: {{file: {tmp_path}/pw}}\n  outer: {{external: true}}\n"
+        f"configs:\n  site: {{file: {tmp_path}/site.conf}}\n"
+    )
+    assert "not found: outer" in await docker.fails("stack", "deploy", "-c", str(compose), "shop")
+    await docker("secret", "create", "outer", "-", stdin=b"x")
+    await docker("stack", "deploy", "-c", str(compose), "shop")
+    (service,) = json.loads(await docker("service", "inspect", "shop_web"))
+    container = service["Spec"]["TaskTemplate"]["ContainerSpec"]
+    assert {one["SecretName"] for one in container["Secrets"]} == {"shop_pw", "outer"}
+    assert [one["ConfigName"] for one in container["Configs"]] == ["shop_site"]
+    await docker("stack", "deploy", "-c", str(compose), "shop")
+    (tmp_path / "pw").write_text("other")
+    assert "only updates to Labels are allowed" in await docker.fails(
+        "stack", "deploy", "-c", str(compose), "shop"
+    )
+    await docker("stack", "rm", "shop")
+    assert {line[1] for line in rows(await docker("secret", "ls"))} == {"outer"}
+    assert rows(await docker("config", "ls")) == []
+
+
+async def test_events_tell_of_secrets_and_configs(docker, api):
+    for kind in ("secret", "config"):
+        await docker(kind, "create", "a", "-", stdin=b"needle")
+        await docker(kind, "rm", "a")
+    until = str(int(api.deps.clock.now()) + 1)
+    filters = ("--filter", "type=secret", "--filter", "type=config")
+    out = await docker("events", "--since", "1h", "--until", until, *filters)
+    told = [re.sub(r"^\S+ ", "", line) for line in out.splitlines()]
+    assert [line.split()[:2] for line in told] == [
+        [kind, action] for kind in ("secret", "config") for action in ("create", "remove")
+    ]
+    assert "name=a" in told[0] and "needle" not in out

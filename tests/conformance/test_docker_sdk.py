@@ -86,6 +86,37 @@ async def test_networks_are_created_listed_and_removed(client):
     await asyncio.to_thread(work)
 
 
+@pytest.mark.parametrize("kind", ["secret", "config"])
+async def test_secrets_and_configs_are_created_referred_to_listed_and_removed(client, api, kind):
+    word = kind.title()
+    reference = {"secret": docker.types.SecretReference, "config": docker.types.ConfigReference}[kind]
+
+    def work():
+        shelf = getattr(client, f"{kind}s")
+        made = shelf.create(name="password", data=b"\x00swordfish\xff", labels={"a": "b"})
+        assert shelf.get(made.id).name == shelf.get("password").name == "password"
+        assert [one.id for one in shelf.list(filters={"name": "pass", "label": ["a=b"]})] == [made.id]
+        assert shelf.list(filters={"names": ["other"]}) == []
+        with pytest.raises(docker.errors.APIError) as conflict:
+            shelf.create(name="password", data=b"x")
+        assert conflict.value.status_code == 409
+        references = {f"{kind}s": [reference(made.id, "password", "app/pw", uid="33", mode=0o400)]}
+        service = client.services.create("web:1", name="web", **references)
+        container = service.attrs["Spec"]["TaskTemplate"]["ContainerSpec"]
+        (stored,) = container[f"{word}s"]
+        assert stored["File"] == {"Name": "app/pw", "UID": "33", "GID": "0", "Mode": 0o400}
+        with pytest.raises(docker.errors.APIError, match="in use by the following service: web"):
+            made.remove()
+        service.remove()
+        assert made.remove()
+        with pytest.raises(docker.errors.NotFound):
+            shelf.get("password")
+        return made.id
+
+    made = await asyncio.to_thread(work)
+    assert f"{kind}/{made}" not in api.store.secrets
+
+
 async def test_services_are_on_networks_by_name_and_tell_their_addresses(client, api):
     def create():
         for name in ("net1", "net2"):

@@ -9,12 +9,12 @@ from msgspec.structs import replace
 
 from swarmsh.adapters.store import SqliteStore
 from swarmsh.core.allocate import left_cleanly
-from swarmsh.errors import NameConflict
+from swarmsh.errors import NameConflict, NotFound
 from swarmsh.model.objects import Cluster, Endpoint, Event, PortMark, TaskStatus, UpdateStatus
 from swarmsh.model.revisions import Author
-from swarmsh.model.snapshot import Changes
+from swarmsh.model.snapshot import Changes, Contents, config_key, secret_key
 from swarmsh.model.states import TaskState
-from tests.fakes.objects import a_network, a_node, a_service, a_task, addressed
+from tests.fakes.objects import a_config, a_network, a_node, a_secret, a_service, a_task, addressed
 from tests.fakes.store import MemoryStore, under_way
 from tests.fakes.time_and_ids import FakeClock
 
@@ -193,6 +193,36 @@ async def test_the_keys_of_secrets_are_listed(store):
         await store.put_secret(key, b"x")
     await store.put_secret("c", None)
     assert store.secret_keys() == ["a", "b"]
+
+
+async def test_contents_are_written_with_their_secret_and_go_with_it(store, clock):
+    secret, config = a_secret(), a_config()
+    contents = (
+        Contents(key=secret_key(secret.id), data=b"one"),
+        Contents(key=config_key(config.id), data=b"two"),
+    )
+    async with store.subscribe() as changes:
+        after = await store.commit(
+            lambda _: Changes(put_secrets=(secret,), put_configs=(config,), put_contents=contents)
+        )
+        _, told = await anext(changes)
+    assert not told.put_contents
+    stamped = {"version": 1, "updated_at": clock.now()}
+    assert dict(after.secrets) == {secret.id: replace(secret, **stamped)}
+    assert dict(after.configs) == {config.id: replace(config, **stamped)}
+    assert (dict(after.secret_ids), dict(after.config_ids)) == ({"password": secret.id}, {"site": config.id})
+    assert (await store.secret_data(secret.id), await store.config_data(config.id)) == (b"one", b"two")
+    with pytest.raises(NotFound):
+        await store.secret_data(config.id)
+    newer = a_secret(number=2)
+    changed = (replace(secret, current=False), newer)
+    both = (Contents(key=secret_key(newer.id), data=b"three"),)
+    after = await store.commit(lambda _: Changes(put_secrets=changed, put_contents=both))
+    assert (after.secret_ids["password"], len(after.secrets)) == (newer.id, 2)
+    after = await store.commit(lambda _: Changes(delete_secrets=(newer.id,), delete_configs=(config.id,)))
+    assert (list(after.secrets), dict(after.secret_ids), dict(after.configs)) == ([secret.id], {}, {})
+    assert store.secret_keys() == [secret_key(secret.id)]
+    assert not store.locked and store.key_place == "file"
 
 
 async def test_an_archived_store_is_empty_but_for_its_nodes_and_index(store):

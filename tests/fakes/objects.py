@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec.structs import replace
 
 from swarmsh.model.objects import (
@@ -108,28 +110,17 @@ def addressed(task: Task, network: Network, address: str) -> Task:
     return replace(task, addresses=(TaskAddress(network_id=network.id, address=address),))
 
 
-def a_secret(name: str = "password", number: int = 1, **fields: object) -> Secret:
-    made = Secret(
-        id=f"sec{name:0>18}{number:04d}",
-        version=0,
-        created_at=THEN,
-        updated_at=THEN,
-        number=number,
-        spec=SecretSpec(name=name),
-    )
-    return replace(made, **fields)
+def a_secret(name: str = "password", number: int = 1, *, current: bool = True) -> Secret:
+    return Secret(spec=SecretSpec(name=name), current=current, **_kept("sec", name, number))
 
 
-def a_config(name: str = "site", number: int = 1, **fields: object) -> Config:
-    made = Config(
-        id=f"cfg{name:0>18}{number:04d}",
-        version=0,
-        created_at=THEN,
-        updated_at=THEN,
-        number=number,
-        spec=ConfigSpec(name=name),
-    )
-    return replace(made, **fields)
+def a_config(name: str = "site", number: int = 1, *, current: bool = True) -> Config:
+    return Config(spec=ConfigSpec(name=name), current=current, **_kept("cfg", name, number))
+
+
+def _kept(prefix: str, name: str, number: int) -> dict[str, Any]:
+    head = {"id": f"{prefix}{name:0>18}{number:04d}", "version": 0, "number": number}
+    return head | {"created_at": THEN, "updated_at": THEN}
 
 
 def using(service: Service, *kept: Secret | Config) -> Service:

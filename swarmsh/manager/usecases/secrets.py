@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from swarmsh.core import versions
-from swarmsh.core.refresh import refreshed_task
+from swarmsh.core.refresh import refreshed_service, refreshed_task
 from swarmsh.core.secrets import Kind, ids_of, with_other_ids
 from swarmsh.core.signals import accept_signal
 from swarmsh.core.versions import Kept
@@ -49,11 +49,14 @@ class Turned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
-    """`services` refer to it now; `tasks` is how many run with it."""
+    """`services` refer to it now. `tasks` is how many have it, `waiting` how many of those that run are yet to be
+    given it, `failed` why others could not be, by their names."""
 
     kept: Kept
     services: tuple[str, ...]
     tasks: int
+    waiting: int
+    failed: dict[str, str]
 
 
 # --- one ------------------------------------------------------------------------------------------------------
@@ -143,9 +146,12 @@ def history(snapshot: ClusterSnapshot, kind: Kind, ref: str) -> list[Version]:
     name = inspect(snapshot, kind, ref).spec.name
     found = []
     for kept in reversed(versions.versions_of(snapshot, kind, name)):
-        tasks = sum(task.live and kept.id in ids_of(task.spec) for task in snapshot.tasks.values())
+        tasks = [t for t in snapshot.tasks.values() if t.live and kept.id in ids_of(t.spec)]
+        waiting = [t for t in tasks if t.refresh is not None and t.refresh.done_at is None]
+        failed = {t.name: t.refresh.err for t in tasks if t.refresh is not None and t.refresh.err}
         services = tuple(s.spec.name for s in versions.users_of(snapshot, [kept.id]))
-        found.append(Version(kept=kept, services=services, tasks=tasks))
+        having = len(tasks) - len(waiting) - len(failed)
+        found.append(Version(kept=kept, services=services, tasks=having, waiting=len(waiting), failed=failed))
     return found
 
 
@@ -283,11 +289,7 @@ def _followed(
             continue
         spec = replace(service.spec, task_template=with_other_ids(service.spec.task_template, ids))
         if follow is Follow.SIGNAL:
-            # What an update or a rollback goes back to has the new contents too: they are not part of it.
-            previous = service.previous_spec
-            if previous is not None:
-                previous = replace(previous, task_template=with_other_ids(previous.task_template, ids))
-            updated = replace(service, spec=spec, previous_spec=previous)
+            updated = refreshed_service(service, ids)
             found = (refreshed_task(t, ids, signal, now) for t in snapshot.tasks_of_service(service.id))
             tasks += [task for task in found if task is not None]
             outcome[name] = "signalled"

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from swarmsh.api.app import _MODULES
 from swarmsh.api.extras import NodeRequest
 from swarmsh.api.refusals import REFUSALS
+from swarmsh.api.secrets import KeyRequest, SpecRequest, TurnRequest
 from swarmsh.api.swarm import InitRequest, SwarmSpec
 from swarmsh.core.allocate import QUARANTINE_S, forget_lapsed
 from swarmsh.model.objects import SshTarget
@@ -26,6 +27,13 @@ from swarmsh.model.stacks import StackRequest
 from tests.fakes.serving import served
 
 BODIES = {
+    "/secrets/create": SpecRequest,
+    "/secrets/{id}/update": SpecRequest,
+    "/configs/create": SpecRequest,
+    "/configs/{id}/update": SpecRequest,
+    "/swarmsh/secrets/{id}/rotate": TurnRequest,
+    "/swarmsh/configs/{id}/rollback": TurnRequest,
+    "/swarmsh/key/rotate": KeyRequest,
     "/services/create": ServiceSpec,
     "/services/{id}/update": ServiceSpec,
     "/nodes/{id}/update": NodeSpec,

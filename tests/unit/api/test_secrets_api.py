@@ -306,8 +306,9 @@ async def test_signalled_tasks_keep_running_with_the_new_one(api):
     assert tasks[3].spec == service.spec.task_template
     await rotate(api, data="third", Follow="signal", Signal="SIGUSR1")
     assert next(t for t in api.store.snapshot.tasks.values() if t.slot == 1).refresh.number == 2
-    # An ordinary update goes back to what was before it, with the secret of now.
-    assert [one["Tasks"] for one in await history(api)] == [2, 0, 0]
+    newest, *others = await history(api)
+    assert (newest["Tasks"], newest["Waiting"], newest["Failed"]) == (1, 1, {})
+    assert [(one["Tasks"], one["Waiting"]) for one in others] == [(0, 0), (0, 0)]
 
 
 @pytest.mark.parametrize(
@@ -392,6 +393,7 @@ async def test_while_locked_secrets_wait_and_all_else_goes_on(api):
     config = await create(api, "config", "site")
     api.store.locked = "the manager is locked"
     assert await api.get("/swarmsh/key") == {"Place": "file", "Locked": "the manager is locked"}
+    assert (await api.get("/swarmsh/status"))["locked"] == "the manager is locked"
     assert (await api.get(f"/secrets/{made}"))["ID"] == made
     await api.create("web")
     for method, path, body in (
@@ -402,6 +404,7 @@ async def test_while_locked_secrets_wait_and_all_else_goes_on(api):
         assert "the manager is locked" in await refused(api, method, path, body, status=503)
     status, answer = await api.call("POST", "/swarmsh/unlock", {"Passphrase": "x"})
     assert (status, answer) == (200, {"Place": "file", "Changed": True})
+    assert "locked" not in await api.get("/swarmsh/status")
     assert (await api.get(f"/configs/{config}"))["Spec"]["Data"] == coded("swordfish")
     status, answer = await api.call("POST", "/swarmsh/key/rotate", {"Place": "passphrase", "Passphrase": "y"})
     assert (status, answer) == (200, {"Place": "passphrase"})

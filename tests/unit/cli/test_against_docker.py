@@ -74,6 +74,9 @@ nginx sh -c 'exit 1' --init=false
 --name web --update-delay 1m30s --update-monitor 500ms --update-failure-action rollback nginx
 --name web --update-max-failure-ratio .25 --update-order start-first --update-parallelism 0 nginx
 --name web --update-monitor 0s nginx
+--name web --secret one nginx
+--name web --secret source=one,target=/etc/x,uid=33,gid=0x21,mode=0400 --secret src=two,mode=288 nginx
+--name web --config site --secret one --config source=extra,target=/etc/extra.conf,Mode=0o440 nginx
 --name web --rollback-parallelism 3 --rollback-delay 10s --rollback-monitor 1h nginx
 --name web --rollback-failure-action continue --rollback-max-failure-ratio 1 --rollback-order start-first nginx
 --name web --restart-condition on-failure nginx
@@ -163,6 +166,11 @@ UPDATE = """
 --env-add A=9
 --env-add NEW=1 --env-rm B
 --env-rm A --env-rm B
+--secret-add one
+--secret-rm old
+--secret-rm old --secret-add source=one,target=old
+--config-add source=site,target=/site --config-rm conf
+--config-add extra --secret-add one --secret-add source=two,target=/two
 --label-add a=2 --label-add z
 --label-rm a --label-rm nope
 --container-label-add x=1 --container-label-rm old
@@ -233,6 +241,7 @@ UPDATE = """
 --with-registry-auth --image registry.example/app:3
 """.strip().splitlines()
 
+FILE = {"UID": "0", "GID": "0", "Mode": 0o444}
 STORED = {
     "Name": "web",
     "Labels": {"a": "1", "b": "2"},
@@ -260,6 +269,8 @@ STORED = {
             "CapabilityAdd": ["CAP_NET_ADMIN"],
             "CapabilityDrop": ["CAP_SYS_TIME"],
             "Ulimits": [{"Name": "core", "Hard": 0, "Soft": 0}],
+            "Secrets": [{"File": FILE | {"Name": "old"}, "SecretID": "id-of-old", "SecretName": "old"}],
+            "Configs": [{"File": FILE | {"Name": "/c"}, "ConfigID": "id-of-conf", "ConfigName": "conf"}],
         },
         "Resources": {
             "Limits": {"NanoCPUs": 1_000_000_000, "MemoryBytes": 1 << 26},
@@ -316,6 +327,8 @@ def registry(manager: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for name in ("net1", "net2", "net3"):
         network = {"Name": name, "Id": f"id-of-{9 - int(name[3])}", "Scope": "swarm"}
         manager.on("GET", f"/networks/({name}|{network['Id']})", network)
+    for kind, kept in (("secrets", ("one", "two", "old")), ("configs", ("site", "extra", "conf"))):
+        manager.on("GET", f"/{kind}", [{"ID": f"id-of-{name}", "Spec": {"Name": name}} for name in kept])
     auth = base64.b64encode(b"ann:pass:word").decode()
     auths = {"registry.example": {"auth": auth}, "https://index.docker.io/v1/": {"auth": auth}}
     (Path(os.environ["DOCKER_CONFIG"]) / "config.json").write_text(json.dumps({"auths": auths}))
@@ -341,7 +354,9 @@ def posted(manager: Recorder, pattern: str) -> tuple[Any, dict[str, str], Any]:
     # The order of these is a Go map's, new each time.
     reservations = (spec["TaskTemplate"].get("Resources") or {}).get("Reservations") or {}
     ports = (spec.get("EndpointSpec") or {}).get("Ports") or []
-    for entries in (ports, reservations.get("GenericResources") or []):
+    container = spec["TaskTemplate"]["ContainerSpec"]
+    kept = (container.get(list_) or [] for list_ in ("Secrets", "Configs"))
+    for entries in (*kept, ports, reservations.get("GenericResources") or []):
         entries.sort(key=lambda entry: json.dumps(entry, sort_keys=True))
     return spec, request.query, json.loads(base64.urlsafe_b64decode(auth)) if auth else None
 
@@ -417,7 +432,7 @@ def test_each_flag_is_compared_with_dockers(command: str, lines: list[str]) -> N
     assert found is not None
     used = {word.partition("=")[0] for line in lines for word in shlex.split(line)}
     ours = {"--plan", "--format", "--detach", "--schedule", "--schedule-zone"}
-    not_built = {f"--{kind}{verb}" for kind in ("config", "secret") for verb in ("", "-add", "-rm")}
+    not_built: set[str] = set()
     if command == "update":
         not_built.add("--max-concurrent")  # of jobs alone, and the service of these tests is none
         not_built.add("--health-start-interval")  # docker's update takes it, and does nothing (28.5)

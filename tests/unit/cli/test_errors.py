@@ -121,18 +121,6 @@ def test_rollback_goes_with_nothing_else(manager: Recorder, cli: Cli) -> None:
     assert "other flags may not be combined with --rollback" in result.err
 
 
-@pytest.mark.parametrize("verb", ["create", "update"])
-@pytest.mark.parametrize("kind", ["secret", "config"])
-def test_what_is_not_built_is_refused_with_the_servers_sentence(
-    verb: str, kind: str, manager: Recorder, cli: Cli
-) -> None:
-    flag = f"--{kind}" if verb == "create" else f"--{kind}-add"
-    result = cli("service", verb, flag, "source=x,target=y", "web")
-    assert (result.code, result.out) == (1, "")
-    assert result.err.startswith(f"Error: {kind.capitalize()}s are not built yet: mount a file of the node")
-    assert not manager.requests
-
-
 def test_a_network_is_the_servers_to_refuse(manager: Recorder, cli: Cli) -> None:
     sentence = "network mynet not found"
     manager.on("GET", "/networks/mynet", (404, {"message": sentence}))

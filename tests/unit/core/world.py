@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count
 
 from msgspec.structs import replace
@@ -12,10 +12,11 @@ from swarmsh.core.difference import template_changed
 from swarmsh.core.jobs import created_job, updated_job
 from swarmsh.core.node_plan import plan_node
 from swarmsh.core.rebalance import plan_rebalance
+from swarmsh.core.refresh import plan_refreshes, refreshed_service, refreshed_task
 from swarmsh.core.reports import merge_full_report
 from swarmsh.core.scheduler import SchedulingView
 from swarmsh.manager.orchestrator import Orchestrator
-from swarmsh.model.actions import EnsureTask, NodeReport, RemoveTask, StopTask, TaskReport
+from swarmsh.model.actions import EnsureTask, NodeReport, RefreshSecrets, RemoveTask, StopTask, TaskReport
 from swarmsh.model.objects import (
     Cluster,
     Event,
@@ -193,6 +194,13 @@ class World:
         )
         self._apply(Changes(put_services=(updated_job(old, new, self.now),)), durable=True)
 
+    def signal(self, ids: Mapping[str, str]) -> None:
+        """Exchange secrets (old id -> new) under the tasks that run."""
+        found = [refreshed_task(task, ids, "SIGHUP", self.now) for task in self.tasks()]
+        put = tuple(task for task in found if task is not None)
+        changes = Changes(put_services=(refreshed_service(self.service, ids),), put_tasks=put)
+        self._apply(changes, durable=True)
+
     def rebalance(self) -> int:
         """Ask for it, as users do; gives the number of moves."""
         view = SchedulingView.of(self.snapshot, self.now)
@@ -337,9 +345,12 @@ class World:
             lambda t, desired: ensure_action(t, node, "cluster", desired),
             self.snapshot.services,
         )
+        refreshes = plan_refreshes(self.snapshot.tasks_of_node(node_id), self.reports[node_id], {})
         tasks = dict(self.reports[node_id].tasks)
-        for action in actions:
+        for action in (*refreshes, *actions):
             match action:
+                case RefreshSecrets():
+                    tasks[action.task_id] = replace(tasks[action.task_id], refreshed=action.number)
                 case EnsureTask():
                     tasks[action.task_id] = self._ensured(action, tasks.get(action.task_id))
                 case StopTask():

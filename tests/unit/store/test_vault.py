@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import sqlite3
+import sys
 
 import pytest
 from sqlite_utils import Database
@@ -275,6 +276,12 @@ async def test_a_keyring_that_fails_says_so_and_locks(opened, keyring, monkeypat
     store = await opened()
     assert "no D-Bus" in store.locked
     await store.close()
+
+
+def test_without_the_library_for_keyrings_it_is_said_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "keyring", None)
+    with pytest.raises(Unavailable, match=r"pip install 'swarmsh\[keyring\]'"):
+        vault.os_keyring()
 
 
 # --- cut off --------------------------------------------------------------------------------------------------
