@@ -117,6 +117,9 @@ def _merge_lists(base: Sequence, over: Sequence, key: Callable[[Node], str]) -> 
             items.append(item)
         else:
             items[at] = item
+    if key is _target:
+        # As `docker stack` has merged mounts, so that either client makes the same service of them.
+        items.sort(key=_target)
     return replace(base, items=items)
 
 
