@@ -1,8 +1,8 @@
 """Files that the docker CLI takes come to the same through either front end.
 
 Each file of `compose/` is deployed by every docker CLI, and converted by us. `# docker: 26.1` in its first line
-names the oldest CLI that takes it; `x.over.yml` is merged over `x.yml`. One difference is on purpose, and taken out
-of what the CLI sends: it gives a service's short name as an alias on external networks too (`docs/compose.md`).
+names the oldest CLI that takes it; `x.over.yml` is merged over `x.yml`. One difference is on purpose, and taken
+out of what the CLI sends: a service's short name as an alias on external networks (`docs/compose.md`).
 """
 
 from __future__ import annotations
