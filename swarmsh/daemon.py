@@ -86,6 +86,7 @@ async def _run(state_dir: Path, socket: Path, hosts: Inventory | None) -> None:
             streams=engines,
             rotate_keys=manager.rotated,
             failures=manager.failures,
+            on_unlocked=manager.unlocked,
             state_dir=state_dir,
             socket_path=socket,
             pid=os.getpid(),
@@ -145,6 +146,8 @@ async def _begin(hosts: Inventory | None, store: SqliteStore, ids: RandomIds, cl
         # Whoever left it meant it: only a person begins another one.
         log.warning("no_cluster the cluster was left; `swarmsh up` or `docker swarm init` begins a new one")
         return
+    if store.locked:
+        log.warning("secrets_locked %s; see `swarmsh manager unlock`", store.locked)
     try:
         if forgotten := await forget_orphans(store):
             log.info("credentials_forgotten orphans=%d", forgotten)

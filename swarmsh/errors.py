@@ -65,6 +65,12 @@ class NameConflict(SwarmshError):
     kind = Kind.CONFLICT
 
 
+class StalePlan(SwarmshError):
+    """What a plan was made from has changed since, so that its deploy would do something else."""
+
+    kind = Kind.CONFLICT
+
+
 class Forbidden(SwarmshError):
     """What Docker answers with 403: an object that is not to be made, changed or removed."""
 

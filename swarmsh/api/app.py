@@ -24,7 +24,9 @@ from swarmsh.api import (
     refusals,
     resources,
     revisions,
+    secrets,
     services,
+    stacks,
     swarm,
     system,
     tasks,
@@ -67,12 +69,14 @@ _MODULES = (
     tasks,
     logs,
     events,
+    secrets,
     resources,
     cluster,
     revisions,
     extras,
     why,
     rebalance,
+    stacks,
 )
 
 

@@ -40,6 +40,7 @@ class Deps:
     streams: EngineStreams
     rotate_keys: Callable[[float], Awaitable[Rotation]]  # with the seconds to wait for acknowledgements
     failures: Callable[[], Failures] = dict  # what the scheduler remembers of nodes, for words about its choice
+    on_unlocked: Callable[[], None] = lambda: None  # what waits for secrets may go on
     state_dir: Path
     socket_path: Path
     name: str = "swarmsh"  # what `docker info` calls the machine

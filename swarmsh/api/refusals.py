@@ -15,7 +15,10 @@ CERT_EXPIRY = (
 HEARTBEAT = "The heartbeat cannot be set: each node is heard of every second over its SSH session"
 RAFT = "There are no Raft snapshots: the state is one SQLite database, written as it changes"
 TASK_LOGS = "There is no log driver for all tasks: give it to each service (`--log-driver`), or to each Engine"
-AUTOLOCK = "There is no autolock: what is secret in the state directory is encrypted with a key file beside it"
+AUTOLOCK = (
+    "There is no autolock: what is secret in the state directory is encrypted, its key in a file beside it, in "
+    "the OS keyring, or made of a passphrase: see `swarmsh manager rotate-key` and `swarmsh manager unlock`"
+)
 FORCE_NEW_CLUSTER = (
     "There is no quorum to force: start a manager on the state directory, or on a copy of it, with "
     "`swarmsh manager run --state DIR`"
@@ -36,8 +39,6 @@ CONNECTING = (
     "Containers of the cluster are tasks, on the networks that their service's spec names: nothing is connected "
     "to a network, or taken from it, by hand"
 )
-SECRETS = "Secrets are not built yet: mount a file of the node, or pass the value in the environment"
-CONFIGS = "Configs are not built yet: mount a file of the node, or build it into the image"
 PLUGINS = "Plugins are each node's own: talk to that Engine (`docker -H ssh://NODE plugin …`)"
 DISK_USAGE = "Disk usage is each node's own: talk to that Engine (`docker -H ssh://NODE system df`)"
 LOGIN = "Log in with another docker context; `docker service create --with-registry-auth` passes credentials on"
@@ -69,8 +70,6 @@ REFUSALS = (
     Refusal("/volumes/{rest:.*}", VOLUMES),
     Refusal("/networks/{id}/connect", CONNECTING, ("POST",)),
     Refusal("/networks/{id}/disconnect", CONNECTING, ("POST",)),
-    Refusal("/secrets/{rest:.*}", SECRETS, ("POST", "PUT", "DELETE")),
-    Refusal("/configs/{rest:.*}", CONFIGS, ("POST", "PUT", "DELETE")),
     Refusal("/plugins", PLUGINS),
     Refusal("/plugins/{rest:.*}", PLUGINS),
     Refusal("/system/df", DISK_USAGE),

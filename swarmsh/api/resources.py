@@ -1,28 +1,11 @@
-"""/secrets and /configs, as far as clients look at them before a service is created; /distribution."""
+"""/distribution: what registries say of images."""
 
 from __future__ import annotations
 
 from aiohttp import web
 
-from swarmsh.api.context import Deps, filters_of, json_response, registry_auth_of, segment
-from swarmsh.errors import NotFound
-from swarmsh.manager.usecases import images, lookup
-
-
-async def nothing(request: web.Request, deps: Deps) -> web.Response:
-    lookup.require_cluster(deps.snapshot)
-    filters_of(request)
-    return json_response([])
-
-
-async def no_secret(request: web.Request, deps: Deps) -> web.Response:
-    lookup.require_cluster(deps.snapshot)
-    raise NotFound(f"secret {segment(request)} not found")
-
-
-async def no_config(request: web.Request, deps: Deps) -> web.Response:
-    lookup.require_cluster(deps.snapshot)
-    raise NotFound(f"config {segment(request)} not found")
+from swarmsh.api.context import Deps, json_response, registry_auth_of, segment
+from swarmsh.manager.usecases import images
 
 
 async def distribution(request: web.Request, deps: Deps) -> web.Response:
@@ -41,10 +24,4 @@ async def distribution(request: web.Request, deps: Deps) -> web.Response:
     )
 
 
-ROUTES = (
-    ("GET", "/secrets", nothing),
-    ("GET", "/secrets/{id}", no_secret),
-    ("GET", "/configs", nothing),
-    ("GET", "/configs/{id}", no_config),
-    ("GET", "/distribution/{name:.*}/json", distribution),
-)
+ROUTES = (("GET", "/distribution/{name:.*}/json", distribution),)

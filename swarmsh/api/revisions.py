@@ -28,26 +28,26 @@ async def history(request: web.Request, deps: Deps) -> web.Response:
     entries = await revisions.history(deps.store, segment(request))
     answer = []
     for position, entry in enumerate(entries):
-        fields = None if entry.fields is None else _fields(entry.fields)
+        fields = None if entry.fields is None else fields_json(entry.fields)
         answer.append({**_revision(entry.revision), "Current": position == 0, "Changes": fields})
     return json_response(answer)
 
 
 async def difference(request: web.Request, deps: Deps) -> web.Response:
-    names = (_query(request, "from", "previous"), _query(request, "to", "current"))
+    names = (query_word(request, "from", "previous"), query_word(request, "to", "current"))
     found = await revisions.difference(deps.store, segment(request), *names)
     return json_response(
         {
             "From": _revision(found.a),
             "To": _revision(found.b),
-            "Changes": _fields(found.fields),
+            "Changes": fields_json(found.fields),
             "ReplacesTasks": found.replaces,
         }
     )
 
 
 async def rollback(request: web.Request, deps: Deps) -> web.Response:
-    to = _query(request, "to", "")
+    to = query_word(request, "to", "")
     if not to:
         raise InvalidSpec("to which revision? Name it with to=; without one, use rollback=previous of an update")
     revision = await revisions.rollback_to(
@@ -66,7 +66,7 @@ async def plan_creation(request: web.Request, deps: Deps) -> web.Response:
 
 
 async def plan_change(request: web.Request, deps: Deps) -> web.Response:
-    to, back = _query(request, "to", ""), request.query.get("rollback", "")
+    to, back = query_word(request, "to", ""), request.query.get("rollback", "")
     plan = await plans.plan_change(
         *(deps.store, deps.clock, segment(request), index_of(request, "service")),
         None if to or back == "previous" else await body_of(request, ServiceSpec),
@@ -77,7 +77,7 @@ async def plan_change(request: web.Request, deps: Deps) -> web.Response:
     return json_response(_plan(plan, deps.snapshot))
 
 
-def _query(request: web.Request, name: str, default: str) -> str:
+def query_word(request: web.Request, name: str, default: str) -> str:
     return request.query.get(name, "").strip() or default
 
 
@@ -95,7 +95,7 @@ def _revision(revision: Revision) -> Json:
     }
 
 
-def _fields(fields: Sequence[FieldChange]) -> list[Json]:
+def fields_json(fields: Sequence[FieldChange]) -> list[Json]:
     return [{"Field": f.field, "Before": f.before, "After": f.after, "Hidden": f.hidden} for f in fields]
 
 
@@ -104,15 +104,15 @@ def _plan(plan: Plan, snapshot: ClusterSnapshot) -> Json:
         "Service": plan.service.spec.name,
         "Action": plan.action,
         "Changed": plan.changes,
-        "Changes": _fields(plan.fields),
-        "Tasks": [_step(plan.service, step, snapshot) for step in plan.steps],
+        "Changes": fields_json(plan.fields),
+        "Tasks": [step_json(plan.service, step, snapshot) for step in plan.steps],
         "Kept": plan.kept,
         "Status": None if plan.status is None else {"State": plan.status.state, "Message": plan.status.message},
         "Whole": plan.whole,
     }
 
 
-def _step(service: Service, step: Step, snapshot: ClusterSnapshot) -> Json:
+def step_json(service: Service, step: Step, snapshot: ClusterSnapshot) -> Json:
     place = number_of(service, step.slot) if step.slot else _name(snapshot, step.node or step.old_node)
     old = {"TaskID": step.old_task, "NodeID": step.old_node, "Node": _name(snapshot, step.old_node)}
     return {

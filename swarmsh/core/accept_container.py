@@ -17,6 +17,7 @@ from swarmsh.core.container import decode_profile
 from swarmsh.core.labels import PREFIX
 from swarmsh.core.reference import parse_reference
 from swarmsh.core.run_options import RUN_PREFIX
+from swarmsh.core.secrets import check_references
 from swarmsh.core.template import expand_container, sample_context
 from swarmsh.errors import InvalidSpec, Unimplemented
 from swarmsh.model.specs import (
@@ -43,6 +44,7 @@ def accept_container(spec: ContainerSpec, service_name: str, labels: Mapping[str
     )
     _check_privileges(spec.privileges)
     _check_not_built(spec)
+    check_references(spec)
     # Placeholders are tried with made-up values; what they make of mounts is checked as it would be on a node.
     tried = expand_container(accepted, sample_context(service_name, labels))
     _check_image(tried.image)
@@ -53,19 +55,11 @@ def accept_container(spec: ContainerSpec, service_name: str, labels: Mapping[str
 
 
 def _check_not_built(spec: ContainerSpec) -> None:
-    if spec.secrets:
-        raise Unimplemented(
-            f"secrets are not supported yet: {', '.join(s.secret_name or s.secret_id for s in spec.secrets)}",
-            hint="Put the file on the nodes, readable for root only, and bind-mount it",
-        )
     credentials = spec.privileges.credential_spec if spec.privileges else None
-    configs = [c.config_name or c.config_id for c in spec.configs]
     if credentials is not None and credentials.config:
-        configs.append(credentials.config)
-    if configs:
         raise Unimplemented(
-            f"configs are not supported yet: {', '.join(configs)}",
-            hint="Put the file on the nodes and bind-mount it",
+            f"the credential spec in config {credentials.config} is for Windows, and nodes run Linux",
+            hint="Leave the credential spec out; give the config itself with --config",
         )
 
 

@@ -1,7 +1,7 @@
 """What a service waits for before its first tasks start: the label `swarmsh.depends-on`, and where that stands.
 
-The answer is worked out anew from the state in each pass, so it needs no memory and survives the manager. Only what
-never ran is held back: a service that was let go once starts its tasks whatever becomes of the others.
+The answer is worked out anew from the state in each pass, so it needs no memory and survives the manager. Only
+what never ran is held back: a service that was let go once starts its tasks whatever becomes of the others.
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from swarmsh.errors import Ambiguous, NotFound
-from swarmsh.model.objects import Network, Node, Service, Task
+from swarmsh.model.objects import Config, Network, Node, Secret, Service, Task
 from swarmsh.model.snapshot import ClusterSnapshot
 
-T = TypeVar("T", Service, Task, Node, Network)
+T = TypeVar("T", Service, Task, Node, Network, Secret, Config)
 
 
 def find_one(kind: str, objects: Mapping[str, T], ref: str, named: Sequence[T]) -> T:

@@ -75,6 +75,8 @@ class _Seen:
     first: int  # 0: it was there before
     at: float
     running: int | None = None
+    running_at: float = 0.0
+    held: bool = False  # it waited for other services before it started
     leaving: int | None = None
     leaving_at: float = 0.0
 
@@ -104,8 +106,9 @@ class Rehearsal:
             if seen is None:
                 seen = self._seen[task.id] = _Seen(task, self._looks, now)
             seen.task = task
+            seen.held |= bool(task.held)
             if seen.running is None and task.status.state in (TaskState.RUNNING, TaskState.COMPLETE):
-                seen.running = self._looks
+                seen.running, seen.running_at = self._looks, now
             if seen.leaving is None and task.desired > TaskState.COMPLETE:
                 seen.leaving, seen.leaving_at = self._looks, now
         for task_id, seen in self._seen.items():
@@ -128,14 +131,25 @@ class Rehearsal:
         """How many tasks are left alone."""
         return sum(seen.first == 0 and seen.leaving is None for seen in self._seen.values())
 
-    def steps(self, nodes: Mapping[str, Node]) -> tuple[Step, ...]:
-        """In the order in which they begin; at the same time by slot, or by node."""
+    def begins(self) -> set[int]:
+        """At which looks a step begins."""
+        return {look for (look, _), _, _ in self._touched()}
+
+    def _touched(self) -> list[tuple[tuple[int, float], Place, list[_Seen]]]:
         places: dict[Place, list[_Seen]] = {}
         for seen in self._seen.values():
             if seen.first or seen.leaving is not None:
                 places.setdefault(place_of(seen.task), []).append(seen)
-        touched = [(_begins(all_), place, all_) for place, all_ in places.items()]
-        orders = {look: order for order, look in enumerate(sorted({look for (look, _), _, _ in touched}), 1)}
+        return [(_begins(all_), place, all_) for place, all_ in places.items()]
+
+    def steps(self, nodes: Mapping[str, Node], looks: Iterable[int] = ()) -> tuple[Step, ...]:
+        """In the order in which they begin; at the same time by slot, or by node.
+
+        `looks`: those at which steps of other services begin that are counted along.
+        """
+        touched = self._touched()
+        begun = {look for (look, _), _, _ in touched}.union(looks)
+        orders = {look: order for order, look in enumerate(sorted(begun), 1)}
         found = [
             (self._step(orders[look], at - self.began_at, all_, nodes), place)
             for (look, at), place, all_ in touched
@@ -170,7 +184,12 @@ class Rehearsal:
 
 def _begins(seen: list[_Seen]) -> tuple[int, float]:
     """Look and time at which the first thing happens in a place."""
-    starts = [(one.first, one.at) for one in seen if one.first]
+    # What waits for other services is made at once, and begins when they let it.
+    starts = [
+        (one.running, one.running_at) if one.held and one.running is not None else (one.first, one.at)
+        for one in seen
+        if one.first
+    ]
     ends = [(one.leaving, one.leaving_at) for one in seen if one.leaving is not None]
     return min((*starts, *ends))
 

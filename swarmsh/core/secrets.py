@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal, TypeVar
+from typing import Literal
 
 from msgspec.structs import replace
 
 from swarmsh.errors import InvalidSpec, Unimplemented
-from swarmsh.model.objects import Config, Secret
 from swarmsh.model.snapshot import ClusterSnapshot
 from swarmsh.model.specs import (
     ConfigReference,
@@ -26,11 +25,8 @@ from swarmsh.model.specs import (
 )
 
 SECRET_BELOW, CONFIG_BELOW = 500 * 1024, 1000 * 1024  # bytes
-VERSIONS_KEPT = 10  # of each name, beside those in use
 
 Kind = Literal["secret", "config"]
-Kept = Secret | Config
-R = TypeVar("R", SecretReference, ConfigReference)
 
 _NAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9_.-]*[a-zA-Z0-9])?")
 _LONGEST = 64
@@ -114,6 +110,25 @@ def _check_there(kind: Kind, there: Mapping[str, str], wanted: Iterable[tuple[st
     missing = [name for ref, name in wanted if there.get(ref) != name]
     if missing:
         raise InvalidSpec(f"{_INVALID}{kind}{'s' if len(missing) > 1 else ''} not found: {', '.join(missing)}")
+
+
+def named_to_ids(snapshot: ClusterSnapshot, spec: ServiceSpec) -> ServiceSpec:
+    """The spec with the ids of current versions where its references give names alone. Raises InvalidSpec."""
+    container = spec.task_template.container_spec
+    if container is None:
+        return spec
+    secrets = tuple(
+        r if r.secret_id else replace(r, secret_id=snapshot.secret_ids.get(r.secret_name, ""))
+        for r in container.secrets
+    )
+    configs = tuple(
+        r if r.config_id else replace(r, config_id=snapshot.config_ids.get(r.config_name, ""))
+        for r in container.configs
+    )
+    container = replace(container, secrets=secrets, configs=configs)
+    named = replace(spec, task_template=replace(spec.task_template, container_spec=container))
+    check_there(snapshot, named)
+    return named
 
 
 def ids_of(spec: TaskSpec) -> Iterator[str]:

@@ -46,22 +46,26 @@ _USERS_KEYS = frozenset({"Env", "Labels", "Options", "DriverOpts"})
 
 
 def diff_specs(
-    before: ServiceSpec | None, after: ServiceSpec, networks: Mapping[str, str] | None = None
+    before: ServiceSpec | None, after: ServiceSpec, called: Mapping[str, str] | None = None
 ) -> tuple[FieldChange, ...]:
     """What differs, in the order of the fields; without `before` all that `after` says.
 
-    `networks`: names by id, of those that there are.
+    `called`: what to call networks, secrets and configs, by id.
     """
-    names = networks or {}
+    names = called or {}
     a = {} if before is None else _readable(before, names)
     return tuple(_diff("", a, _readable(after, names)))
 
 
-def _readable(from_: ServiceSpec, networks: Mapping[str, str]) -> Json:
+def _readable(from_: ServiceSpec, called: Mapping[str, str]) -> Json:
     spec: Json = _lists(to_wire(from_))
     template = spec.get("TaskTemplate") or {}
     for attachment in (*(spec.get("Networks") or ()), *(template.get("Networks") or ())):
-        attachment["Target"] = networks.get(attachment.get("Target", ""), attachment.get("Target", ""))
+        attachment["Target"] = called.get(attachment.get("Target", ""), attachment.get("Target", ""))
+    container = template.get("ContainerSpec") or {}
+    for list_, key in (("Secrets", "SecretID"), ("Configs", "ConfigID")):
+        for reference in container.get(list_) or ():
+            reference[key] = called.get(reference.get(key, ""), reference.get(key, ""))
     return spec
 
 

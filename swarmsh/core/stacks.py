@@ -1,7 +1,7 @@
 """What a deploy of a stack changes: its spec checked, its parts held against what is stored. Pure.
 
-Services, networks, secrets and configs of a stack carry its name as a label, as with Docker's CLI; so whatever made
-them, they are found again. What has the name of a part but belongs to nobody or to another stack is refused.
+Services, networks, secrets and configs of a stack carry its name as a label, as with Docker's CLI; so whatever
+made them, they are found again. What has the name of a part but belongs to nobody or to another stack is refused.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from msgspec.structs import replace
 
 from swarmsh.core.accept_network import accept_network
 from swarmsh.core.depends import DEPENDS_ON, depends_on_label, find_cycle, parse_depends_on
-from swarmsh.core.spec_diff import FieldChange
+from swarmsh.core.secrets import ids_of
+from swarmsh.core.spec_diff import FieldChange, diff_specs
+from swarmsh.core.versions import versions_of
 from swarmsh.core.words import near
 from swarmsh.errors import InvalidSpec, NameConflict, NotFound
 from swarmsh.model.objects import Config, Network, Secret, Service
 from swarmsh.model.snapshot import ClusterSnapshot
-from swarmsh.model.specs import ContainerSpec, NetworkSpec, ServiceSpec
-from swarmsh.model.stacks import NAMESPACE, STACK_IMAGE, StackFile, StackSpec
+from swarmsh.model.specs import ContainerSpec, NetworkSpec, ServiceSpec, TaskSpec
+from swarmsh.model.stacks import NAMESPACE, STACK_IMAGE, StackFile, StackRevision, StackSpec
 from swarmsh.model.states import TaskState
 from swarmsh.model.wire import Record, to_wire
 
@@ -267,28 +269,6 @@ def file_change(
     return PartChange(kind=kind, name=wanted.name, short=short, action=action, fields=tuple(fields), note=note)
 
 
-def with_file_ids(snapshot: ClusterSnapshot, spec: ServiceSpec) -> ServiceSpec:
-    """The service with the ids of the secrets and configs that it names. Raises InvalidSpec for missing ones."""
-    container = spec.task_template.container_spec
-    if container is None or not (container.secrets or container.configs):
-        return spec
-    secrets = tuple(
-        replace(r, secret_id=_id_of("secret", snapshot.secret_ids, r.secret_name, spec.name))
-        for r in container.secrets
-    )
-    configs = tuple(
-        replace(r, config_id=_id_of("config", snapshot.config_ids, r.config_name, spec.name))
-        for r in container.configs
-    )
-    return _with_container(spec, replace(container, secrets=secrets, configs=configs))
-
-
-def _id_of(kind: str, ids: Mapping[str, str], name: str, service: str) -> str:
-    if name not in ids:
-        raise InvalidSpec(f"{kind} not found: {name}", hint=f"Service {service} uses it; is it in the stack?")
-    return ids[name]
-
-
 def by_names(snapshot: ClusterSnapshot, spec: ServiceSpec) -> ServiceSpec:
     """A stored service's spec as a stack has it: what it refers to named, without ids."""
     template = spec.task_template
@@ -344,38 +324,44 @@ def users_of(snapshot: ClusterSnapshot) -> dict[str, str]:
     needed: dict[str, str] = {}
     for task in snapshot.tasks.values():
         if task.live:
-            for ref in _references(task.spec.networks, task.spec.container_spec):
-                needed[ref] = f"task {task.name}"
+            needed.update(dict.fromkeys(_references(task.spec), f"task {task.name}"))
     for service in snapshot.services.values():
         status = service.update_status
         specs = [service.spec]
         if service.previous_spec is not None and status is not None and status.completed_at is None:
             specs.append(service.previous_spec)
         for spec in specs:
-            for ref in _references(spec.task_template.networks, spec.task_template.container_spec):
-                needed[ref] = f"service {service.spec.name}"
+            needed.update(dict.fromkeys(_references(spec.task_template), f"service {service.spec.name}"))
     return needed
 
 
-def _references(networks: Iterable[Any], container: ContainerSpec | None) -> Iterator[str]:
-    yield from (n.target for n in networks)
-    if container is not None:
-        yield from (r.secret_id for r in container.secrets)
-        yield from (r.config_id for r in container.configs)
+def _references(spec: TaskSpec) -> Iterator[str]:
+    yield from (network.target for network in spec.networks)
+    yield from ids_of(spec)
 
 
-def leftovers(snapshot: ClusterSnapshot) -> tuple[tuple[str, Network | Secret | Config], ...]:
-    """(kind, part) of what deploys were to prune and what nothing uses any more."""
-    found: tuple[tuple[str, Iterable[Network | Secret | Config]], ...] = (
-        ("network", (snapshot.networks[i] for i in snapshot.network_ids.values())),
-        ("secret", (snapshot.secrets[i] for i in snapshot.secret_ids.values())),
-        ("config", (snapshot.configs[i] for i in snapshot.config_ids.values())),
+def user_of_part(snapshot: ClusterSnapshot, part: Network | Secret | Config, needed: Mapping[str, str]) -> str:
+    """Who of `users_of` needs a network, or any version of a secret or config; empty if nobody does."""
+    match part:
+        case Network():
+            ids = [part.id]
+        case Secret():
+            ids = [one.id for one in versions_of(snapshot, "secret", part.spec.name)]
+        case Config():
+            ids = [one.id for one in versions_of(snapshot, "config", part.spec.name)]
+    return next((needed[i] for i in ids if i in needed), "")
+
+
+def leftovers(snapshot: ClusterSnapshot) -> tuple[Network | Secret | Config, ...]:
+    """What deploys were to prune and what nothing uses any more."""
+    known: tuple[Iterable[Network | Secret | Config], ...] = (
+        (snapshot.networks[i] for i in snapshot.network_ids.values()),
+        (snapshot.secrets[i] for i in snapshot.secret_ids.values()),
+        (snapshot.configs[i] for i in snapshot.config_ids.values()),
     )
-    marked = [(kind, part) for kind, parts in found for part in parts if LEAVING in part.spec.labels]
-    if not marked:
-        return ()
-    needed = users_of(snapshot)
-    return tuple((kind, part) for kind, part in marked if part.id not in needed)
+    marked = [part for parts in known for part in parts if LEAVING in part.spec.labels]
+    needed = users_of(snapshot) if marked else {}
+    return tuple(part for part in marked if not user_of_part(snapshot, part, needed))
 
 
 def tasks_left(snapshot: ClusterSnapshot, stack: str) -> int:
@@ -385,6 +371,40 @@ def tasks_left(snapshot: ClusterSnapshot, stack: str) -> int:
         for task in snapshot.tasks.values()
         if task.desired is not TaskState.NEW
     )
+
+
+# --- revisions ----------------------------------------------------------------------------------------------
+def diff_stacks(before: StackRevision | None, after: StackRevision) -> tuple[PartChange, ...]:
+    """What differs between two revisions, in the order of `after`; from None on, all that `after` has."""
+    found: list[PartChange] = []
+    a = _parts_in(before) if before is not None else {}
+    b = _parts_in(after)
+    for kind, short in dict.fromkeys((*b, *a)):
+        was, is_ = a.get((kind, short)), b.get((kind, short))
+        name = (is_ or was or ("", None, ""))[0]
+        if was is None or is_ is None:
+            action = "create" if was is None else "remove"
+            found.append(PartChange(kind=kind, name=name, short=short, action=action))
+            continue
+        if isinstance(is_[1], ServiceSpec) and isinstance(was[1], ServiceSpec):
+            fields = diff_specs(was[1], is_[1])
+        else:
+            fields = _fields(to_wire(was[1]), to_wire(is_[1]))
+        if was[2] != is_[2]:
+            fields = (*fields, FieldChange(field="Data", before="…", after="…", hidden=True))
+        if fields:
+            found.append(PartChange(kind=kind, name=name, short=short, action="update", fields=fields))
+    return tuple(found)
+
+
+def _parts_in(revision: StackRevision) -> dict[tuple[str, str], tuple[str, Record, str]]:
+    """(kind, short name) -> (name, what it is but for its contents, where those are)."""
+    spec, keys = revision.spec, revision.contents
+    found: dict[tuple[str, str], tuple[str, Record, str]] = {}
+    found |= {("service", short): (s.name, s, "") for short, s in spec.services.items()}
+    found |= {("network", short): (n.spec.name, n, "") for short, n in spec.networks.items()}
+    found |= {("secret", s): (f.name, f, keys.get(f"secret/{s}", "")) for s, f in spec.secrets.items()}
+    return found | {("config", s): (f.name, f, keys.get(f"config/{s}", "")) for s, f in spec.configs.items()}
 
 
 # --- binding a plan to its deploy ---------------------------------------------------------------------------

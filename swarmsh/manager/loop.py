@@ -17,6 +17,7 @@ from swarmsh.manager.ports import Clock, IdSource, NodeClient, Store
 from swarmsh.manager.settings import Settings
 from swarmsh.manager.usecases.networks import forget_lapsed
 from swarmsh.manager.usecases.nodes import release_number
+from swarmsh.manager.usecases.stacks import drop_leftovers
 from swarmsh.manager.watch import NodeWatch
 from swarmsh.model.actions import RemoveTask
 from swarmsh.model.objects import Node
@@ -43,10 +44,12 @@ class Manager:
     _leaving: dict[str, asyncio.Event] = field(init=False, default_factory=dict)
     _left: dict[str, int] = field(init=False, default_factory=dict)  # nodes that left cleanly, at which index
     _told: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _less_used: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self._orchestrator = Orchestrator(
-            self.store, self.clock, self.ids, lambda node_id: self._watch.met(node_id)
+            *(self.store, self.clock, self.ids, lambda node_id: self._watch.met(node_id)),
+            locked=lambda: self.store.locked,
         )
         self._networks = ClusterNetworks(
             *(self.store, self.nodes, self.clock, self.epoch, self._network_told, self.settings.meet_s)
@@ -71,6 +74,7 @@ class Manager:
             tasks.create_task(self._networks.keeper.run())
             tasks.create_task(self._safety_net())
             tasks.create_task(self._give_numbers_back())
+            tasks.create_task(self._drop_leftovers())
             async for after, change in changes:
                 await self._spread(before, after, change, tasks)
                 before = after
@@ -90,6 +94,8 @@ class Manager:
         dirt = dirt_of(before, change)
         self._orchestrator.touch(dirt)
         self._touch_nodes(dirt)
+        if change.put_services or change.delete_services or change.put_tasks or change.delete_tasks:
+            self._less_used.set()
         if change.put_nodes or change.delete_nodes:
             self._touch_waiting()  # a node that can be told no more holds no stop up
 
@@ -163,6 +169,16 @@ class Manager:
                 else:
                     del self._left[node_id]
 
+    async def _drop_leftovers(self) -> None:
+        """Remove what deploys of stacks were to prune, when nothing uses it any more."""
+        while True:
+            await self._less_used.wait()
+            self._less_used.clear()
+            try:
+                await drop_leftovers(self.store, self.clock)
+            except SwarmshError as e:
+                log.error("leftovers_kept error=%s", e)  # the next change tries again
+
     def _held(self, node_id: str, worker: NodeWorker) -> set[str]:
         """Tasks that the node has, or was told of and has not spoken of yet; empty if it does not answer.
 
@@ -172,6 +188,12 @@ class Manager:
         if report is None:
             return set()
         return report.tasks.keys() | {i for i, goal in worker.told.items() if goal != "remove"}
+
+    def unlocked(self) -> None:
+        """What is sealed in the store can be read from now on: tasks may wait for that."""
+        self._orchestrator.touch(Dirt(pending=True))
+        for worker, _ in self._workers.values():
+            worker.touch()
 
     def rotate_keys(self) -> None:
         """Begin a new epoch of the keys of encrypted networks; no packet is lost by it."""
@@ -219,5 +241,6 @@ class Manager:
             self._orchestrator.touch_all()
             self._networks.touch_all()
             self._told.set()
+            self._less_used.set()
             for worker, _ in self._workers.values():
                 worker.touch()

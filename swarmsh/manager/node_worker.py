@@ -15,13 +15,15 @@ from swarmsh.core.fence import fence_peers
 from swarmsh.core.netstate import joins_of
 from swarmsh.core.node_plan import plan_node
 from swarmsh.core.refresh import plan_refreshes
+from swarmsh.core.secrets import needs_contents
 from swarmsh.errors import SwarmshError
 from swarmsh.manager.node_networks import networked
 from swarmsh.manager.ports import NodeClient, Store
 from swarmsh.manager.retrying import Retrying
-from swarmsh.manager.usecases.credentials import registry_auth
+from swarmsh.manager.usecases.credentials import has_credentials, registry_auth
 from swarmsh.model.actions import Action, Batch, EnsureTask, Peer, RefreshSecrets, RemoveTask, StopTask
 from swarmsh.model.objects import Task
+from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.states import TaskState
 
 log = logging.getLogger(__name__)
@@ -104,11 +106,29 @@ class NodeWorker:
         match action:
             case EnsureTask():
                 task = tasks[action.task_id]
+                if self.store.locked and task.id not in self.told and self._needs_sealed(task):
+                    self._say_locked(task.id)
+                    return False
                 return not networked(task) or self.networks.holds(task)
             case StopTask():
                 return self._is_left(tasks[action.task_id])
             case RemoveTask() | RefreshSecrets():
                 return True
+
+    def _needs_sealed(self, task: Task) -> bool:
+        """Whether the node cannot begin with it as long as the store is locked."""
+        return needs_contents(task.spec) or has_credentials(self.store, task.service_id)
+
+    def _say_locked(self, task_id: str) -> None:
+        why = f"it waits for what is sealed, and {self.store.locked}"
+
+        def decide(snapshot: ClusterSnapshot) -> Changes:
+            task = snapshot.tasks.get(task_id)
+            if task is None or task.status.err == why:
+                return Changes()
+            return Changes(put_tasks=(replace(task, status=replace(task.status, err=why)),))
+
+        self.store.observe(decide)
 
     def _is_left(self, task: Task) -> bool:
         """Whether all nodes have ceased to send new connections to a task, or had time enough to."""

@@ -15,6 +15,7 @@ from swarmsh.core.depends import gate_of
 from swarmsh.core.draft import ServicePlan
 from swarmsh.core.orchestrate import plan_removed_service, plan_service
 from swarmsh.core.scheduler import MONITORED_S, Failures, SchedulingView, schedule
+from swarmsh.core.secrets import needs_contents
 from swarmsh.errors import Exhausted, SwarmshError
 from swarmsh.manager.dirt import Dirt
 from swarmsh.manager.ports import Clock, DecisionStore, IdSource
@@ -39,6 +40,8 @@ class Orchestrator:
     ids: IdSource
     # Whether a node has been in touch with this process: what is known of others may be long out of date.
     met: Callable[[str], bool] = lambda node_id: True
+    # Why secrets and configs cannot be read now, empty if they can: tasks that need them wait for a place then.
+    locked: Callable[[], str] = lambda: ""
     _awake_since: float = 0.0  # this process could do nothing before: it started then, or stood still until then
     _services: set[str] = field(default_factory=set)
     _pending: bool = True
@@ -204,14 +207,20 @@ class Orchestrator:
         """
         self._place_at = None
         unplaced = sorted(view.pending_tasks(), key=lambda t: (t.created_at, t.id))
+        if why := self.locked():
+            held = [task for task in unplaced if needs_contents(task.spec)]
+            waiting = [_refused(task, f"it needs secrets or configs, and {why}") for task in held]
+            unplaced = [task for task in unplaced if not needs_contents(task.spec)]
+        else:
+            waiting = []
+        changed = [task for task in waiting if task is not view.tasks[task.id]]
         if not unplaced:
-            return []
+            return changed
         left = allocator.egress_left(view.nodes.values(), enough=len(unplaced))
         outcome = schedule(unplaced, SchedulingView.of(view, now, self._failures, left))
         if outcome.refusals:
             for short in (i for i, free in left.items() if free < len(unplaced)):
                 self._try_again_at(allocator.egress_free_at(view.nodes[short]))
-        changed = []
         for task in unplaced:
             node_id = outcome.assignments.get(task.id)
             refusal = outcome.refusals.get(task.id, "")
@@ -226,7 +235,7 @@ class Orchestrator:
                     changed.append(replace(_assigned(placed, node_id, now), generic_resources=resources))
                     continue
             if task.status.err != refusal:
-                changed.append(replace(task, status=replace(task.status, err=refusal)))
+                changed.append(_refused(task, refusal))
         return changed
 
     def _note_free_at(self, error: SwarmshError) -> None:
@@ -264,6 +273,10 @@ class Orchestrator:
             except TimeoutError:
                 if soonest is not None and soonest <= self.clock.now():
                     return
+
+
+def _refused(task: Task, why: str) -> Task:
+    return task if task.status.err == why else replace(task, status=replace(task.status, err=why))
 
 
 def _assigned(task: Task, node_id: str, now: float) -> Task:

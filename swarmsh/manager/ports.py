@@ -15,6 +15,7 @@ from swarmsh.model.objects import Event, SshTarget
 from swarmsh.model.paths import Heard, Listen, Send, Sent
 from swarmsh.model.revisions import Revision
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
+from swarmsh.model.stacks import StackRevision
 from swarmsh.model.trace import Sighting, Traced, TraceSend, TraceWatch
 
 
@@ -69,6 +70,9 @@ class Store(DecisionStore, Protocol):
 
         As many are kept as the cluster says, the current and the previous one always.
         """
+
+    async def stack_revisions(self, stack: str) -> Sequence[StackRevision]:
+        """Kept revisions of a stack, oldest first; as many as of a service's spec."""
 
     async def next_epoch(self) -> int:
         """One higher than ever before, on disk."""

@@ -5,6 +5,7 @@ These are the very passes that the manager makes; only store, clock and nodes ar
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import count
 
@@ -13,6 +14,7 @@ from swarmsh.core.rehearsal import Rehearsal, obey
 from swarmsh.manager.dirt import Dirt
 from swarmsh.manager.orchestrator import Orchestrator
 from swarmsh.manager.ports import Decide
+from swarmsh.model.objects import Service
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 
 # Passes look at each task of the service, and at all where one is to be placed. So many looks take some five
@@ -69,46 +71,59 @@ async def rehearse(
 
     Nothing is waited for, so it may run on any thread. Ends when nothing more happens, or when the update stops.
     """
+    rehearsals, end = await rehearse_all(snapshot, (service_id,), now, most_looks)
+    return rehearsals[service_id], end
+
+
+async def rehearse_all(
+    snapshot: ClusterSnapshot, service_ids: Collection[str], now: float, most_looks: int = MOST_LOOKS
+) -> tuple[dict[str, Rehearsal], ClusterSnapshot]:
+    """As `rehearse`, for services that may wait for each other; ends when the update of one of them stops."""
     clock = TrialClock(now)
     store = _TrialStore(snapshot, clock)
     orchestrator = Orchestrator(store, clock, _TrialIds())
-    service = snapshot.services[service_id]
-    asked_back = service.update_status is not None and service.update_status.state == "rollback_started"
-    rehearsal = Rehearsal(service, now)
+    rehearsals = {i: Rehearsal(snapshot.services[i], now) for i in sorted(service_ids)}
+    asked_back = {i for i, r in rehearsals.items() if _rolls_back(r.service)}
     looks = most_looks
 
     def look() -> None:
         after = store.snapshot
-        rehearsal.look(after.services[service_id], after.tasks_of_service(service_id), clock.at)
+        for service_id, rehearsal in rehearsals.items():
+            rehearsal.look(after.services[service_id], after.tasks_of_service(service_id), clock.at)
 
     look()
     while looks > 0:
         before = store.snapshot
-        orchestrator.touch(Dirt(services={service_id}, pending=True))
+        orchestrator.touch(Dirt(services=set(rehearsals), pending=True))
         await orchestrator.one_pass()
         look()
-        if rehearsal.failed(asked_back):
+        if any(rehearsal.failed(i in asked_back) for i, rehearsal in rehearsals.items()):
             break
-        store.observe(lambda state: _obeyed(state, service_id, clock.at))
+        store.observe(lambda state: _obeyed(state, rehearsals, clock.at))
         look()
-        looks -= 10 + len(before.task_ids_by_service.get(service_id, ())) + len(before.tasks)
+        looks -= 10 + len(before.tasks) + sum(len(before.task_ids_by_service.get(i, ())) for i in rehearsals)
         if store.snapshot is not before:
             continue
         due = orchestrator.due_at()
-        if due is None or due <= clock.at or not rehearsal.waits_for_time():
+        if due is None or due <= clock.at or not any(r.waits_for_time() for r in rehearsals.values()):
             break
         clock.at = due
     else:
-        rehearsal.cut_short = True
-    return rehearsal, store.snapshot
+        for rehearsal in rehearsals.values():
+            rehearsal.cut_short = True
+    return rehearsals, store.snapshot
 
 
-def _obeyed(snapshot: ClusterSnapshot, service_id: str, now: float) -> Changes:
-    mode = snapshot.services[service_id].spec.mode
-    job = mode.replicated_job is not None or mode.global_job is not None
+def _rolls_back(service: Service) -> bool:
+    return service.update_status is not None and service.update_status.state == "rollback_started"
+
+
+def _obeyed(snapshot: ClusterSnapshot, service_ids: Iterable[str], now: float) -> Changes:
     put = []
-    for task in snapshot.tasks_of_service(service_id):
-        after = obey(task, snapshot.nodes.get(task.node_id), now, job=job)
-        if after is not task:
-            put.append(after)
+    for service_id in service_ids:
+        job = snapshot.services[service_id].spec.mode.is_job
+        for task in snapshot.tasks_of_service(service_id):
+            after = obey(task, snapshot.nodes.get(task.node_id), now, job=job)
+            if after is not task:
+                put.append(after)
     return Changes(put_tasks=tuple(put))

@@ -11,6 +11,7 @@ from immutables import Map
 from swarmsh.model.objects import Cluster, Config, Event, Network, Node, Release, Secret, Service, Task
 from swarmsh.model.pools import Pools, follow, follow_releases
 from swarmsh.model.revisions import Author
+from swarmsh.model.stacks import StackRevision
 
 
 class Contents(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +58,8 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     put_releases: tuple[Release, ...] = ()
     delete_releases: tuple[str, ...] = ()
     events: tuple[Event, ...] = ()
+    put_stack_revisions: tuple[StackRevision, ...] = ()  # the store numbers them
+    delete_stacks: tuple[str, ...] = ()  # whose revisions go, with the contents kept for them
     author: Author | None = None  # of new specs among `put_services`; None: the manager itself
 
     def __bool__(self) -> bool:

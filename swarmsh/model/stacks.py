@@ -1,8 +1,8 @@
 """Stacks: what a compose file comes to, in the Engine API's words, and what is kept of each deploy.
 
 Names are of two kinds. The *short* one is the file's and is the key of every map here; the full one (`spec.name`,
-`name`) is the object's: `<stack>_<short>`, or what the file says with `name:`. Within services, networks, secrets and
-configs are named by their full names; their ids are filled in by the transaction that deploys them.
+`name`) is the object's: `<stack>_<short>`, or what the file says with `name:`. Within services, networks, secrets
+and configs are named by their full names; their ids are filled in by the transaction that deploys them.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class StackConfig(StackFile):
 class StackSpec(Record):
     """A whole stack; each key is a short name.
 
-    `services`: `spec.name` is the full name; labels as Docker's CLI sets them, `NAMESPACE` and `STACK_IMAGE` included.
+    `services`: `spec.name` is the full name; labels as Docker's CLI sets them, `NAMESPACE` and
+    `STACK_IMAGE` included.
     `depends_on`: service -> the services it waits for.
     """
 
@@ -77,6 +78,12 @@ class StackSpec(Record):
     secrets: dict[str, StackSecret] = field(default_factory=dict)
     configs: dict[str, StackConfig] = field(default_factory=dict)
     depends_on: dict[str, dict[str, Dependency]] = field(default_factory=dict)
+
+
+class StackRequest(StackSpec):
+    """A stack as it is sent to be deployed. `registry_auth`: service -> `X-Registry-Auth` for its image."""
+
+    registry_auth: dict[str, str] = field(default_factory=dict)
 
 
 class StackRevision(Record, kw_only=True):

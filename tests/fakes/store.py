@@ -16,6 +16,7 @@ from swarmsh.manager.ports import Clock, Decide, Store
 from swarmsh.model.objects import Event, NodeStatus
 from swarmsh.model.revisions import REVISIONS_KEPT, Revision
 from swarmsh.model.snapshot import Changes, ClusterSnapshot, config_key, secret_key
+from swarmsh.model.stacks import StackRevision, contents_prefix
 
 
 class MemoryStore:
@@ -23,6 +24,7 @@ class MemoryStore:
         self.snapshot = ClusterSnapshot()
         self.kept_events: list[Event] = []
         self.kept_revisions: dict[str, list[Revision]] = {}
+        self.kept_stacks: dict[str, list[StackRevision]] = {}
         self.secrets: dict[str, bytes] = {}
         self.epoch = 0
         self.full = False  # as a disk is
@@ -52,6 +54,7 @@ class MemoryStore:
             )
             self._keep_revisions(changes)
             self._publish(changes, index)
+            self._keep_stack_revisions(changes, index)
         await asyncio.sleep(0)
         return self.snapshot
 
@@ -108,6 +111,24 @@ class MemoryStore:
                 )
             )
             del kept[: -max(LEAST_KEPT, cluster.revisions_kept if cluster else REVISIONS_KEPT)]
+
+    def _keep_stack_revisions(self, changes: Changes, index: int) -> None:
+        cluster = changes.cluster or self.snapshot.cluster
+        most = max(LEAST_KEPT, cluster.revisions_kept if cluster else REVISIONS_KEPT)
+        for revision in changes.put_stack_revisions:
+            kept = self.kept_stacks.setdefault(revision.stack, [])
+            number = kept[-1].number + 1 if kept else 1
+            kept.append(replace(revision, number=number, version=index, time=self._clock.now()))
+            del kept[:-most]
+        for stack in changes.delete_stacks:
+            self.kept_stacks.pop(stack, None)
+        for stack in (*changes.delete_stacks, *(r.stack for r in changes.put_stack_revisions)):
+            needed = {key for r in self.kept_stacks.get(stack, ()) for key in r.contents.values()}
+            for key in [k for k in self.secrets if k.startswith(contents_prefix(stack)) and k not in needed]:
+                del self.secrets[key]
+
+    async def stack_revisions(self, stack: str) -> Sequence[StackRevision]:
+        return list(self.kept_stacks.get(stack, ()))
 
     async def revisions(self, service_id: str) -> Sequence[Revision]:
         return list(self.kept_revisions.get(service_id, ()))
@@ -176,6 +197,7 @@ class MemoryStore:
         )
         self.secrets.clear()
         self.kept_revisions.clear()
+        self.kept_stacks.clear()
         return Path("archive")
 
     async def close(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 from sqlite_utils import Database
 
 from swarmsh.core.revisions import LEAST_KEPT
@@ -17,6 +18,7 @@ from swarmsh.model.objects import Cluster, Config, Event, Network, Node, Release
 from swarmsh.model.revisions import REVISIONS_KEPT, Author, Revision
 from swarmsh.model.snapshot import Changes, ClusterSnapshot, config_key, secret_key
 from swarmsh.model.specs import ServiceSpec
+from swarmsh.model.stacks import StackRevision, contents_prefix
 
 APPLICATION_ID = 0x53574D53  # "SWMS": `file` and we recognise the database by it
 T = TypeVar("T")
@@ -70,7 +72,16 @@ def _secrets_and_configs(db: Database) -> None:
         )
 
 
-MIGRATIONS: tuple[Callable[[Database], None], ...] = (_first, _networks, _revisions, _secrets_and_configs)
+def _stack_revisions(db: Database) -> None:
+    db.execute(
+        "CREATE TABLE stack_revisions (stack TEXT NOT NULL, number INTEGER NOT NULL, time REAL NOT NULL, "
+        "data TEXT NOT NULL, PRIMARY KEY (stack, number)) WITHOUT ROWID"
+    )
+
+
+MIGRATIONS: tuple[Callable[[Database], None], ...] = (
+    *(_first, _networks, _revisions, _secrets_and_configs, _stack_revisions),
+)
 
 
 def migrate(db: Database, path: str, migrations: Sequence[Callable[[Database], None]] = MIGRATIONS) -> None:
@@ -241,6 +252,51 @@ def prune_revisions(db: Database, oldest: float) -> None:
         "(SELECT max(number) FROM revisions AS r WHERE r.service_id = revisions.service_id) - ?",
         (_revisions_kept(db),),
     )
+
+
+def write_stack_revisions(
+    db: Database, put: Iterable[StackRevision], gone: Iterable[str], index: int, now: float
+) -> list[str]:
+    """Number and keep revisions of stacks, and forget the oldest and all of stacks that are gone.
+
+    Returns the keys of contents that no revision needs any more, deleted too. To be called within a transaction.
+    """
+    unneeded: list[str] = []
+    for stack in gone:
+        db.execute("DELETE FROM stack_revisions WHERE stack = ?", (stack,))
+        unneeded += _drop_contents(db, stack)
+    for revision in put:
+        newest = _scalar(db, "SELECT max(number) FROM stack_revisions WHERE stack = ?", (revision.stack,)) or 0
+        kept = replace(revision, number=newest + 1, version=index, time=now)
+        db.execute(
+            "INSERT INTO stack_revisions (stack, number, time, data) VALUES (?, ?, ?, ?)",
+            (kept.stack, kept.number, now, _json(kept)),
+        )
+        oldest = kept.number - _revisions_kept(db)
+        db.execute("DELETE FROM stack_revisions WHERE stack = ? AND number <= ?", (kept.stack, oldest))
+        unneeded += _drop_contents(db, kept.stack)
+    return unneeded
+
+
+def _drop_contents(db: Database, stack: str) -> list[str]:
+    needed = {key for revision in read_stack_revisions(db, stack) for key in revision.contents.values()}
+    prefix = contents_prefix(stack)
+    keys = db.execute("SELECT key FROM secrets WHERE substr(key, 1, ?) = ?", (len(prefix), prefix)).fetchall()
+    gone = [key for (key,) in keys if key not in needed]
+    db.conn.executemany("DELETE FROM secrets WHERE key = ?", [(key,) for key in gone])
+    return gone
+
+
+def read_stack_revisions(db: Database, stack: str) -> list[StackRevision]:
+    """Oldest first."""
+    decoder = msgspec.json.Decoder(StackRevision)
+    rows = db.execute("SELECT data FROM stack_revisions WHERE stack = ? ORDER BY number", (stack,))
+    try:
+        return [decoder.decode(data) for (data,) in rows]
+    except (msgspec.MsgspecError, UnicodeError) as e:
+        raise StoreCorrupt(
+            f"a revision of stack {stack} cannot be read: {e}", hint=way_out(), table="stack_revisions"
+        ) from e
 
 
 def _revisions_kept(db: Database) -> int:

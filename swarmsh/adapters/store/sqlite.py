@@ -36,6 +36,7 @@ from swarmsh.manager.ports import Clock, Decide
 from swarmsh.model.objects import Event, NodeStatus, Service
 from swarmsh.model.revisions import Author, Revision
 from swarmsh.model.snapshot import Changes, ClusterSnapshot, config_key, secret_key
+from swarmsh.model.stacks import StackRevision
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ T = TypeVar("T")
 # What an archived cluster takes with it.
 _EMPTIED = (
     *("services", "tasks", "networks", "releases", "events", "revisions"),
-    *("secrets", "secret_objects", "config_objects"),
+    *("secrets", "secret_objects", "config_objects", "stack_revisions"),
 )
 
 
@@ -155,6 +156,7 @@ class SqliteStore:
         self._wake = asyncio.Event()
         self._subscribers: list[asyncio.Queue[tuple[ClusterSnapshot, Changes]]] = []
         self._flush_timer: asyncio.TimerHandle | None = None
+        self._gone_keys: list[str] = []  # deleted by the write that is under way
         self._secret_keys: set[str] = set()  # most services have none, and are asked for at every plan
         self._forbidden = ""
         self._failing = False  # the last write failed, and was logged
@@ -220,6 +222,9 @@ class SqliteStore:
 
     async def revisions(self, service_id: str) -> Sequence[Revision]:
         return await self._in_thread(lambda: schema.read_revisions(self._normal, service_id))
+
+    async def stack_revisions(self, stack: str) -> Sequence[StackRevision]:
+        return await self._in_thread(lambda: schema.read_stack_revisions(self._normal, stack))
 
     # --- writing ----------------------------------------------------------------------------------------------
     async def commit(self, decide: Decide) -> ClusterSnapshot:
@@ -494,6 +499,8 @@ class SqliteStore:
                     self._dirty.add(replace(one.changes, events=(), cluster=None))
                     self._flush_in(FLUSH_AFTER_S)
                 self._publish(changes, one.index)
+            self._secret_keys.difference_update(self._gone_keys)
+        self._gone_keys.clear()
         for request, error in outcomes:
             if request.done.done():
                 continue
@@ -595,7 +602,10 @@ class SqliteStore:
                 schema.write(db, one.changes)
                 sealed = ((c.key, self._vault.sealer.seal(c.key, c.data)) for c in one.changes.put_contents)
                 schema.write_sealed(db, sealed)
-                schema.write_revisions(db, one.respecified, self._clock.now())
+                now = self._clock.now()
+                schema.write_revisions(db, one.respecified, now)
+                stacks = (one.changes.put_stack_revisions, one.changes.delete_stacks)
+                self._gone_keys += schema.write_stack_revisions(db, *stacks, one.index, now)
             if prepared:
                 schema.set_meta(db, "index", prepared[-1].index)
         if tidy:

@@ -91,7 +91,7 @@ class Vault:
             return "Give its passphrase: `swarmsh manager unlock`"
         return (
             "Put the key back in its place, then: `swarmsh manager unlock`; if it is lost for good, "
-            "`swarmsh manager rotate-key --forget` begins a new one, and all secrets and configs must be given again"
+            "`swarmsh manager rotate-key --forget` begins a new one, and secrets and configs must be given again"
         )
 
     # --- opened -----------------------------------------------------------------------------------------------

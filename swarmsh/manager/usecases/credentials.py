@@ -27,9 +27,24 @@ async def registry_auth(store: Store, service_id: str) -> str:
     return (await store.get_secret(_key(service_id)) or b"").decode()
 
 
+def has_credentials(store: Store, service_id: str) -> bool:
+    return _key(service_id) in store.secret_keys()
+
+
 async def store_first(store: Store, service_id: str, auth: str) -> None:
     if auth:
         await store.put_secret(_key(service_id), auth.encode())
+
+
+@asynccontextmanager
+async def storing(store: Store, service_id: str, auth: str) -> AsyncIterator[None]:
+    """Have the credentials of a new service in place while it is committed; drop them again if it fails."""
+    await store_first(store, service_id, auth)
+    try:
+        yield
+    except BaseException:
+        await forget(store, service_id)
+        raise
 
 
 async def forget(store: Store, service_id: str) -> None:

@@ -68,8 +68,8 @@ def list_services(snapshot: ClusterSnapshot, filters: Filters) -> list[Service]:
 
     def wanted(service: Service) -> bool:
         return (
-            _prefixed(filters, "id", service.id)
-            and _prefixed(filters, "name", service.spec.name)
+            prefixed(filters, "id", service.id)
+            and prefixed(filters, "name", service.spec.name)
             and labelled(filters, "label", service.spec.labels)
             and _among(filters, "mode", mode_word(service.spec.mode))
             and _among(filters, "runtime", service.spec.task_template.runtime or "container")
@@ -86,8 +86,8 @@ def list_nodes(snapshot: ClusterSnapshot, filters: Filters) -> list[Node]:
 
     def wanted(node: Node) -> bool:
         return (
-            _prefixed(filters, "id", node.id)
-            and _prefixed(filters, "name", node.hostname, node.spec.name)
+            prefixed(filters, "id", node.id)
+            and prefixed(filters, "name", node.hostname, node.spec.name)
             and labelled(filters, "label", node.description.engine_labels)
             and labelled(filters, "node.label", node.spec.labels)
             and _among(filters, "role", node.spec.role.value)
@@ -109,8 +109,8 @@ def list_tasks(snapshot: ClusterSnapshot, filters: Filters) -> list[Task]:
         return (
             (not nodes or task.node_id in nodes)
             and (not services or task.service_id in services)
-            and _prefixed(filters, "id", task.id)
-            and _prefixed(filters, "name", task.name)
+            and prefixed(filters, "id", task.id)
+            and prefixed(filters, "name", task.name)
             and labelled(filters, "label", task.labels)
             and _among(filters, "desired-state", task.desired_word)
             and _among(filters, "runtime", task.spec.runtime or "container")
@@ -155,7 +155,8 @@ def _check_words(filters: Filters, name: str, known: set[str]) -> None:
             raise InvalidSpec(f"Invalid {name.replace('-', '_')} filter: '{value}'")
 
 
-def _prefixed(filters: Filters, name: str, *values: str) -> bool:
+def prefixed(filters: Filters, name: str, *values: str) -> bool:
+    """One of the values begins as one asked for does; or none was asked for."""
     wanted = filters.get(name)
     return not wanted or any(v.startswith(w) for v in values for w in wanted)
 

@@ -13,7 +13,7 @@ from swarmsh.manager.ports import Clock, Decide, IdSource, Store
 from swarmsh.manager.rehearse import rehearse
 from swarmsh.manager.usecases.listeners import Askable
 from swarmsh.manager.usecases.lookup import find_service, require_cluster
-from swarmsh.manager.usecases.revisions import find, network_names
+from swarmsh.manager.usecases.revisions import find, names_of
 from swarmsh.manager.usecases.services import change, creation
 from swarmsh.model.objects import Service, UpdateStatus
 from swarmsh.model.snapshot import ClusterSnapshot
@@ -77,7 +77,7 @@ async def _played(before: ClusterSnapshot, decide: Decide, service_id: str, now:
     after = before.apply(with_releases(before, decide(before), now), before.index + 1)
     stored = before.services.get(service_id)
     service = after.services[service_id]
-    fields = diff_specs(stored.spec if stored is not None else None, service.spec, network_names(after))
+    fields = diff_specs(stored.spec if stored is not None else None, service.spec, names_of(after))
     plan = await _rehearsed(after, service_id, now, action, fields)
     if fields or stored is None or not plan.steps:
         return plan

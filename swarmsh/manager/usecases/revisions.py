@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from swarmsh.core.difference import template_changed
 from swarmsh.core.revisions import find_revision
 from swarmsh.core.spec_diff import FieldChange, diff_specs
+from swarmsh.core.versions import numbers_of
 from swarmsh.manager.ports import Clock, Store
 from swarmsh.manager.usecases.listeners import Askable
 from swarmsh.manager.usecases.lookup import find_service, require_cluster
@@ -34,16 +35,16 @@ class Difference:
     replaces: bool
 
 
-def network_names(snapshot: ClusterSnapshot) -> dict[str, str]:
-    """By id, of all networks that there are."""
-    return {network.id: network.spec.name for network in snapshot.networks.values()}
+def names_of(snapshot: ClusterSnapshot) -> dict[str, str]:
+    """What to call, by its id, what a spec refers to: networks, and versions of secrets and configs."""
+    return {n.id: n.spec.name for n in snapshot.networks.values()} | dict(numbers_of(snapshot))
 
 
 async def history(store: Store, ref: str) -> tuple[Entry, ...]:
     """Kept revisions of a service, newest first. Raises NotFound, Unavailable."""
     require_cluster(store.snapshot)
     service = find_service(store.snapshot, ref)
-    names = network_names(store.snapshot)
+    names = names_of(store.snapshot)
     kept = await store.revisions(service.id)
     entries = []
     for position, revision in enumerate(kept):
@@ -67,7 +68,7 @@ async def difference(store: Store, ref: str, a: str, b: str) -> Difference:
     require_cluster(store.snapshot)
     service = find_service(store.snapshot, ref)
     before, after = await find(store, service, a), await find(store, service, b)
-    fields = diff_specs(before.spec, after.spec, network_names(store.snapshot))
+    fields = diff_specs(before.spec, after.spec, names_of(store.snapshot))
     return Difference(before, after, fields, template_changed(before.spec, after.spec))
 
 

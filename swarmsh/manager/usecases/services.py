@@ -18,6 +18,7 @@ from swarmsh.core.jobs import created_job, updated_job
 from swarmsh.core.listeners import new_ports
 from swarmsh.core.orchestrate import plan_removed_service
 from swarmsh.core.reach import settled_egress
+from swarmsh.core.secrets import check_there
 from swarmsh.errors import InvalidSpec, NameConflict, OutOfSequence
 from swarmsh.manager.ports import Clock, Decide, IdSource, Store
 from swarmsh.manager.usecases import credentials, listeners
@@ -52,12 +53,8 @@ async def create_service(
     """
     service_id = ids.new_id()
     decide = await creation(store.snapshot, clock, service_id, spec, nodes=nodes, author=author)
-    await credentials.store_first(store, service_id, auth)
-    try:
+    async with credentials.storing(store, service_id, auth):
         after = await store.commit(decide)
-    except BaseException:
-        await credentials.forget(store, service_id)
-        raise
     return after.services[service_id]
 
 
@@ -94,11 +91,12 @@ def created(
     occupied: Mapping[str, int] | None = None,
     author: Author | None = None,
 ) -> Changes:
-    """A service made of an accepted spec. `occupied`: bits of ports that are no choice. Raises as create_service."""
+    """A service of an accepted spec. `occupied`: bits of ports that are no choice. Raises as create_service."""
     require_cluster(snapshot)
     _refuse_taken_name(snapshot, spec.name)
     refuse_cycle(snapshot, spec)
     resolved = resolve_networks(snapshot, spec)
+    check_there(snapshot, resolved)
     service = Service(id=service_id, version=0, created_at=now, updated_at=now, spec=resolved)
     settled, cluster = _with_egress(snapshot, resolved)
     service = created_job(attached(service, Allocator(settled, now, occupied=occupied or {})), now)
@@ -197,7 +195,8 @@ def changed(
     if spec is None:
         updated = _rolled_back(stored, now)
     else:
-        updated = _respecified(stored, resolve_networks(snapshot, accept_update(stored, spec)))
+        updated = respecified(stored, resolve_networks(snapshot, accept_update(stored, spec)))
+    check_there(snapshot, updated.spec)
     _check_size(updated.spec)
     refuse_cycle(snapshot, updated.spec)
     settled, cluster = _with_egress(snapshot, updated.spec)
@@ -235,7 +234,8 @@ def _check_version(stored: int, sent: int) -> None:
         raise OutOfSequence("rpc error: code = Unknown desc = update out of sequence")
 
 
-def _respecified(stored: Service, spec: ServiceSpec) -> Service:
+def respecified(stored: Service, spec: ServiceSpec) -> Service:
+    """The service with another accepted spec; a new generation if tasks must be replaced for it."""
     step = 1 if template_changed(stored.spec, spec) else 0
     return replace(
         stored,
@@ -250,7 +250,7 @@ def _rolled_back(stored: Service, now: float) -> Service:
     if stored.previous_spec is None:
         raise InvalidSpec(f"service {stored.spec.name} does not have a previous spec")
     status = UpdateStatus(state="rollback_started", started_at=now, message="manually requested rollback")
-    return replace(_respecified(stored, stored.previous_spec), update_status=status)
+    return replace(respecified(stored, stored.previous_spec), update_status=status)
 
 
 async def remove_service(store: Store, clock: Clock, ref: str) -> None:
