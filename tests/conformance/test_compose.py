@@ -22,6 +22,7 @@ from swarmsh.model.specs import Driver, NetworkSpec, ServiceSpec
 from swarmsh.model.wire import Record, always, from_wire, to_wire
 from tests.conformance.conftest import DockerCli
 from tests.fakes.recorder import recording
+from tests.fakes.serving import served
 
 CORPUS = Path(__file__).parent / "compose"
 FILES = sorted(path.stem for path in CORPUS.glob("*.yml") if not path.stem.endswith(".over"))
@@ -189,3 +190,75 @@ def readable(bodies):
     """JSON, of which pytest shows the difference line by line."""
     wire = {kind: {name: to_wire(body) for name, body in items.items()} for kind, items in bodies.items()}
     return json.dumps(wire, indent=1, sort_keys=True).splitlines()
+
+
+# --- what is stored -----------------------------------------------------------------------------------------
+OUTSIDE = (
+    ("networks", {"Name": "outside", "Driver": "overlay"}),
+    ("networks", {"Name": "elsewhere", "Driver": "overlay"}),
+    ("secrets", {"Name": "outside", "Data": "aGk="}),
+    ("configs", {"Name": "outside", "Data": "aGk="}),
+)
+
+
+async def prepare(api):
+    for kind, body in OUTSIDE:
+        status, answer = await api.call("POST", f"/{kind}/create", body)
+        assert status == 201, answer
+
+
+async def stored_in(api, external_networks):
+    """What an API has of the stack, in the same form."""
+    found = {kind: await api.get(f"/{kind}") for kind in ("services", "networks", "secrets", "configs")}
+    ids = {item["ID"]: item["Spec"]["Name"] for kind in ("secrets", "configs") for item in found[kind]}
+    ids |= {network["Id"]: network["Name"] for network in found["networks"]}
+    services = [from_wire(ServiceSpec, item["Spec"]) for item in found["services"]]
+    stamps = ("Id", "Created", "Scope", "IPAM", "Peers")
+    return {
+        "services": {
+            spec.name: plain_service(without_our_label(spec), ids, external_networks) for spec in services
+        },
+        "networks": {
+            network["Name"]: plain_network(
+                from_wire(NetworkSpec, {k: v for k, v in network.items() if k not in stamps})
+            )
+            for network in found["networks"]
+        },
+        **{
+            kind: {item["Spec"]["Name"]: from_wire(Body, item["Spec"]) for item in found[kind]}
+            for kind in ("secrets", "configs")
+        },
+    }
+
+
+def plain_network(spec):
+    """Without the number that it happened to be given."""
+    options = {key: value for key, value in spec.options.items() if not key.endswith(".vxlanid_list")}
+    return msgspec.structs.replace(spec, options=options)
+
+
+def without_our_label(spec):
+    """The docker CLI passes over `depends_on`; a deploy of ours makes a label of it."""
+    labels = {key: value for key, value in spec.labels.items() if key != "swarmsh.depends-on"}
+    return msgspec.structs.replace(spec, labels=labels)
+
+
+@pytest.mark.parametrize("name", FILES)
+async def test_the_same_is_stored_whoever_deploys(docker_binary, tmp_path, name):
+    skip_if_too_old(name, docker_binary)
+    stack, _ = stack_of(name)
+    external = {n.spec.name for n in stack.networks.values() if n.external}
+    async with served() as api:
+        await prepare(api)
+        docker = DockerCli(docker_binary, api.socket, tmp_path, VARIABLES)
+        files = [word for path in paths_of(name) for word in ("-c", str(path))]
+        code, _, refusal = await docker.run("stack", "deploy", *files, STACK)
+        theirs = await stored_in(api, external)
+    async with served() as api:
+        await prepare(api)
+        status, answer = await api.call("POST", f"/swarmsh/stacks/{STACK}/deploy", to_wire(stack))
+        if code:  # such as credential specs, which are for Windows
+            assert status in (400, 501), (refusal, answer)
+            return
+        assert status == 200, answer
+        assert readable(await stored_in(api, ())) == readable(theirs)
