@@ -50,7 +50,7 @@ _TOP = (
     ("volumes", _H, "what services mount"),
     ("secrets", _H, "the stack's secrets"),
     ("configs", _H, "the stack's configs"),
-    ("models", _R, "models are run by Docker Desktop, not by Engines", "Run the model as a service"),
+    ("models", _W, "models are run by Docker Desktop, not by Engines: run the model as a service"),
 )
 
 _SERVICE = (

@@ -73,6 +73,9 @@ class _Loading:
     ) -> Project:
         variables = self._environment(environment, env_files)
         model = cast(tree.Mapping, without_resets(self._layers.model(names, Context(self._directory, variables))))
+        if "models" in model.items:
+            message = "models are run by Docker Desktop, not by Engines: run the model as a service"
+            self._warnings.append(Notice(("models",), message))
         profiles = profiles or [word for word in variables.get("COMPOSE_PROFILES", "").split(",") if word]
         model = self._checked(model, profiles, variables.get)
         self._warnings += [
