@@ -127,10 +127,22 @@ def test_what_is_no_port_is_refused(written: str) -> None:
         ("/d", {"type": "volume", "target": "/d"}),
         ("./x:/d:ro", {"type": "bind", "source": "./x", "target": "/d", "read_only": True}),
         ("~/x:/d:rw", {"type": "bind", "source": "~/x", "target": "/d"}),
-        ("/x:/d:rslave,z", {"type": "bind", "source": "/x", "target": "/d", "bind": {"propagation": "rslave", "selinux": "z"}}),
-        ("data:/d:nocopy,cached", {"type": "volume", "source": "data", "target": "/d", "consistency": "cached", "volume": {"nocopy": True}}),
+        (
+            "/x:/d:rslave,z",
+            {"type": "bind", "source": "/x", "target": "/d", "bind": {"propagation": "rslave", "selinux": "z"}},
+        ),
+        (
+            "data:/d:nocopy,cached",
+            {
+                "type": "volume",
+                "source": "data",
+                "target": "/d",
+                "consistency": "cached",
+                "volume": {"nocopy": True},
+            },
+        ),
     ],
-)  # fmt: skip
+)
 def test_volumes_in_all_forms(written: str, volume: dict[str, Any]) -> None:
     text = f"services: {{web: {{image: a, volumes: ['{written}']}}}}\nvolumes: {{data: }}"
     assert load_text(text).services["web"]["volumes"] == [volume]

@@ -31,11 +31,31 @@ def merged(base: str, over: str, rest: str = "") -> dict[str, Any]:
         ("cap_add", "[A]", "[A, B]", ["A", "B"]),
         ("tmpfs", "/run", "'/run:size=1m'", ["/run:size=1m"]),
         ("healthcheck", "{test: a, retries: 3}", "{test: [CMD, b]}", {"test": ["CMD", "b"], "retries": 3}),
-        ("ulimits", "{a: 1, b: 2}", "{b: {soft: 3, hard: 4}}", {"a": {"soft": 1, "hard": 1}, "b": {"soft": 3, "hard": 4}}),
-        ("logging", "{driver: a, options: {x: 1}}", "{driver: a, options: {y: 2}}", {"driver": "a", "options": {"x": "1", "y": "2"}}),
-        ("logging", "{driver: a, options: {x: 1}}", "{options: {y: 2}}", {"driver": "a", "options": {"x": "1", "y": "2"}}),
+        (
+            "ulimits",
+            "{a: 1, b: 2}",
+            "{b: {soft: 3, hard: 4}}",
+            {"a": {"soft": 1, "hard": 1}, "b": {"soft": 3, "hard": 4}},
+        ),
+        (
+            "logging",
+            "{driver: a, options: {x: 1}}",
+            "{driver: a, options: {y: 2}}",
+            {"driver": "a", "options": {"x": "1", "y": "2"}},
+        ),
+        (
+            "logging",
+            "{driver: a, options: {x: 1}}",
+            "{options: {y: 2}}",
+            {"driver": "a", "options": {"x": "1", "y": "2"}},
+        ),
         ("logging", "{driver: a, options: {x: 1}}", "{driver: b}", {"driver": "b"}),
-        ("deploy", "{replicas: 1, labels: {a: 1}}", "{replicas: 2, labels: [b=2]}", {"replicas": 2, "labels": {"a": "1", "b": "2"}}),
+        (
+            "deploy",
+            "{replicas: 1, labels: {a: 1}}",
+            "{replicas: 2, labels: [b=2]}",
+            {"replicas": 2, "labels": {"a": "1", "b": "2"}},
+        ),
         ("x-any", "{a: 1}", "{b: 2}", {"b": 2}),
         ("environment", "{A: 1}", "!reset null", None),
         ("ports", "[80]", "!reset []", None),
@@ -44,7 +64,7 @@ def merged(base: str, over: str, rest: str = "") -> dict[str, Any]:
         ("cap_add", "[A]", "!override [B]", ["B"]),
         ("extra_hosts", "['a:1.1.1.1']", "['a:2.2.2.2']", {"a": ["1.1.1.1", "2.2.2.2"]}),
     ],
-)  # fmt: skip
+)
 def test_a_later_file_changes_an_earlier_one(key: str, base: str, over: str, expected: Any) -> None:
     found = merged(f"{key}: {base}" if base else "", f"{key}: {over}")
     assert found.get(key) == expected
@@ -133,14 +153,36 @@ def test_a_service_extends_one_of_another_file_whose_paths_start_there() -> None
     [
         ({"c.yml": web("extends: web")}, r"c\.yml:1:27: services\.web\.extends: web extends itself"),
         ({"c.yml": "services: {a: {extends: b}, b: {extends: a}}"}, "extends itself"),
-        ({"c.yml": web("extends: {file: d.yml, service: x}"), "d.yml": "services: {x: {extends: {file: c.yml, service: web}}}"}, "extends itself"),
-        ({"c.yml": "services: {a: {extends: bb}, b: {image: a}}"}, "no service 'bb' in /shop/c.yml. The nearest is 'b'"),
-        ({"c.yml": web("extends: {file: d.yml, service: x}")}, r"services\.web\.extends: /shop/d\.yml cannot be read"),
+        (
+            {
+                "c.yml": web("extends: {file: d.yml, service: x}"),
+                "d.yml": "services: {x: {extends: {file: c.yml, service: web}}}",
+            },
+            "extends itself",
+        ),
+        (
+            {"c.yml": "services: {a: {extends: bb}, b: {image: a}}"},
+            "no service 'bb' in /shop/c.yml. The nearest is 'b'",
+        ),
+        (
+            {"c.yml": web("extends: {file: d.yml, service: x}")},
+            r"services\.web\.extends: /shop/d\.yml cannot be read",
+        ),
         ({"c.yml": web("extends: {file: d.yml, service: x}"), "d.yml": "name: x"}, "d.yml has no services"),
-        ({"c.yml": web("extends: {file: d.yml, service: x}"), "d.yml": "services: {x: {imge: a}}"}, r"d\.yml:1:16: services\.x\.imge"),
-        ({"c.yml": "services: {" + ", ".join(f"s{i}: {{extends: s{i + 1}}}" for i in range(99)) + ", s99: {image: a}}"}, "more than 50"),
+        (
+            {"c.yml": web("extends: {file: d.yml, service: x}"), "d.yml": "services: {x: {imge: a}}"},
+            r"d\.yml:1:16: services\.x\.imge",
+        ),
+        (
+            {
+                "c.yml": "services: {"
+                + ", ".join(f"s{i}: {{extends: s{i + 1}}}" for i in range(99))
+                + ", s99: {image: a}}"
+            },
+            "more than 50",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_extended_is_refused(files: dict[str, str], message: str) -> None:
     with pytest.raises(ComposeError, match=message):
         load_texts(files)
@@ -167,8 +209,8 @@ def test_included_files_bring_their_own_folder_and_variables() -> None:
 
 def test_include_in_the_long_form() -> None:
     files = {
-        "compose.yml": "include:\n  - path: [sub/a.yml, sub/b.yml]\n    project_directory: other\n    env_file: x.env\n"
-        + web("image: a"),
+        "compose.yml": "include:\n"
+        "  - {path: [sub/a.yml, sub/b.yml], project_directory: other, env_file: x.env}\n" + web("image: a"),
         "sub/a.yml": "services: {db: {image: p, tty: true}}\nconfigs: {c: {file: c.txt}}",
         "sub/b.yml": "services: {db: {image: $IMAGE}}",
         "x.env": "IMAGE=q",
@@ -191,16 +233,35 @@ def test_a_later_file_changes_what_an_earlier_one_includes() -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"c.yml": "include: [c.yml]\nservices: {a: {image: a}}"}, r"c\.yml:1:11: include\[0\]: .*includes itself"),
-        ({"c.yml": "include: [d.yml]", "d.yml": "include: [c.yml]"}, r"d\.yml:1:11: include\[0\]: .*includes itself"),
+        (
+            {"c.yml": "include: [c.yml]\nservices: {a: {image: a}}"},
+            r"c\.yml:1:11: include\[0\]: .*includes itself",
+        ),
+        (
+            {"c.yml": "include: [d.yml]", "d.yml": "include: [c.yml]"},
+            r"d\.yml:1:11: include\[0\]: .*includes itself",
+        ),
         ({"c.yml": "include: [d.yml]"}, r"c\.yml:1:11: include\[0\]: /shop/d\.yml cannot be read"),
         ({"c.yml": "include: [{path: []}]"}, r"include\[0\]: names no file"),
-        ({"c.yml": "include: [d.yml]\n" + web("image: a"), "d.yml": web("image: b")}, r"services\.web is in the included file"),
+        (
+            {"c.yml": "include: [d.yml]\n" + web("image: a"), "d.yml": web("image: b")},
+            r"services\.web is in the included file",
+        ),
         ({"c.yml": "include: d.yml"}, "include: must be a list"),
         ({"c.yml": "include: [{path: d.yml, env_file: gone.env}]"}, r"/shop/gone\.env cannot be read"),
-        ({"c.yml": "include: [a.yml, a.yml]", **{f"{x}.yml": f"include: [{y}.yml, {y}.yml]" for x, y in zip("abcdefghij", "bcdefghijk", strict=True)}, "k.yml": "services: {a: {image: a}}"}, "more than 500 files"),
+        (
+            {
+                "c.yml": "include: [a.yml, a.yml]",
+                **{
+                    f"{x}.yml": f"include: [{y}.yml, {y}.yml]"
+                    for x, y in zip("abcdefghij", "bcdefghijk", strict=True)
+                },
+                "k.yml": "services: {a: {image: a}}",
+            },
+            "more than 500 files",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_included_is_refused(files: dict[str, str], message: str) -> None:
     with pytest.raises(ComposeError, match=message):
         load_texts(files)
@@ -251,7 +312,8 @@ def test_a_service_that_is_left_out_is_still_checked() -> None:
 
 
 def test_dependencies_in_a_circle_are_named() -> None:
-    text = "services: {a: {image: a, depends_on: [b]}, b: {image: a, depends_on: [c, d]}, c: {image: a, depends_on: [b]}, d: {image: a}}"
+    needs = {"a": "b", "b": "c, d", "c": "b", "d": ""}
+    text = "services:\n" + "".join(f"  {name}: {{image: a, depends_on: [{of}]}}\n" for name, of in needs.items())
     with pytest.raises(ComposeError, match=r"in a circle: b -> c -> b"):
         load_text(text)
 
@@ -277,6 +339,20 @@ def test_real_files_are_read(tmp_path: Any) -> None:
         load([], environment={})
 
 
-def test_a_file_without_services_is_refused() -> None:
+def test_a_file_with_nothing_to_deploy_is_refused() -> None:
     with pytest.raises(ComposeError, match="there is no service"):
         load_text("name: x")
+    assert load_text("networks: {n: }").networks == {"n": {}}
+
+
+def test_a_file_is_extended_with_the_variables_of_who_includes_it() -> None:
+    base = "services: {base: {image: 'a:$TAG'}}"
+    one = "services: {NAME: {extends: {file: ../base.yml, service: base}}}"
+    files = {
+        "c.yml": "include: [a/c.yml, b/c.yml]",
+        **{f"{name}/c.yml": one.replace("NAME", name) for name in "ab"},
+        **{f"{name}/.env": f"TAG={name}" for name in "ab"},
+        "base.yml": base,
+    }
+    found = load_texts(files).services
+    assert {name: found[name]["image"] for name in found} == {"a": "a:a", "b": "a:b"}
