@@ -28,6 +28,7 @@ class Context:
     directory: str
     environment: Mapping[str, str]
     chain: tuple[str, ...] = ()  # absolute paths of the files that include one another
+    bases: dict[str, tree.Mapping] = field(default_factory=dict, compare=False)  # services of files, once read
 
 
 @dataclass(slots=True)
@@ -36,7 +37,6 @@ class Layers:
 
     files: Files
     on_unset: OnUnset
-    _bases: dict[str, tree.Mapping] = field(default_factory=dict)
 
     def model(
         self, names: list[str], context: Context, place: Position | None = None, path: Path = ()
@@ -83,7 +83,9 @@ class Layers:
         chain = (*context.chain, os.path.abspath(name))
         for one in paths:
             if os.path.abspath(one) in chain:
-                raise ComposeError(f"{shorten(one)} includes itself", place, path, "Take one of the includes away")
+                raise ComposeError(
+                    f"{shorten(one, 400)} includes itself", place, path, "Take one of the includes away"
+                )
         if len(chain) > _LONGEST_CHAIN:
             raise ComposeError(f"more than {_LONGEST_CHAIN} files include one another", place, path)
         directory = os.path.dirname(paths[0])
@@ -162,7 +164,7 @@ class Layers:
 
     def _base(self, file: str, context: Context, place: Position, path: Path) -> tree.Mapping:
         """The services of another file, as that file has them: what it includes is not theirs to extend."""
-        if file not in self._bases:
+        if file not in context.bases:
             base_context = replace(context, directory=os.path.dirname(file))
             model: Node | None = None
             for document in parse_documents(self.files.text(file, place, path), file):
@@ -171,8 +173,8 @@ class Layers:
             services = model.items.get("services") if isinstance(model, tree.Mapping) else None
             if not isinstance(services, tree.Mapping):
                 raise ComposeError(f"{file} has no services", place, path)
-            self._bases[file] = services
-        return self._bases[file]
+            context.bases[file] = services
+        return context.bases[file]
 
 
 def _texts(entry: tree.Mapping, key: str) -> list[str]:

@@ -111,7 +111,10 @@ class _Loading:
             check_name(model.items["name"])
         services = entries(model, "services")
         if not services:
-            raise ComposeError("there is no service", model.place, (), "A compose file has services: at its top")
+            place = model.keys.get("services", model.place)
+            raise ComposeError(
+                "there is no service", place, ("services",), "A compose file has services at its top"
+            )
         sections = {section: entries(model, section) for section in _SECTIONS}
         for section, found in sections.items():
             check_objects(section, found)
@@ -124,7 +127,9 @@ class _Loading:
         check_dependencies(active, inactive, {name: entries(node, "depends_on") for name, node in active.items()})
         check_references(active, sections)
         made: dict[str, Node] = {name: self._filled(name, node, lookup) for name, node in active.items()}
-        top = cast(tree.Mapping, model.items["services"])
+        top = model.items.get("services")
+        if not isinstance(top, tree.Mapping):
+            return model
         return replace(model, items={**model.items, "services": replace(top, items=made)})
 
     @staticmethod

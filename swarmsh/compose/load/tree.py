@@ -69,9 +69,9 @@ def kind_of(node: Node) -> str:
     return f"the text {shorten(value)!r}"
 
 
-def shorten(text: str) -> str:
+def shorten(text: str, most: int = 60) -> str:
     """Text for a message: a hostile file must not fill the screen."""
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def plain(node: Node) -> Any:
