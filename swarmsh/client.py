@@ -263,6 +263,49 @@ class ManagerClient:
     def task(self, task_id: str) -> Json:
         return dict(self.get(f"/tasks/{segment(task_id)}"))
 
+    # --- stacks ---------------------------------------------------------------------------------------------
+    def stacks(self) -> list[Json]:
+        """All stacks, whatever deployed them: how many services, networks, secrets and configs each has."""
+        return list(self.get("/swarmsh/stacks"))
+
+    def stack(self, name: str) -> Json:
+        """As in `stacks`, with the tasks that have not ended; of a stack that is not there, nothing but those."""
+        return dict(self.get(f"/swarmsh/stacks/{segment(name)}"))
+
+    def plan_stack(self, name: str, spec: Json, *, prune: bool = False) -> Json:
+        """What `deploy_stack` would do. `spec`: a StackSpec's JSON, RegistryAuth by service with it."""
+        return dict(self.post(_stack_path(name, "deploy"), spec, plan="true", prune=_flag(prune)))
+
+    def deploy_stack(self, name: str, spec: Json, *, prune: bool = False, digest: str = "") -> Json:
+        """Make a stack so; with a plan's digest only as long as that is what happens."""
+        return dict(self.post(_stack_path(name, "deploy"), spec, prune=_flag(prune), digest=digest or None))
+
+    def plan_stack_rollback(self, name: str, to: str) -> Json:
+        return dict(self.post(_stack_path(name, "rollback"), plan="true", to=to))
+
+    def rollback_stack(self, name: str, to: str, *, digest: str = "") -> Json:
+        """Put a stack back as a revision has it: a number, current or previous."""
+        return dict(self.post(_stack_path(name, "rollback"), to=to, digest=digest or None))
+
+    def stack_revisions(self, name: str) -> list[Json]:
+        """Newest first."""
+        return list(self.get(_stack_path(name, "revisions")))
+
+    def stack_diff(self, name: str, a: str, b: str) -> Json:
+        return dict(self.get(_stack_path(name, "diff"), **{"from": a, "to": b}))
+
+    def remove_stack(self, name: str) -> Json:
+        """All at once, but for its tasks, which are told to stop: `stack(name)["TasksLeft"]` is 0 in the end."""
+        return dict(self.delete(f"/swarmsh/stacks/{segment(name)}"))
+
+
+def _stack_path(name: str, verb: str) -> str:
+    return f"/swarmsh/stacks/{segment(name)}/{verb}"
+
+
+def _flag(given: bool) -> str | None:
+    return "true" if given else None
+
 
 def segment(text: str) -> str:
     """Text as one segment of a URL's path."""

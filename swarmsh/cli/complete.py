@@ -42,6 +42,12 @@ def network_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
     return []
 
 
+def stack_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    with suppress(SwarmshError):
+        return _matching((stack["Name"] for stack in _manager().get("/swarmsh/stacks")), incomplete)
+    return []
+
+
 def service_or_task_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
     """Services, their slots (`web.2`), and, once a slot is typed, whole task names."""
     with suppress(SwarmshError):

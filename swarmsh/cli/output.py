@@ -25,9 +25,10 @@ def list_options(command: _Command) -> _Command:
 
 def format_option(command: _Command) -> _Command:
     choice = click.Choice(["table", "json"])
-    return click.option("--format", "form", type=choice, default="table", show_default=True, help="How to print.")(
-        command
+    option = click.option(
+        *("-o", "--format", "form"), type=choice, default="table", show_default=True, help="How to print."
     )
+    return option(command)
 
 
 def inspect_options(command: _Command) -> _Command:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import IO, Any
 
@@ -19,6 +20,7 @@ from swarmsh.errors import Kind, NotFound, SwarmshError
 
 Json = dict[str, Any]
 
+_ALONE: AbstractContextManager[Any] = nullcontext()
 _CONTEXT = "com.docker.swarm."
 _COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "bright_cyan", "bright_yellow", "bright_green")
 
@@ -62,10 +64,10 @@ def logs(
         "timestamps": 1 if timestamps else None,
         "details": 1 if details or not raw else None,
     }
-    writer = _Writer(manager, timestamps=timestamps, details=details)
+    writer = LogWriter(manager, timestamps=timestamps, details=details)
     writer.resolve, writer.task_ids, writer.no_trunc = not no_resolve, not no_task_ids, no_trunc
     with manager.stream(path, **query) as stream:
-        _copy(stream, None if raw else writer)
+        copy_logs(stream, None if raw else writer)
 
 
 def _find(manager: ManagerClient, target: str) -> tuple[str, Json]:
@@ -102,7 +104,8 @@ def parse_since(text: str, now: float) -> str:
         raise click.BadParameter(f"{text!r} is neither a time nor a duration", param_hint="--since") from None
 
 
-def _copy(stream: Stream, writer: _Writer | None) -> None:
+def copy_logs(stream: Stream, writer: LogWriter | None, turn: AbstractContextManager[Any] = _ALONE) -> None:
+    """Write a stream of logs out as it comes; `turn` is held while a line is written."""
     outputs: dict[int, IO[bytes]] = {1: sys.stdout.buffer, 2: sys.stderr.buffer}
     if "raw-stream" in stream.content_type:
         for chunk in stream.chunks():
@@ -111,11 +114,12 @@ def _copy(stream: Stream, writer: _Writer | None) -> None:
         return
     for number, payload in stream.frames():
         output = outputs.get(number, outputs[2])
-        output.write(payload if writer is None else writer.line(payload, number))
-        output.flush()
+        with turn:
+            output.write(payload if writer is None else writer.line(payload, number))
+            output.flush()
 
 
-class _Writer:
+class LogWriter:
     """Lines as `name.slot.id@node    | text`."""
 
     resolve = True

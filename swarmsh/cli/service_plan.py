@@ -15,6 +15,7 @@ Json = dict[str, Any]
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 EXIT_CHANGES = 3
+TASK_HEADINGS = ("ORDER", "EARLIEST", "TASK", "CHANGE", "NODE", "NOTE")
 _DONE = {"start": "started", "replace": "replaced", "stop": "stopped"}
 
 
@@ -57,8 +58,7 @@ def _print(plan: Json) -> None:
         print_table(field_rows(plan["Changes"]), ("FIELD", "BEFORE", "AFTER"))
     if plan["Tasks"]:
         click.echo()
-        rows = [_task_row(task) for task in plan["Tasks"]]
-        print_table(rows, ("ORDER", "EARLIEST", "TASK", "CHANGE", "NODE", "NOTE"))
+        print_table([task_row(task) for task in plan["Tasks"]], TASK_HEADINGS)
     for line in _ending(plan):
         click.echo(f"\n{line}")
 
@@ -70,7 +70,8 @@ def _summary(plan: Json) -> str:
     return ", ".join(parts) or "no task is touched"
 
 
-def _task_row(task: Json) -> Sequence[Any]:
+def task_row(task: Json) -> Sequence[Any]:
+    """Under TASK_HEADINGS."""
     way = f", {task['Way']}" if task["Way"] else ""
     old, new = (task["Old"] or {}).get("Node", ""), (task["New"] or {}).get("Node", "")
     if task["New"] is not None:

@@ -28,6 +28,15 @@ from swarmsh.core.words import size_words
 
 Json = dict[str, Any]
 
+SERVICE_COLUMNS = {
+    "ID": "ID",
+    "Name": "NAME",
+    "Mode": "MODE",
+    "Replicas": "REPLICAS",
+    "Image": "IMAGE",
+    "Ports": "PORTS",
+}
+
 
 @click.command("ls")
 @filter_option("id, name, label, mode")
@@ -35,19 +44,14 @@ Json = dict[str, Any]
 def ls(filters: dict[str, list[str]], form: str, quiet: bool, no_trunc: bool) -> None:
     """List services."""
     services = connect().services(filters, status=True)
-    rows = [_row(service, no_trunc) for service in sorted(services, key=lambda found: found["Spec"]["Name"])]
-    columns = {
-        "ID": "ID",
-        "Name": "NAME",
-        "Mode": "MODE",
-        "Replicas": "REPLICAS",
-        "Image": "IMAGE",
-        "Ports": "PORTS",
-    }
-    print_list(rows, columns, form=form, quiet=quiet)
+    rows = [
+        service_row(service, no_trunc) for service in sorted(services, key=lambda found: found["Spec"]["Name"])
+    ]
+    print_list(rows, SERVICE_COLUMNS, form=form, quiet=quiet)
 
 
-def _row(service: Json, no_trunc: bool) -> Json:
+def service_row(service: Json, no_trunc: bool) -> Json:
+    """Of a service that was listed with its status, for a table under SERVICE_COLUMNS."""
     spec = service["Spec"]
     status = service.get("ServiceStatus") or {}
     mode = spec.get("Mode") or {}

@@ -89,6 +89,7 @@ def decide_stack(
     for short, config in spec.configs.items():
         ledger.file("config", short, config)
     ledger.all_services()
+    ledger.restarts()
     ledger.unwanted(prune=prune)
     return ledger.deployment()
 
@@ -256,6 +257,33 @@ class _Ledger:
             return
         made = services.changed(self.at, stored, spec, self.now, occupied=self.occupied)
         self._take(made, made.put_services[0], replace(change, action="update"))
+
+    def restarts(self) -> None:
+        """Replace the tasks of what asks for it (`restart: true`) where those of another service are replaced."""
+        replaced = {short for short in self.spec.services if self._replaced(short)}
+        for short, others in self.spec.depends_on.items():
+            if short in replaced or not any(o in replaced and wanted.restart for o, wanted in others.items()):
+                continue
+            stored = self._stored(short)
+            if stored is None or stored.id not in self.before.services:
+                continue
+            template = stored.spec.task_template
+            template = replace(template, force_update=template.force_update + 1)
+            spec = replace(stored.spec, task_template=template)
+            at = self.at if stored.id not in self.touched else self.before
+            made = services.changed(self.at, at.services[stored.id], spec, self.now, occupied=self.occupied)
+            change = self.parts["service", stored.spec.name]
+            fields = diff_specs(self.before.services[stored.id].spec, spec, names_of(self.at))
+            self._take(made, made.put_services[0], replace(change, action="update", fields=fields))
+
+    def _replaced(self, short: str) -> bool:
+        """Whether the deploy replaces tasks that the service had before."""
+        stored = self._stored(short)
+        before = self.before.services.get(stored.id) if stored is not None else None
+        return stored is not None and before is not None and stored.spec_version > before.spec_version
+
+    def _stored(self, short: str) -> Service | None:
+        return self.at.services.get(self.at.service_ids.get(self.spec.services[short].name, ""))
 
     def _take(self, made: Changes, service: Service, change: PartChange) -> None:
         self.apply(made)

@@ -232,6 +232,18 @@ async def test_forced_updates_are_neither_taken_back_nor_repeated(api):
     assert set(actions(await deploy(api, shop())).values()) == {"unchanged"}
 
 
+async def test_what_depends_with_restart_is_replaced_along_with_what_it_depends_on(api):
+    stack = shop()
+    stack["DependsOn"]["web"]["db"]["Restart"] = True
+    await deploy(api, stack)
+    web = (await api.get("/services/shop_web"))["Spec"]["TaskTemplate"]["ForceUpdate"]
+    stack["Services"]["db"]["TaskTemplate"]["ContainerSpec"]["Image"] = "db:2"
+    found = await deploy(api, stack)
+    assert actions(found)["service shop_web"] == "update"
+    assert (await api.get("/services/shop_web"))["Spec"]["TaskTemplate"]["ForceUpdate"] == web + 1
+    assert set(actions(await deploy(api, stack)).values()) == {"unchanged"}
+
+
 # --- plans --------------------------------------------------------------------------------------------------
 async def test_a_plan_tells_parts_fields_tasks_and_order_and_does_nothing(api):
     index = api.store.snapshot.index
