@@ -16,7 +16,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from swarmsh.compose.convert import convert
+from swarmsh.compose.convert import KEYS, Fate, convert
+from swarmsh.compose.errors import ComposeError
 from swarmsh.compose.load import load
 from swarmsh.model.specs import Driver, NetworkSpec, ServiceSpec
 from swarmsh.model.wire import Record, always, from_wire, to_wire
@@ -262,3 +263,86 @@ async def test_the_same_is_stored_whoever_deploys(docker_binary, tmp_path, name)
             return
         assert status == 200, answer
         assert readable(await stored_in(api, ())) == readable(theirs)
+
+
+# --- differences on purpose (docs/compose.md) ---------------------------------------------------------------
+DIFFERENT = """
+version: "3.8"
+services:
+  web:
+    image: web:1
+    build: .
+    cgroup_parent: group
+    container_name: one
+    devices: ["/dev/null"]
+    domainname: example.com
+    external_links: [other]
+    expose: ["80"]
+    ipc: host
+    links: [db]
+    mac_address: "02:42:ac:11:65:43"
+    pid: host
+    privileged: true
+    security_opt: [no-new-privileges]
+    shm_size: 64m
+    userns_mode: host
+    tmpfs: /run
+    ports: ["10.0.0.1:8080:80"]
+    depends_on: [db]
+    networks: [outside]
+    environment:
+      - TAG=
+      - A=$TAG-text
+      - B=$UNSET-text
+  db:
+    image: db:1
+    network_mode: host
+networks: {outside: {external: true}}
+"""
+
+
+async def test_differences_are_those_that_the_docs_name(docker_binary, tmp_path):
+    path = tmp_path / "different.yml"
+    path.write_text(DIFFERENT)
+    async with recording(outside=("outside",)) as recorder:
+        docker = DockerCli(docker_binary, recorder.socket, tmp_path, VARIABLES)
+        code, _, said = await docker.run("stack", "deploy", "--resolve-image", "never", "-c", str(path), STACK)
+        assert code == 0, said
+        sent = recorder.specs("services")
+    theirs = {name: from_wire(ServiceSpec, sent[f"{STACK}_{name}"]) for name in ("web", "db")}
+    warnings = []
+    ours = convert(load([path], environment=VARIABLES), STACK, warnings=warnings)
+
+    # What the CLI ignores is honoured here, or a warning names it.
+    ignored = re.search(r"Ignoring unsupported options: (.*)", said)[1].split(", ")
+    deprecated = re.findall(r"^(container_name|expose): ", said, re.MULTILINE)
+    assert len(ignored) >= 12 and len(deprecated) == 2
+    fates = {key.path: key.fate for key in KEYS}
+    warned = {notice.path[2] for notice in warnings if notice.path[:2] == ("services", "web")}
+    for option in {*ignored, *deprecated}:
+        assert (fates[f"services.*.{option}"] is Fate.HONOURED) != (option in warned)
+
+    web, their_web = ours.services["web"], theirs["web"]
+    container, their_container = web.task_template.container_spec, their_web.task_template.container_spec
+    assert their_web.task_template.networks[0].aliases == ("web",) and web.task_template.networks[0].aliases == ()
+    assert their_container.mounts == () and [mount.target for mount in container.mounts] == ["/run"]
+    assert their_container.labels.keys() == {"com.docker.stack.namespace"}
+    assert container.labels["swarmsh.run.privileged"] == "true" and len(container.labels) == 10
+    assert "swarmsh.publish.bind" not in their_web.labels and web.labels["swarmsh.publish.bind"] == "10.0.0.1"
+    assert set(their_container.env) == {"TAG=9", "A=9", "B=text"}
+    assert set(container.env) == {"TAG=", "A=9-text", "B=-text"}
+    assert [n.target for n in theirs["db"].task_template.networks] == ["shop_default"]
+    assert [n.target for n in ours.services["db"].task_template.networks] == ["host"]
+    assert set(ours.depends_on) == {"web"}
+
+
+async def test_a_relative_bind_that_docker_takes_is_refused_here(docker_binary, tmp_path):
+    path = tmp_path / "relative.yml"
+    path.write_text("version: '3.8'\nservices:\n  web:\n    image: web:1\n    volumes: ['./site:/site']\n")
+    async with recording() as recorder:
+        docker = DockerCli(docker_binary, recorder.socket, tmp_path)
+        await docker("stack", "deploy", "--resolve-image", "never", "-c", str(path), STACK)
+        mounts = recorder.specs("services")["shop_web"]["TaskTemplate"]["ContainerSpec"]["Mounts"]
+    assert mounts[0]["Source"] == str(tmp_path / "site")
+    with pytest.raises(ComposeError, match=r"relative\.yml:5:15: .*'\./site' is relative to this machine"):
+        convert(load([path], environment={}), STACK)

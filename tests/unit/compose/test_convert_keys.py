@@ -12,9 +12,9 @@ from swarmsh.compose.convert import KEYS, Fate, convert
 from swarmsh.compose.errors import ComposeError
 from swarmsh.compose.load import forms, tables
 from tests.unit.compose.converting import converted, loaded
+from tests.unit.compose.reference import END, MARK, PAGE, render
 
 EVERYTHING = (Path(__file__).parent / "everything.yml").read_text()
-DOCS = Path(__file__).parents[3] / "docs" / "compose.md"
 
 # Done with once files are loaded; tests of loading show what they do.
 OF_LOADING = {key.path for key in KEYS if key.fate is Fate.LOADED}
@@ -83,6 +83,10 @@ def test_every_key_of_the_schema_is_in_the_table():
 def test_no_key_is_in_the_table_twice():
     paths = [key.path for key in KEYS]
     assert len(paths) == len(set(paths))
+
+
+def test_the_page_has_the_table():
+    assert PAGE.read_text().partition(MARK)[2].partition(END)[0].strip() == render().strip()
 
 
 # --- what becomes of each -----------------------------------------------------------------------------------
