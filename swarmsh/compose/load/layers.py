@@ -12,10 +12,10 @@ from swarmsh.compose.load import tree
 from swarmsh.compose.load.files import Files, absolute
 from swarmsh.compose.load.forms import node_text
 from swarmsh.compose.load.interpolate import OnUnset, interpolate
-from swarmsh.compose.load.merge import merge
+from swarmsh.compose.load.merge import merge, settled
 from swarmsh.compose.load.parse import parse_documents
 from swarmsh.compose.load.tables import SECTIONS, canonical
-from swarmsh.compose.load.tree import Node, Reset, Sequence, plain, scalar, shorten
+from swarmsh.compose.load.tree import Empty, Node, Reset, Sequence, plain, scalar, shorten
 from swarmsh.core.words import nearest
 
 _LONGEST_CHAIN = 50  # of `extends` and of `include`
@@ -68,7 +68,7 @@ class Layers:
         includes = made.items.get("include")
         if isinstance(includes, Sequence):
             for i, entry in enumerate(includes.items):
-                made = self._include(made, cast(tree.Mapping, entry), name, context, ("include", i))
+                made = self._include(made, cast(tree.Mapping, settled(entry)), name, context, ("include", i))
         made = replace(made, items={key: value for key, value in made.items.items() if key != "include"})
         return self._extended(name, made, context)
 
@@ -231,7 +231,7 @@ def _with_paths(document: tree.Mapping, directory: str) -> tree.Mapping:
 
 
 def _changed(node: Node, key: str, change: Callable[[Node], Node]) -> Node:
-    if not isinstance(node, tree.Mapping) or key not in node.items or isinstance(node.items[key], Reset):
+    if not isinstance(node, tree.Mapping) or key not in node.items or isinstance(node.items[key], Reset | Empty):
         return node
     return replace(node, items={**node.items, key: change(node.items[key])})
 
