@@ -153,14 +153,16 @@ class Layers:
         wanted = node_text(extends.items["service"])
         if "file" in extends.items:
             file = absolute(directory, node_text(extends.items["file"]))
-            services, directory, done = self._base(file, context, place, path), os.path.dirname(file), {}
+            services, directory = self._base(file, context, place, path), os.path.dirname(file)
         if wanted not in services.items:
             near = nearest(shorten(wanted), services.items) if services.items else ""
             hint = f"The nearest is {near!r}" if near else ""
             raise ComposeError(f"there is no service {shorten(wanted)!r} in {file}", place, path, hint)
-        base = self._extend(wanted, services, file, directory, context, (*chain, link), done)
+        others = {} if "file" in extends.items else done
+        base = self._extend(wanted, services, file, directory, context, (*chain, link), others)
         own = replace(node, items={key: value for key, value in node.items.items() if key != "extends"})
-        return merge(base, own, ("services", service))
+        done[service] = merge(base, own, ("services", service))
+        return done[service]
 
     def _base(self, file: str, context: Context, place: Position, path: Path) -> tree.Mapping:
         """The services of another file, as that file has them: what it includes is not theirs to extend."""
