@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from swarmsh.compose.errors import Path, Position
+from swarmsh.compose.errors import ComposeError, Path, Position
 
 Value = str | int | float | bool | None
 
@@ -46,6 +46,13 @@ class Mapping(Node):
 @dataclass(slots=True, eq=False, kw_only=True)
 class Reset(Node):
     """`!reset`: what earlier files say of this key does not hold."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Empty(Node):
+    """A key without a value, that needs one: what earlier files say holds; if they say nothing, it is `error`."""
+
+    error: ComposeError
 
 
 def scalar(value: Value, place: Position) -> Scalar:

@@ -81,7 +81,8 @@ def names_the_place(error: ComposeError, path: Path) -> bool:
     """Whether a message names the path, something in it or what it is in; or, of a name that is gone, the name."""
     shorter = min(len(error.path), len(path))
     related = shorter > 0 and error.path[:shorter] == path[:shorter]
-    return (related and show_path(error.path) in str(error)) or f"{path[-1]!r}" in str(error)
+    named = (f"{path[-1]!r}", f"under {path[-1]}")
+    return (related and show_path(error.path) in str(error)) or any(words in str(error) for words in named)
 
 
 def test_the_example_is_right() -> None:

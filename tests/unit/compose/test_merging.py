@@ -22,7 +22,6 @@ def merged(base: str, over: str, rest: str = "") -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("key", "base", "over", "expected"),
     [
-        ("image", "", "b", "b"),
         ("command", "a b", "[c]", ["c"]),
         ("entrypoint", "[a]", "b", ["b"]),
         ("environment", "[A=1, B=1]", "{B: 2, C: 3}", {"A": "1", "B": "2", "C": "3"}),
@@ -56,6 +55,9 @@ def merged(base: str, over: str, rest: str = "") -> dict[str, Any]:
             "{replicas: 2, labels: [b=2]}",
             {"replicas": 2, "labels": {"a": "1", "b": "2"}},
         ),
+        ("environment", "{A: 1}", "", {"A": "1"}),
+        ("environment", "", "{A: 1}", {"A": "1"}),
+        ("tty", "true", "", True),
         ("x-any", "{a: 1}", "{b: 2}", {"b": 2}),
         ("environment", "{A: 1}", "!reset null", None),
         ("ports", "[80]", "!reset []", None),
@@ -66,7 +68,7 @@ def merged(base: str, over: str, rest: str = "") -> dict[str, Any]:
     ],
 )
 def test_a_later_file_changes_an_earlier_one(key: str, base: str, over: str, expected: Any) -> None:
-    found = merged(f"{key}: {base}" if base else "", f"{key}: {over}")
+    found = merged(f"{key}: {base}", f"{key}: {over}")
     assert found.get(key) == expected
 
 

@@ -136,7 +136,7 @@ def test_a_bare_name_takes_its_value_from_the_environment_or_is_left_out() -> No
     [
         ("A=1\nB='x\ny", 2, 3, "never closed"),
         ("A=1\n=x", 2, 1, "no name"),
-        ("A=1\nB C=x", 2, 3, "unexpected 'C'"),
+        ("A=1\nB C=x", 2, 3, "cannot stand in the name"),
         ("A='x'y", 1, 6, "after the closing quote"),
         ("A=1\nB=${", 2, 3, "no variable"),
     ],
@@ -145,6 +145,17 @@ def test_a_wrong_file_of_variables_says_where(text: str, line: int, column: int,
     with pytest.raises(EnvFileError) as caught:
         parse_env(text, {}.get)
     assert (caught.value.line, caught.value.column) == (line, column) and message in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "line", ["K=hun$ ter2", "K='hunter2", "=hunter2", "K hunter2", "K='hun'ter2", "K=hun${ter2"]
+)
+def test_no_word_of_a_file_of_variables_is_in_an_error(line: str) -> None:
+    for content in ({".env": line}, {"web.env": line}):
+        text = "services: {web: {image: a, env_file: [{path: web.env, required: false}]}}"
+        with pytest.raises(ComposeError) as caught:
+            load_texts({"compose.yml": text, **content})
+        assert "hun" not in str(caught.value) and "ter2" not in str(caught.value)
 
 
 def test_a_file_of_variables_cannot_grow_without_bound() -> None:
