@@ -42,7 +42,7 @@ setup(
         "docker>=7.1,<8",
         "immutables>=0.20,<1",  # persistent maps: a snapshot costs nothing, a change its own size
         "msgspec>=0.19,<1",  # records, their JSON, and errors that name the field
-        "PyYAML>=6,<7",  # inventories
+        "PyYAML>=6,<7",  # inventories, and compose files by its events, which know their lines
         "sqlite-utils>=4,<5",
         "tabulate>=0.10,<1",
         "tzdata",  # time zones of schedules, where the system has none

@@ -14,6 +14,7 @@ from fractions import Fraction
 _UNITS_NS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9}
 _UNITS_NS["h"] = 3600 * 10**9
 _DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+_LONG_EXPONENT = re.compile(r"[eE][+-]?\d{3}")
 _SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?([kmgtp]?)(?:i?b)?", re.IGNORECASE)
 
 
@@ -42,6 +43,8 @@ def parse_bytes(text: str) -> int:
 def parse_nano_cpus(text: str) -> int:
     """Billionths of a CPU of `0.5`."""
     try:
+        if _LONG_EXPONENT.search(text):
+            raise ValueError  # it would be worked out to its last digit
         nano = Fraction(text) * 10**9
     except (ValueError, ZeroDivisionError):
         raise ValueError(f"invalid number of CPUs {text!r}") from None

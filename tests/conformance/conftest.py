@@ -25,10 +25,11 @@ def docker_clis():
 
 
 class DockerCli:
-    """A docker CLI that talks to one socket, with a configuration of its own."""
+    """A docker CLI that talks to one socket, with a configuration of its own, and perhaps more variables."""
 
-    def __init__(self, binary, socket, home):
+    def __init__(self, binary, socket, home, variables=None):
         self.binary, self.socket, self.home = binary, socket, home
+        self.variables = variables or {}
 
     def _environment(self):
         return {
@@ -37,6 +38,7 @@ class DockerCli:
             "DOCKER_CONFIG": str(self.home),
             "DOCKER_HOST": f"unix://{self.socket}",
             "LC_ALL": "C",
+            **self.variables,
         }
 
     async def start(self, *arguments, stdin=None):

@@ -1,15 +1,14 @@
 """An engine that takes whatever a client of stacks makes, and keeps it as it was sent.
 
-It checks nothing and runs nothing: it is for what clients *send*, before any manager fills in or refuses. Objects are
-kept by kind in the order of their creation, as Engine API objects (`ID`, `Version`, `Spec`); a network's body is its
-own object.
+It checks nothing and runs nothing: it is for what clients *send*, before any manager fills in or refuses. Objects
+are kept by kind in the order of their creation, as in the Engine API (`ID`, `Version`, `Spec`; a network is flat).
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,14 @@ _KINDS = ("services", "networks", "secrets", "configs")
 class Recorder:
     """`objects[kind][id]`, and the unix socket at which clients reach them."""
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, socket: Path, outside: Iterable[str] = ()) -> None:
         self.socket = socket
+        self.outside = tuple(outside)  # names of networks, secrets and configs that are there already
         self.objects: dict[str, dict[str, Json]] = {kind: {} for kind in _KINDS}
         self._made = 0
+        for name in self.outside:
+            for kind in ("networks", "secrets", "configs"):
+                self.add(kind, {"Name": name, "Labels": {}})
 
     def add(self, kind: str, body: Json) -> str:
         """The id of the new object; `body` as `POST /KIND/create` has it."""
@@ -35,8 +38,7 @@ class Recorder:
         if kind == "networks":
             self.objects[kind][new_id] = {"Id": new_id, "Scope": "swarm", **body}
         else:
-            spec = {key: value for key, value in body.items()}
-            self.objects[kind][new_id] = {"ID": new_id, "Version": {"Index": self._made}, "Spec": spec}
+            self.objects[kind][new_id] = {"ID": new_id, "Version": {"Index": self._made}, "Spec": body}
         return new_id
 
     def specs(self, kind: str) -> dict[str, Json]:
@@ -97,9 +99,9 @@ def _app(recorder: Recorder) -> web.Application:
 
 
 @asynccontextmanager
-async def recording() -> AsyncIterator[Recorder]:
+async def recording(outside: Iterable[str] = ()) -> AsyncIterator[Recorder]:
     with tempfile.TemporaryDirectory(prefix="swarmsh-") as directory:  # short: socket paths may have 107 bytes
-        recorder = Recorder(Path(directory) / "docker.sock")
+        recorder = Recorder(Path(directory) / "docker.sock", outside)
         runner = web.AppRunner(_app(recorder))
         await runner.setup()
         try:

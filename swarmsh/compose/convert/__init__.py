@@ -43,8 +43,8 @@ def convert(
 ) -> StackSpec:
     """The stack of that name which the project describes.
 
-    `read` gives the contents of files, relative ones below `working_dir`. What has no effect is added to `warnings`
-    (default: the project's own), in the file's order. Raises ComposeError for what a cluster cannot do, with the way out.
+    `read` gives the contents of files, relative ones below `working_dir`. What has no effect is added to
+    `warnings` (default: the project's own). Raises ComposeError for what a cluster cannot do, with the way out.
     """
     noted = project.warnings if warnings is None else warnings
 

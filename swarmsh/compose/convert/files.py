@@ -32,11 +32,11 @@ class Sources:
 
     def file(self, spot: Spot) -> bytes:
         """The contents of the file that is named there. Raises ComposeError."""
-        path = os.path.join(self.directory, os.path.expanduser(spot.text()))
+        path = os.path.normpath(os.path.join(self.directory, os.path.expanduser(spot.text())))
         try:
             return self.read(path)
-        except OSError as e:
-            raise spot.wrong(f"{path} cannot be read: {e.strerror or e}") from e
+        except (OSError, ValueError) as e:  # a path with a NUL is the latter
+            raise spot.wrong(f"{path!r} cannot be read: {getattr(e, 'strerror', '') or e}") from e
 
     def variable(self, spot: Spot) -> bytes:
         """The value of the variable that is named there. Raises ComposeError."""

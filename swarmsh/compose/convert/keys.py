@@ -50,7 +50,7 @@ _TOP = (
     ("volumes", _H, "what services mount"),
     ("secrets", _H, "the stack's secrets"),
     ("configs", _H, "the stack's configs"),
-    ("models", _R, "models are run by Docker Desktop, not by Engines", "Run the model as a service"),
+    ("models", _W, "models are run by Docker Desktop, not by Engines: run the model as a service"),
 )
 
 _SERVICE = (
@@ -223,7 +223,7 @@ _DEVICE_REQUEST = (
 )
 _ADDRESSES = "the addresses of tasks are swarmsh's to choose; a service is reached by its name"
 _FILE_OBJECT = (
-    ("name", _H, "its full name, in place of <stack>_<key>"),
+    ("name", _H, "its full name, in place of the stack's and the key's"),
     ("file", _H, "contents from a file of the caller's machine"),
     ("environment", _H, "contents from a variable of the caller"),
     ("external", _H, "it is there already; its name is the key's, or `name`"),
@@ -372,7 +372,7 @@ KEYS: tuple[Key, ...] = (
     *_below("services.*.ulimits.*", ("soft", _H, "soft limit"), ("hard", _H, "hard limit")),
     *_below(
         "networks.*",
-        ("name", _H, "its full name, in place of <stack>_<key>"),
+        ("name", _H, "its full name, in place of the stack's and the key's"),
         ("driver", _H, "overlay; others are refused"),
         ("driver_opts", _H, "options, as encrypted"),
         ("ipam", _H, "addresses"),
@@ -392,7 +392,7 @@ KEYS: tuple[Key, ...] = (
     ),
     *_below(
         "volumes.*",
-        ("name", _H, "its full name, in place of <stack>_<key>"),
+        ("name", _H, "its full name, in place of the stack's and the key's"),
         ("driver", _H, "volume driver"),
         ("driver_opts", _H, "its options"),
         ("external", _H, "it is there already; its name is the key's, or `name`"),

@@ -6,15 +6,16 @@ kind is rare, but it is refused all the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from swarmsh.compose.errors import ComposeError, Path
 from swarmsh.compose.project import Project
 from swarmsh.core.quantities import parse_bytes, parse_duration, parse_nano_cpus
 
-V = TypeVar("V")
+_MOST = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +69,6 @@ class Spot:
     def wrong(self, message: str, hint: str = "") -> ComposeError:
         return ComposeError(message, self.project.marks.at(self.path), self.path, hint)
 
-    def parsed(self, parse: Callable[[str], V]) -> V | None:
-        """What `parse` makes of its text; None if nothing was said. A ValueError of it becomes our error."""
-        if self.value is None:
-            return None
-        try:
-            return parse(self.text())
-        except ValueError as e:
-            raise self.wrong(str(e)) from e
-
     # --- values ---------------------------------------------------------------------------------------------
     def text(self, default: str = "") -> str:
         if self.value is None:
@@ -99,41 +91,59 @@ class Spot:
         """A whole number; texts are read as C does (0x…, 0o…) so that a variable's value will do."""
         if self.value is None:
             return None
+        text = self.text()
         try:
-            if isinstance(self.value, bool) or (isinstance(self.value, float) and not self.value.is_integer()):
-                raise ValueError
-            return int(self.value) if not isinstance(self.value, str) else int(self.value, 0)
+            found = int(text, 0)
         except ValueError:
-            raise self.wrong(f"must be a whole number, not '{self.text()}'") from None
+            raise self.wrong(f"must be a whole number, not '{text}'") from None
+        return self._countable(found)
+
+    def _countable(self, number: int) -> int:
+        """The API's numbers are Go's int64."""
+        if abs(number) > _MOST:
+            raise self.wrong("is too large a number")
+        return number
 
     def fraction(self) -> float | None:
         if self.value is None:
             return None
         try:
-            return float(self.text())
+            found = float(self.text())
         except ValueError:
-            raise self.wrong(f"must be a number, not '{self.text()}'") from None
+            found = math.nan
+        if not math.isfinite(found):
+            raise self.wrong(f"must be a number, not '{self.text()}'")
+        return found
 
     def mode(self) -> int | None:
         """Permissions: a number, or a text of octal digits."""
         if not isinstance(self.value, str):
             return self.number()
         try:
-            return int(self.value.removeprefix("0o"), 8)
+            return self._countable(int(self.value.removeprefix("0o"), 8))
         except ValueError:
             raise self.wrong(f"must be permissions in octal, as 0440, not '{self.value}'") from None
 
     def duration(self) -> int | None:
         """Nanoseconds."""
-        return self.parsed(parse_duration)
+        return self._parsed_number(parse_duration)
 
     def size(self) -> int | None:
         """Bytes."""
-        return self.parsed(parse_bytes)
+        return self._parsed_number(parse_bytes)
 
     def nano_cpus(self) -> int | None:
         """Billionths of a CPU; `0` is as good as nothing said."""
-        return self.parsed(parse_nano_cpus)
+        return self._parsed_number(parse_nano_cpus)
+
+    def _parsed_number(self, parse: Callable[[str], int]) -> int | None:
+        """What `parse` makes of its text; None if nothing was said. A ValueError of it becomes our error."""
+        if self.value is None:
+            return None
+        try:
+            return self._countable(parse(self.text()))
+        except ValueError as e:
+            raise self.wrong(str(e)) from e
 
     def texts(self) -> tuple[str, ...]:
         return tuple(entry.text() for entry in self.each())

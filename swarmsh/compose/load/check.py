@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from swarmsh.compose.errors import ComposeError, Path
+from swarmsh.compose.errors import ComposeError, Path, Position
 from swarmsh.compose.load.forms import node_text
 from swarmsh.compose.load.tree import Mapping, Node, Scalar, Sequence, shorten
 from swarmsh.core.words import nearest

@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 
 from swarmsh.compose.load.template import Lookup, TemplateError, substitute
-from swarmsh.compose.load.tree import shorten
 
 _EXPORT = re.compile(r"export[ \t]+")
 _KEY = re.compile(r"[\w.\-\[\]]+")
@@ -17,7 +16,7 @@ _BLANK = " \t\r\v\f"
 
 @dataclass(slots=True)
 class EnvFileError(ValueError):
-    """What is wrong with a file of variables; line and column from 1."""
+    """What is wrong with a file of variables; line and column from 1. No word of the file, it may be secret."""
 
     message: str
     line: int
@@ -71,8 +70,7 @@ class _Reading:
             self._at = export.end()
         key = _KEY.match(self._text, self._at)
         if key is None:
-            line = shorten(self._text[self._at : self._line_end()])
-            raise self._error(f"no name of a variable: {line!r}", self._at, "Each line is NAME=value")
+            raise self._error("no name of a variable", self._at, "Each line is NAME=value")
         at = self._skip_blank(key.end())
         sign = self._text[at : at + 1]
         if sign in ("", "\n", "#"):
@@ -82,8 +80,8 @@ class _Reading:
             self._at = at
             return
         if sign not in "=:":
-            message = f"unexpected {sign!r} in the name of a variable"
-            raise self._error(message, at, "A name has letters, digits, _, . and -; then comes =")
+            hint = "A name has letters, digits, _, . and -; then comes ="
+            raise self._error("this cannot stand in the name of a variable", at, hint)
         self._found[key[0]] = self._value(self._skip_blank(at + 1))
 
     def _skip_blank(self, at: int) -> int:
@@ -148,8 +146,8 @@ def parse_raw_env(text: str, lookup: Lookup) -> dict[str, str]:
         if not name:
             raise EnvFileError("no name of a variable before =", number, 1, "Each line is NAME=value")
         if any(c.isspace() for c in name):
-            message = f"the name of a variable has white space: {shorten(name)!r}"
-            raise EnvFileError(message, number, 1, "Each line is NAME=value, without space before =")
+            hint = "Each line is NAME=value, without space before ="
+            raise EnvFileError("the name of a variable has white space", number, 1, hint)
         if equals:
             found[name] = value
         elif (known := lookup(name)) is not None:

@@ -40,7 +40,7 @@ class Files:
         try:
             content = self._read(file)
         except OSError as e:
-            raise ComposeError(f"{shorten(file)} cannot be read: {e.strerror or e}", place, path) from e
+            raise ComposeError(f"{shorten(file, 400)} cannot be read: {e.strerror or e}", place, path) from e
         except ValueError as e:
             raise ComposeError(f"{shorten(file)!r} is no path: {e}", place, path) from e
         return decode(content, file)

@@ -311,7 +311,9 @@ def extra_hosts(node: Node, path: Path) -> Node:
     if isinstance(node, Mapping):
         many = list_of(filled)
         addresses = either((Scalar, _one_address), (Sequence, many), wanted="an address or a list of them")
-        return map_of(addresses)(node, path)
+        made = map_of(addresses)(node, path)
+        # As `docker stack`: a list keeps its order, a mapping has none, and is sorted.
+        return replace(made, items=dict(sorted(made.items.items()))) if isinstance(made, Mapping) else made
     if not isinstance(node, Sequence):
         refuse(node, path, "a list of host:address or a mapping")
     found: dict[str, Sequence] = {}

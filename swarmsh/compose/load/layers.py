@@ -12,10 +12,10 @@ from swarmsh.compose.load import tree
 from swarmsh.compose.load.files import Files, absolute
 from swarmsh.compose.load.forms import node_text
 from swarmsh.compose.load.interpolate import OnUnset, interpolate
-from swarmsh.compose.load.merge import merge
+from swarmsh.compose.load.merge import merge, settled
 from swarmsh.compose.load.parse import parse_documents
 from swarmsh.compose.load.tables import SECTIONS, canonical
-from swarmsh.compose.load.tree import Node, Reset, Sequence, plain, scalar, shorten
+from swarmsh.compose.load.tree import Empty, Node, Reset, Sequence, plain, scalar, shorten
 from swarmsh.core.words import nearest
 
 _LONGEST_CHAIN = 50  # of `extends` and of `include`
@@ -28,6 +28,7 @@ class Context:
     directory: str
     environment: Mapping[str, str]
     chain: tuple[str, ...] = ()  # absolute paths of the files that include one another
+    bases: dict[str, tree.Mapping] = field(default_factory=dict, compare=False)  # services of files, once read
 
 
 @dataclass(slots=True)
@@ -36,7 +37,6 @@ class Layers:
 
     files: Files
     on_unset: OnUnset
-    _bases: dict[str, tree.Mapping] = field(default_factory=dict)
 
     def model(
         self, names: list[str], context: Context, place: Position | None = None, path: Path = ()
@@ -68,7 +68,7 @@ class Layers:
         includes = made.items.get("include")
         if isinstance(includes, Sequence):
             for i, entry in enumerate(includes.items):
-                made = self._include(made, cast(tree.Mapping, entry), name, context, ("include", i))
+                made = self._include(made, cast(tree.Mapping, settled(entry)), name, context, ("include", i))
         made = replace(made, items={key: value for key, value in made.items.items() if key != "include"})
         return self._extended(name, made, context)
 
@@ -83,7 +83,9 @@ class Layers:
         chain = (*context.chain, os.path.abspath(name))
         for one in paths:
             if os.path.abspath(one) in chain:
-                raise ComposeError(f"{shorten(one)} includes itself", place, path, "Take one of the includes away")
+                raise ComposeError(
+                    f"{shorten(one, 400)} includes itself", place, path, "Take one of the includes away"
+                )
         if len(chain) > _LONGEST_CHAIN:
             raise ComposeError(f"more than {_LONGEST_CHAIN} files include one another", place, path)
         directory = os.path.dirname(paths[0])
@@ -151,18 +153,20 @@ class Layers:
         wanted = node_text(extends.items["service"])
         if "file" in extends.items:
             file = absolute(directory, node_text(extends.items["file"]))
-            services, directory, done = self._base(file, context, place, path), os.path.dirname(file), {}
+            services, directory = self._base(file, context, place, path), os.path.dirname(file)
         if wanted not in services.items:
             near = nearest(shorten(wanted), services.items) if services.items else ""
             hint = f"The nearest is {near!r}" if near else ""
             raise ComposeError(f"there is no service {shorten(wanted)!r} in {file}", place, path, hint)
-        base = self._extend(wanted, services, file, directory, context, (*chain, link), done)
+        others = {} if "file" in extends.items else done
+        base = self._extend(wanted, services, file, directory, context, (*chain, link), others)
         own = replace(node, items={key: value for key, value in node.items.items() if key != "extends"})
-        return merge(base, own, ("services", service))
+        done[service] = merge(base, own, ("services", service))
+        return done[service]
 
     def _base(self, file: str, context: Context, place: Position, path: Path) -> tree.Mapping:
         """The services of another file, as that file has them: what it includes is not theirs to extend."""
-        if file not in self._bases:
+        if file not in context.bases:
             base_context = replace(context, directory=os.path.dirname(file))
             model: Node | None = None
             for document in parse_documents(self.files.text(file, place, path), file):
@@ -171,8 +175,8 @@ class Layers:
             services = model.items.get("services") if isinstance(model, tree.Mapping) else None
             if not isinstance(services, tree.Mapping):
                 raise ComposeError(f"{file} has no services", place, path)
-            self._bases[file] = services
-        return self._bases[file]
+            context.bases[file] = services
+        return context.bases[file]
 
 
 def _texts(entry: tree.Mapping, key: str) -> list[str]:
@@ -229,7 +233,7 @@ def _with_paths(document: tree.Mapping, directory: str) -> tree.Mapping:
 
 
 def _changed(node: Node, key: str, change: Callable[[Node], Node]) -> Node:
-    if not isinstance(node, tree.Mapping) or key not in node.items or isinstance(node.items[key], Reset):
+    if not isinstance(node, tree.Mapping) or key not in node.items or isinstance(node.items[key], Reset | Empty):
         return node
     return replace(node, items={**node.items, key: change(node.items[key])})
 

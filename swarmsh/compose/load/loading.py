@@ -22,7 +22,7 @@ from swarmsh.compose.load.check import (
 from swarmsh.compose.load.files import Files, Read, read_file
 from swarmsh.compose.load.forms import node_text
 from swarmsh.compose.load.layers import Context, Layers
-from swarmsh.compose.load.merge import without_resets
+from swarmsh.compose.load.merge import settled
 from swarmsh.compose.load.tree import Node, places, plain, scalar
 from swarmsh.compose.project import Marks, Notice, Project
 
@@ -72,7 +72,10 @@ class _Loading:
         env_files: Sequence[str | PurePath] | None,
     ) -> Project:
         variables = self._environment(environment, env_files)
-        model = cast(tree.Mapping, without_resets(self._layers.model(names, Context(self._directory, variables))))
+        model = cast(tree.Mapping, settled(self._layers.model(names, Context(self._directory, variables))))
+        if "models" in model.items:
+            message = "models are run by Docker Desktop, not by Engines: run the model as a service"
+            self._warnings.append(Notice(("models",), message))
         profiles = profiles or [word for word in variables.get("COMPOSE_PROFILES", "").split(",") if word]
         model = self._checked(model, profiles, variables.get)
         self._warnings += [
@@ -107,9 +110,11 @@ class _Loading:
         if "name" in model.items:
             check_name(model.items["name"])
         services = entries(model, "services")
-        if not services:
-            raise ComposeError("there is no service", model.place, (), "A compose file has services: at its top")
         sections = {section: entries(model, section) for section in _SECTIONS}
+        if not services and not any(sections.values()):
+            hint = "A compose file has services at its top"
+            place = model.keys.get("services", model.place)
+            raise ComposeError("there is no service", place, ("services",), hint)
         for section, found in sections.items():
             check_objects(section, found)
         inactive = {name: node for name, node in services.items() if not is_active(node, profiles)}
@@ -121,7 +126,9 @@ class _Loading:
         check_dependencies(active, inactive, {name: entries(node, "depends_on") for name, node in active.items()})
         check_references(active, sections)
         made: dict[str, Node] = {name: self._filled(name, node, lookup) for name, node in active.items()}
-        top = cast(tree.Mapping, model.items["services"])
+        top = model.items.get("services")
+        if not isinstance(top, tree.Mapping):
+            return model
         return replace(model, items={**model.items, "services": replace(top, items=made)})
 
     @staticmethod

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from swarmsh.compose.errors import Path
 from swarmsh.compose.load.forms import node_text
-from swarmsh.compose.load.tree import Mapping, Node, Reset, Scalar, Sequence, plain
+from swarmsh.compose.load.tree import Empty, Mapping, Node, Reset, Scalar, Sequence, plain
 
 _REPLACED = (("command",), ("entrypoint",), ("healthcheck", "test"), ("ulimits", "*"), ("provider",))
 
@@ -17,8 +17,12 @@ def merge(base: Node, over: Node, path: Path = ()) -> Node:
     """`over` on top of `base`; both canonical. Neither is changed.
 
     Maps are merged key by key, lists joined (what means the same thing in both is taken from `over`), anything
-    else replaced. `!reset` stays in the result, for what comes below it; `without_resets` ends that.
+    else replaced. `!reset` stays in the result, for what comes below it; `settled` ends that.
     """
+    if isinstance(over, Empty):
+        return base
+    if isinstance(base, Empty):
+        return over
     if isinstance(over, Reset) or over.override or isinstance(base, Reset):
         return over
     inside = _inside_service(path)
@@ -41,6 +45,8 @@ def _merge_maps(base: Mapping, over: Mapping, path: Path) -> Mapping:
             made.put(key, value, over.keys[key])
         else:
             merged = merge(there, value, (*path, key))
+            if merged is there:
+                continue
             # A map that both have keeps its first place; a value is where the one that won stands.
             place = made.keys[key] if isinstance(merged, Mapping) and merged is not value else over.keys[key]
             made.put(key, merged, place)
@@ -117,14 +123,19 @@ def _merge_lists(base: Sequence, over: Sequence, key: Callable[[Node], str]) -> 
             items.append(item)
         else:
             items[at] = item
+    if key is _target:
+        # As `docker stack` has merged mounts, so that either client makes the same service of them.
+        items.sort(key=_target)
     return replace(base, items=items)
 
 
-def without_resets(node: Node) -> Node:
-    """The same without what `!reset` took away."""
+def settled(node: Node) -> Node:
+    """A merged value without what `!reset` took away. Raises ComposeError for a key left without a value."""
+    if isinstance(node, Empty):
+        raise node.error
     if isinstance(node, Mapping):
-        kept = {key: without_resets(value) for key, value in node.items.items() if not isinstance(value, Reset)}
+        kept = {key: settled(value) for key, value in node.items.items() if not isinstance(value, Reset)}
         return replace(node, items=kept)
     if isinstance(node, Sequence):
-        return replace(node, items=[without_resets(item) for item in node.items])
+        return replace(node, items=[settled(item) for item in node.items])
     return node

@@ -90,9 +90,9 @@ class _Reading:
             place = self._place(mark) if mark else self._last
             words = ", ".join(word for word in (e.context, e.problem) if word)
             hint = "Indent with spaces" if "'\\t'" in words else ""
-            raise ComposeError(f"not YAML: {shorten_words(words)}", place, hint=hint) from e
+            raise ComposeError(f"not YAML: {_line(words)}", place, hint=hint) from e
         except (ValueError, OverflowError) as e:  # an escape or a version number beyond all bounds
-            raise ComposeError(f"not YAML: {shorten_words(str(e))}", self._last) from e
+            raise ComposeError(f"not YAML: {_line(str(e))}", self._last) from e
         return self._documents
 
     def _place(self, mark: Any) -> Position:
@@ -265,7 +265,6 @@ class _Reading:
             raise self._error(f"the file stands for more than {MOST_NODES} values once its aliases are followed")
 
 
-def shorten_words(text: str) -> str:
+def _line(text: str) -> str:
     """A parser's message on one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= 200 else line[:197] + "..."
+    return shorten(" ".join(text.split()), 200)

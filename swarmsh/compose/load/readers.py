@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from swarmsh.compose.errors import ComposeError, Path
 from swarmsh.compose.load.plain_scalars import parse_bool, parse_number, spell
-from swarmsh.compose.load.tree import Mapping, Node, Reset, Scalar, Sequence, kind_of, scalar, shorten
+from swarmsh.compose.load.tree import Empty, Mapping, Node, Reset, Scalar, Sequence, kind_of, scalar, shorten
 from swarmsh.compose.load.words import UnclosedQuote, split_words
 from swarmsh.core.words import nearest
 
@@ -272,9 +272,14 @@ def record(table: Table, *, required: Collection[str] = (), extensions: bool = T
 
 
 def _read_entry(reader: Reader, value: Node, path: Path) -> Node:
-    """A mapping's value, its tag kept."""
+    """A mapping's value, its tag kept. A value that is missing may be what an earlier file says."""
     if isinstance(value, Reset):
         return value
+    if isinstance(value, Scalar) and value.value is None:
+        try:
+            return reader(value, path)
+        except ComposeError as e:
+            return Empty(place=value.place, error=e)
     made = reader(value, path)
     return replace(made, override=True) if value.override and not made.override else made
 

@@ -59,8 +59,7 @@ def _one(text: str, at: int, lookup: Lookup, on_unset: Callable[[str], None], de
     braced = text.startswith("${", at)
     name = _NAME.match(text, at + 1 + braced)
     if name is None:
-        shown = shorten(text[at : at + 20])
-        raise TemplateError(f"{shown!r} is no variable", "Write $$ for a dollar sign")
+        raise TemplateError(f"{_dollar(at)} begins no variable", "Write $$ for a dollar sign")
     if not braced:
         return _plain(name[0], lookup, on_unset), name.end()
     end = _closing(text, at)
@@ -70,7 +69,7 @@ def _one(text: str, at: int, lookup: Lookup, on_unset: Callable[[str], None], de
     operator = next((op for op in _OPERATORS if rest.startswith(op)), None)
     if operator is None:
         hint = "After the name comes }, or one of :- - :? ? :+ +"
-        raise TemplateError(f"{shorten(text[at : end + 1])!r} is no variable", hint)
+        raise TemplateError(f"{_dollar(at)} begins no variable", hint)
     argument = rest[len(operator) :]
     value = lookup(name[0])
     there = value is not None and (value != "" or not operator.startswith(":"))
@@ -108,4 +107,9 @@ def _closing(text: str, at: int) -> int:
             if depth == 0:
                 return i
         i += 1
-    raise TemplateError(f"{shorten(text[at : at + 20])!r} is never closed", "Close it with }")
+    raise TemplateError(f"{_dollar(at)} begins a variable that is never closed", "Close it with }")
+
+
+def _dollar(at: int) -> str:
+    """Which dollar sign, without a word of what is around it: that may be a password."""
+    return f"the $ at character {at + 1}"

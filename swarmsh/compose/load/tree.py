@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from swarmsh.compose.errors import Path, Position
+from swarmsh.compose.errors import ComposeError, Path, Position
 
 Value = str | int | float | bool | None
 
@@ -48,6 +48,13 @@ class Reset(Node):
     """`!reset`: what earlier files say of this key does not hold."""
 
 
+@dataclass(slots=True, eq=False, kw_only=True)
+class Empty(Node):
+    """A key without a value, that needs one: what earlier files say holds; if they say nothing, it is `error`."""
+
+    error: ComposeError
+
+
 def scalar(value: Value, place: Position) -> Scalar:
     """A value of our own making, said to be written at `place`."""
     return Scalar(place=place, value=value, text="" if value is None else str(value))
@@ -69,9 +76,9 @@ def kind_of(node: Node) -> str:
     return f"the text {shorten(value)!r}"
 
 
-def shorten(text: str) -> str:
+def shorten(text: str, most: int = 60) -> str:
     """Text for a message: a hostile file must not fill the screen."""
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def plain(node: Node) -> Any:
