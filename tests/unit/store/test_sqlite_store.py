@@ -440,6 +440,7 @@ async def test_a_database_of_before_there_were_networks_is_carried_over(state_di
         db.execute("DROP TABLE releases")
         db.execute("DROP TABLE secret_objects")
         db.execute("DROP TABLE config_objects")
+        db.execute("DROP TABLE stack_revisions")
         db.execute("ALTER TABLE revisions DROP COLUMN number")
         db.execute("ALTER TABLE revisions DROP COLUMN author")
         db.execute("PRAGMA user_version = 1")
