@@ -47,8 +47,8 @@ class Swarmsh(DockerCli):
             "COLUMNS": "200",
         }
 
-    async def start(self, *arguments):
-        return await super().start("-m", "swarmsh", *arguments)
+    async def start(self, *arguments, **how):
+        return await super().start("-m", "swarmsh", *arguments, **how)
 
 
 @pytest.fixture
