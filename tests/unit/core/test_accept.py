@@ -310,9 +310,7 @@ def test_a_bad_spec_is_refused_with_dockers_words(spec: ServiceSpec, message: st
     ("spec", "what", "instead"),
     [
         (port(Protocol="sctp", PublishMode=""), "port 80/sctp cannot be published in ingress", "mode=host"),
-        (container("Secrets", [{"SecretID": "i", "SecretName": "pw"}]), "not supported yet: pw", "bind-mount"),
-        (container("Configs", [{"ConfigID": "i", "ConfigName": "cf"}]), "not supported yet: cf", "bind-mount"),
-        (container("Privileges", {"CredentialSpec": {"Config": "x"}}), "configs are not supported yet: x", "bind"),
+        (container("Privileges", {"CredentialSpec": {"Config": "x"}}), "config x is for Windows", "--config"),
         (mount(Type="cluster"), "cluster volumes", "volume driver"),
         (with_template(Runtime="plugin", PluginSpec={"Name": "p"}), "plugins", "docker plugin install"),
     ],

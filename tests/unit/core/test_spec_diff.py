@@ -100,7 +100,7 @@ def test_entries_with_names_are_told_apart_by_them():
 
 def test_networks_are_called_by_their_names():
     after = spec(template={"Networks": [{"Target": "net1id", "Aliases": ["a"]}, {"Target": "host"}]})
-    assert changes(spec(), after, networks={"net1id": "front"}) == {
+    assert changes(spec(), after, called={"net1id": "front"}) == {
         "Networks[front]": (None, {"Target": "front", "Aliases": ["a"]}),
         "Networks[host]": (None, {"Target": "host"}),
     }
