@@ -28,6 +28,7 @@ from swarmsh.api import (
     swarm,
     system,
     tasks,
+    volumes,
     why,
 )
 from swarmsh.api.context import (
@@ -73,6 +74,7 @@ _MODULES = (
     extras,
     why,
     rebalance,
+    volumes,
 )
 
 

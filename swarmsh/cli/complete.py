@@ -42,6 +42,13 @@ def network_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
     return []
 
 
+def volume_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    with suppress(SwarmshError):
+        found = _manager().get("/swarmsh/volumes")["volumes"]
+        return _matching((volume["id"] for volume in found if not volume["anonymous"]), incomplete)
+    return []
+
+
 def service_or_task_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
     """Services, their slots (`web.2`), and, once a slot is typed, whole task names."""
     with suppress(SwarmshError):

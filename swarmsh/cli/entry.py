@@ -42,6 +42,7 @@ ROOT = RootGroup(
         "node": ("swarmsh.cli.node:GROUP", "Add, look at and change nodes."),
         "network": ("swarmsh.cli.network:GROUP", "Create, look at and remove overlay networks."),
         "service": ("swarmsh.cli.service:GROUP", "Create, look at and change services."),
+        "volume": ("swarmsh.cli.volume:GROUP", "Look at and remove volumes on all nodes."),
         "rebalance": ("swarmsh.cli.rebalance:rebalance", "Spread tasks of services again over the nodes."),
         "why": ("swarmsh.cli.why:why", "Say why tasks are where they are and as they are."),
         "purge": ("swarmsh.cli.purge:purge", "Remove swarmsh from all nodes."),
