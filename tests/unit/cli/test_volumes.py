@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Recorder, Result
+from .conftest import Recorder, Result, make_node, make_service, make_task
 
 Cli = Callable[..., Result]
 
@@ -90,3 +90,19 @@ def test_prune_asks_for_named_volumes_only_if_told(volumes: Recorder, cli: Cli) 
     volumes.on("POST", "/swarmsh/volumes/prune", answer | {"failed": [{"name": "n2/x", "why": "in use"}]})
     result = cli("volume", "prune", "--force")
     assert (result.code, "n2/x: in use" in result.err) == (1, True)
+
+
+def test_a_drain_names_the_tasks_that_stop_because_their_data_is_there(manager: Recorder, cli: Cli) -> None:
+    mounts = [{"Type": "volume", "Source": "pg", "Target": "/data"}]
+    template = {"ContainerSpec": {"Image": "pg", "Mounts": mounts}}
+    db, cache, web = make_service("db"), make_service("cache"), make_service("web")
+    cache["Spec"]["Labels"] = {"swarmsh.volume.move": "allow"}
+    tasks = [make_task(db, 1, Spec=template), make_task(cache, 1, Spec=template), make_task(web, 1)]
+    manager.on("GET", "/nodes/n1", make_node("n1"))
+    manager.on("POST", "/nodes/node1/update", None)
+    manager.on("GET", "/services", [db, cache, web])
+    manager.on("GET", "/tasks", tasks)
+    result = cli("node", "update", "--availability", "drain", "n1")
+    assert (result.code, result.out) == (0, "n1\n")
+    assert result.err == "db.1 stops and waits until n1 is active again: its data is there, in pg\n"
+    assert cli("node", "update", "--availability", "active", "n1").err == ""
