@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import click
@@ -59,6 +59,19 @@ class Failures:
     def add(self, error: SwarmshError) -> None:
         self.count += 1
         click.echo(f"Error: {error}", err=True)
+
+
+def remove_each(names: Iterable[str], remove: Callable[[str], object], *, force: bool) -> None:
+    """Remove each and print its name; with `force` one that is not there is no failure."""
+    with Failures() as failures:
+        for name in names:
+            try:
+                remove(name)
+            except ApiError as error:
+                if not (force and error.kind is Kind.NOT_FOUND):
+                    failures.add(error)
+            else:
+                click.echo(name)
 
 
 def node_name(node: Json) -> str:

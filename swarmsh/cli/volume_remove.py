@@ -5,12 +5,11 @@ from __future__ import annotations
 import click
 
 from swarmsh.cli import complete
-from swarmsh.cli.common import Failures, connect, filter_option
+from swarmsh.cli.common import connect, filter_option, remove_each
 from swarmsh.cli.output import note
-from swarmsh.cli.volume_show import note_silent
-from swarmsh.client import ApiError, encode_filters, segment
+from swarmsh.cli.volume_show import note_silent, volume_path
+from swarmsh.client import encode_filters
 from swarmsh.core.words import size_words
-from swarmsh.errors import Kind
 
 
 @click.command("rm")
@@ -22,16 +21,8 @@ def rm(force: bool, names: tuple[str, ...]) -> None:
     A name that several nodes have is refused too: name one as NODE/NAME.
     """
     manager = connect()
-    with Failures() as failures:
-        for name in names:
-            try:
-                path = "/".join(segment(part) for part in name.split("/"))
-                manager.delete(f"/volumes/{path}", force="1" if force else None)
-            except ApiError as error:
-                if not (force and error.kind is Kind.NOT_FOUND):
-                    failures.add(error)
-            else:
-                click.echo(name)
+    query = {"force": "1"} if force else {}
+    remove_each(names, lambda name: manager.delete(f"/volumes/{volume_path(name)}", **query), force=force)
 
 
 @click.command("prune")

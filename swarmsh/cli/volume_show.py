@@ -43,6 +43,11 @@ def ls(filters: dict[str, list[str]], size: bool, no_trunc: bool, quiet: bool, f
     note_silent(answer["silent"])
 
 
+def volume_path(name: str) -> str:
+    """NODE/NAME as the end of a path."""
+    return "/".join(segment(part) for part in name.split("/"))
+
+
 def note_silent(silent: list[Json]) -> None:
     for one in silent:
         had = f"; it had {', '.join(one['volumes'])}" if one["volumes"] else ""
@@ -74,8 +79,8 @@ def inspect(size: bool, pretty: bool, names: tuple[str, ...]) -> None:
     with Failures() as failures:
         for name in names:
             try:
-                path = "/".join(segment(part) for part in name.split("/"))
-                found.append(manager.get(f"/swarmsh/volumes/{path}", size="1" if size else None))
+                path = f"/swarmsh/volumes/{volume_path(name)}"
+                found.append(manager.get(path, size="1" if size else None))
             except ApiError as error:
                 failures.add(error)
         if pretty:

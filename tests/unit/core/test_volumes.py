@@ -20,7 +20,7 @@ from swarmsh.model.specs import Driver, Mount, ServiceSpec, TaskSpec, UpdateConf
 from swarmsh.model.states import Availability
 
 from . import samples
-from .test_orchestrate import OPS
+from .test_orchestrate import OPS, happen
 from .world import World, make_job, make_spec
 
 ALLOW = {"swarmsh.volume.move": "allow"}
@@ -349,27 +349,10 @@ def test_whatever_happens_no_slot_begins_anew_and_all_run_in_the_end(
                 replicas = n
             case "image":
                 image = f"web:{n}"
-            case "fail":
-                running = [t for t in world.running() if t.node_id not in world.cut]
-                if running:
-                    world.fail(running[n % len(running)])
-            case "lose":
-                world.lose(n)
-            case "power_off":
-                world.power_off(n)
-            case "find":
-                world.find(n)
-            case "drain":
-                world.set_node(n, availability=Availability.DRAIN)
-            case "activate":
-                world.set_node(n, availability=Availability.ACTIVE)
-            case "steps":
-                for _ in range(n):
-                    world.step()
-            case "time":
-                world.pass_time(n)
             case "kill":
                 world.restart_manager()
+            case _:
+                happen(world, op, n)
         if op in ("scale", "image"):
             world.update(spec(replicas, image))
         volumes = [name for names in world.disks.values() for name in names]
