@@ -14,7 +14,8 @@ from .engine import Engine, EngineError, EngineGone
 from .log import log
 from .timing import Expired, deadline
 
-MOST = 2000  # names in a description; a line has no room for any number of them
+MOST = 2000  # names in a description,
+ROOM = 128 * 1024  # and bytes of them: a line has no room for any number
 _ANONYMOUS = re.compile(r"[0-9a-f]{64}")
 _ELSEWHERE = frozenset(("tmpfs", "nfs", "nfs3", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "fuse.sshfs"))
 _SETTLED_S = 0.2  # after an event: a prune brings many
@@ -27,9 +28,15 @@ def with_data(listed: dict) -> list:
     names = sorted(
         one["Name"] for one in found if not _ANONYMOUS.fullmatch(one["Name"]) and on_disk(one.get("Options") or {})
     )
-    if len(names) > MOST:
-        log("volumes_not_all_told", volumes=len(names), told=MOST)
-    return names[:MOST]
+    told, room = [], ROOM
+    for name in names[:MOST]:
+        room -= len(name) + 4  # quotes, comma, space
+        if room < 0:
+            break
+        told.append(name)
+    if len(told) < len(names):
+        log("volumes_not_all_told", volumes=len(names), told=len(told))
+    return told
 
 
 def on_disk(options: dict) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from remote_helpers.volumes import made_with, with_data
+from remote_helpers.volumes import MOST, ROOM, made_with, with_data
 from tests.unit.helpers.conftest import World, ensure
 
 
@@ -26,6 +27,13 @@ def test_only_named_volumes_with_data_on_the_node_are_told() -> None:
     ]
     assert with_data({"Volumes": listed}) == ["pg", "web"]
     assert with_data({"Volumes": None}) == []
+
+
+def test_so_many_are_told_as_a_line_has_room_for() -> None:
+    assert len(with_data({"Volumes": [volume(f"v{n:04}") for n in range(2500)]})) == MOST
+    long = with_data({"Volumes": [volume(f"{n:04}" + "x" * 250) for n in range(2500)]})
+    assert 0 < len(json.dumps(long)) <= ROOM
+    assert long == sorted(long)
 
 
 def mount(**fields: Any) -> dict[str, Any]:
