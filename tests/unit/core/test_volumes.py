@@ -16,7 +16,17 @@ from swarmsh.manager.dirt import dirt_of
 from swarmsh.model.actions import EnsureTask, TaskReport
 from swarmsh.model.objects import Task
 from swarmsh.model.snapshot import Changes
-from swarmsh.model.specs import Driver, Mount, ServiceSpec, TaskSpec, UpdateConfig, VolumeOptions
+from swarmsh.model.specs import (
+    Driver,
+    Mount,
+    Placement,
+    Reservations,
+    ResourceRequirements,
+    ServiceSpec,
+    TaskSpec,
+    UpdateConfig,
+    VolumeOptions,
+)
 from swarmsh.model.states import Availability
 
 from . import samples
@@ -148,6 +158,30 @@ def test_an_update_stays_on_the_node(order: str) -> None:
     world.pass_time(20)
     assert where(world) == before
     assert {t.spec_version for t in world.running()} == {2}
+
+
+@pytest.mark.parametrize("order", ["stop-first", "start-first"])
+@pytest.mark.parametrize(
+    "tight",
+    [
+        {"placement": Placement(max_replicas=1)},
+        {"resources": ResourceRequirements(reservations=Reservations(memory_bytes=3 << 30))},
+    ],
+    ids=lambda tight: next(iter(tight)),
+)
+def test_where_two_do_not_fit_on_the_node_the_old_task_makes_way(order: str, tight: dict[str, Any]) -> None:
+    def spec(image: str) -> ServiceSpec:
+        made = volume_spec(image=image, update=UpdateConfig(parallelism=1, order=order))
+        return replace(made, task_template=replace(made.task_template, **tight))
+
+    world = VolumeWorld()
+    world.create(spec("web:1"))
+    world.settle()
+    before = where(world)
+    world.update(spec("web:2"))
+    world.pass_time(20)
+    assert where(world) == before
+    assert [t.spec_version for t in world.running()] == [2]
 
 
 def test_while_its_node_is_down_a_task_waits_and_says_for_what() -> None:
