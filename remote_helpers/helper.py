@@ -22,6 +22,7 @@ from .session import LINE_LIMIT, Session, split_reports, to_line
 from .state import StateFile
 from .tasks import BadAction, Tasks, check_action
 from .timing import Expired, deadline, wait_event
+from .volumes import Volumes, made_with
 from .watch import EngineWatch
 
 VERSION = 1
@@ -55,6 +56,7 @@ class Helper:
             self.watch.synced.is_set,
             lambda: self.state.trouble,
         )
+        self.volumes = Volumes(self.engine, self.watch.wait_ok, self._on_volumes)
         self.sessions: dict = {}
         self.session = None  # the attached one
         self.description = own_facts()
@@ -92,6 +94,7 @@ class Helper:
         self.network.set_alone(self.lease.alone)
         log("helper_started", helper=self.hash[:12], pid=os.getpid(), tasks=len(self.tasks.by_id))
         self._spawn(self.watch.run())
+        self._spawn(self.volumes.run())
         self._spawn(self.isolation.run())
         # Released by a former process of this helper: a session that is about to begin comes first.
         asyncio.get_running_loop().call_later(ATTACH_WITHIN_S, self._leave_if_released)
@@ -206,6 +209,8 @@ class Helper:
     # --- what goes out by itself ------------------------------------------------------------------------------
     def _on_report(self, task) -> None:
         self.network.task_changed(task)
+        if task.has_container:
+            self.volumes.made(made_with(task.action))  # told before the task is
         if not self._changed:
             asyncio.get_running_loop().call_soon(self._send_reports)
         self._changed[task.id] = task
@@ -301,10 +306,16 @@ class Helper:
         except (EngineGone, EngineError) as e:
             log("not_described", cause=e)  # the stream of events breaks as well, and this runs again
             return
-        self.description = dict(own_facts(), **from_info(info, self.engine.version))
+        if self.volumes.known is None:
+            await self.volumes.refresh()
+        self.description = dict(own_facts(), **from_info(info, self.engine.version), volumes=self.volumes.known)
         self._described.set()
         self._tell_description()
         self.tasks.set_harmless_runtimes(await harmless_runtimes(info))
+
+    def _on_volumes(self) -> None:
+        self.description = dict(self.description, volumes=self.volumes.known)
+        self._tell_description()
 
     def _tell_description(self) -> None:
         session = self.session

@@ -86,6 +86,7 @@ async def _run(state_dir: Path, socket: Path, hosts: Inventory | None) -> None:
             clock=clock,
             nodes=nodes,
             streams=engines,
+            volumes=engines,
             rotate_keys=manager.rotated,
             failures=manager.failures,
             on_unlocked=manager.unlocked,

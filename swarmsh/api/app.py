@@ -30,6 +30,7 @@ from swarmsh.api import (
     swarm,
     system,
     tasks,
+    volumes,
     why,
 )
 from swarmsh.api.context import (
@@ -77,6 +78,7 @@ _MODULES = (
     why,
     rebalance,
     stacks,
+    volumes,
 )
 
 

@@ -20,7 +20,7 @@ from swarmsh.api.encoded import EncodedObjects
 from swarmsh.core.scheduler import Failures
 from swarmsh.errors import InvalidSpec
 from swarmsh.manager.key_keeper import Rotation
-from swarmsh.manager.ports import Clock, EngineStreams, IdSource, NodeClient
+from swarmsh.manager.ports import Clock, EngineStreams, EngineVolumes, IdSource, NodeClient
 from swarmsh.manager.usecases.cluster import ArchivingStore
 from swarmsh.model.snapshot import ClusterSnapshot
 from swarmsh.model.wire import from_wire
@@ -38,6 +38,7 @@ class Deps:
     clock: Clock
     nodes: NodeClient
     streams: EngineStreams
+    volumes: EngineVolumes
     rotate_keys: Callable[[float], Awaitable[Rotation]]  # with the seconds to wait for acknowledgements
     failures: Callable[[], Failures] = dict  # what the scheduler remembers of nodes, for words about its choice
     on_unlocked: Callable[[], None] = lambda: None  # what waits for secrets may go on

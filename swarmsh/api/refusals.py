@@ -32,8 +32,9 @@ IMAGES = (
     "context, or talk to one Engine (`docker -H ssh://NODE`)"
 )
 VOLUMES = (
-    "Volumes are each node's own, made when a service first mounts them: talk to that Engine "
-    "(`docker -H ssh://NODE volume …`); cluster volumes are not supported"
+    "Volumes are each node's own, made when a service first mounts them, with the driver and options of its "
+    "`--mount`: to make one before, talk to that Engine (`docker -H ssh://NODE volume create …`); cluster volumes "
+    "are not supported"
 )
 CONNECTING = (
     "Containers of the cluster are tasks, on the networks that their service's spec names: nothing is connected "
@@ -66,8 +67,8 @@ REFUSALS = (
     Refusal("/build/{rest:.*}", BUILD),
     Refusal("/session", BUILD),
     Refusal("/grpc", BUILD),
-    Refusal("/volumes", VOLUMES),
-    Refusal("/volumes/{rest:.*}", VOLUMES),
+    Refusal("/volumes/create", VOLUMES, ("POST",)),
+    Refusal("/volumes/{rest:.*}", VOLUMES, ("PUT",)),
     Refusal("/networks/{id}/connect", CONNECTING, ("POST",)),
     Refusal("/networks/{id}/disconnect", CONNECTING, ("POST",)),
     Refusal("/plugins", PLUGINS),

@@ -95,6 +95,19 @@ def inspect_each(
         print_inspected(found, lines, form=form, pretty=pretty, quiet=quiet)
 
 
+def remove_each(names: Iterable[str], remove: Callable[[str], object], *, force: bool) -> None:
+    """Remove each and print its name; with `force` one that is not there is no failure."""
+    with Failures() as failures:
+        for name in names:
+            try:
+                remove(name)
+            except ApiError as error:
+                if not (force and error.kind is Kind.NOT_FOUND):
+                    failures.add(error)
+            else:
+                click.echo(name)
+
+
 def node_name(node: Json) -> str:
     """The inventory's name, or the node's own where there is none."""
     return str(node.get("Spec", {}).get("Name") or node.get("Description", {}).get("Hostname") or node["ID"])

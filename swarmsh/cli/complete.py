@@ -59,6 +59,13 @@ def kept_names(kind: str) -> Callable[[click.Context, click.Parameter, str], lis
     return names
 
 
+def volume_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    with suppress(SwarmshError):
+        found = _manager().get("/swarmsh/volumes")["volumes"]
+        return _matching((volume["id"] for volume in found if not volume["anonymous"]), incomplete)
+    return []
+
+
 def service_or_task_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
     """Services, their slots (`web.2`), and, once a slot is typed, whole task names."""
     with suppress(SwarmshError):

@@ -45,6 +45,7 @@ ROOT = RootGroup(
         "stack": ("swarmsh.cli.stack:GROUP", "Deploy compose files as stacks, and look at stacks."),
         "secret": ("swarmsh.cli.kept:SECRET", "Create, look at, rotate and remove secrets."),
         "config": ("swarmsh.cli.kept:CONFIG", "Create, look at, rotate and remove configs."),
+        "volume": ("swarmsh.cli.volume:GROUP", "Look at and remove volumes on all nodes."),
         "rebalance": ("swarmsh.cli.rebalance:rebalance", "Spread tasks of services again over the nodes."),
         "why": ("swarmsh.cli.why:why", "Say why tasks are where they are and as they are."),
         "purge": ("swarmsh.cli.purge:purge", "Remove swarmsh from all nodes."),

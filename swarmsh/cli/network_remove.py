@@ -5,9 +5,8 @@ from __future__ import annotations
 import click
 
 from swarmsh.cli import complete
-from swarmsh.cli.common import Failures, connect, filter_option
-from swarmsh.client import ApiError, encode_filters, segment
-from swarmsh.errors import Kind
+from swarmsh.cli.common import connect, filter_option, remove_each
+from swarmsh.client import encode_filters, segment
 
 
 @click.command("rm")
@@ -16,15 +15,7 @@ from swarmsh.errors import Kind
 def rm(force: bool, names: tuple[str, ...]) -> None:
     """Remove networks; one that a service uses is refused."""
     manager = connect()
-    with Failures() as failures:
-        for name in names:
-            try:
-                manager.delete(f"/networks/{segment(name)}")
-            except ApiError as error:
-                if not (force and error.kind is Kind.NOT_FOUND):
-                    failures.add(error)
-            else:
-                click.echo(name)
+    remove_each(names, lambda name: manager.delete(f"/networks/{segment(name)}"), force=force)
 
 
 @click.command("prune")

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import click
 
 from swarmsh.cli import complete
 from swarmsh.cli.common import Failures, connect
+from swarmsh.cli.output import note
 from swarmsh.cli.values import LABEL, pairs
 from swarmsh.client import ApiError, ManagerClient, segment
+from swarmsh.core.labels import may_leave_volumes
+from swarmsh.core.volumes import local_mounts
+from swarmsh.model.specs import TaskSpec
+from swarmsh.model.wire import from_wire
 
 Json = dict[str, Any]
 
@@ -50,8 +56,26 @@ def update(
         words = {"Availability": availability, "Role": role}
         return spec | {"Labels": labels | pairs(label_add)} | {key: word for key, word in words.items() if word}
 
-    change_node(connect(), name, change)
+    manager = connect()
+    change_node(manager, name, change)
     click.echo(name)
+    if availability == "drain":
+        with suppress(ApiError):  # words only: the change is made
+            _note_data(manager, name)
+
+
+def _note_data(manager: ManagerClient, name: str) -> None:
+    """Which tasks of a node that was drained stop now, and wait for it, because their data is there."""
+    node = manager.node(name)
+    services = {service["ID"]: service["Spec"] for service in manager.services()}
+    for task in manager.tasks({"node": [node["ID"]], "desired-state": ["running"]}):
+        spec = services.get(task["ServiceID"])
+        mounts = local_mounts(from_wire(TaskSpec, task["Spec"]))
+        if spec is None or not mounts or not task.get("Slot") or may_leave_volumes(spec.get("Labels") or {}):
+            continue
+        names = ", ".join(dict.fromkeys(mount.source for mount in mounts))
+        place = f"{spec['Name']}.{task['Slot']}"
+        note(f"{place} stops and waits until {name} is active again: its data is there, in {names}")
 
 
 def _change_roles(names: tuple[str, ...], role: str) -> None:

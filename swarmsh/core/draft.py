@@ -10,10 +10,11 @@ from msgspec.structs import replace
 from swarmsh.core.depends import OPEN, Gate, begun
 from swarmsh.core.difference import outdated
 from swarmsh.core.fence import over_at
-from swarmsh.core.labels import fenced
+from swarmsh.core.labels import fenced, may_leave_volumes
 from swarmsh.core.resources import reservations_of
 from swarmsh.core.scheduler import surplus
 from swarmsh.core.tasks import new_task, wish
+from swarmsh.core.volumes import Home, last_home, local_mounts
 from swarmsh.model.objects import Event, Node, Service, Task
 from swarmsh.model.specs import Reservations
 from swarmsh.model.states import NodeState, TaskState
@@ -172,6 +173,13 @@ class Draft:
         if self._held is None:
             self._held = bool(self.gate.unmet) and not begun(self.tasks.values())
         return self.gate.words if self._held else ""
+
+    def home(self, task: Task) -> Home | None:
+        """Where the data of the task's slot is, if it may not be placed away from it."""
+        mounts = local_mounts(task.spec)
+        if not mounts or not task.slot or may_leave_volumes(self.service.spec.labels):
+            return None
+        return last_home(task, mounts, self.nodes, self._at.get(task.slot, {}).values())
 
     # --- changing ---
     def put(self, task: Task) -> None:

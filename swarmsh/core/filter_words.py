@@ -17,6 +17,7 @@ from swarmsh.model.states import Availability, NodeState
 
 if TYPE_CHECKING:
     from swarmsh.core.filters import Demand, HostPort, NodeLoad
+    from swarmsh.core.volumes import Home
 
 MOST_HOLDERS = 3  # tasks named as those that hold what is short
 _MIB = 1 << 20
@@ -48,6 +49,33 @@ def not_ready(demand: Demand, load: NodeLoad) -> Words:
     if status.silent:
         return Words("silent for three heartbeats", f"Wait, or see `swarmsh node check {name}`")
     return Words("its Docker Engine does not answer", f"Look at the Engine of {name}: `systemctl status docker`")
+
+
+def data_place(home: Home) -> str:
+    """`pg, which is on n1 (drained)`."""
+    return f"{home.volume}, which is on {' or '.join(_with_state(node) for node in home.nodes)}"
+
+
+def _with_state(node: Node) -> str:
+    if node.status.state is not NodeState.READY:
+        return f"{node.spec.name} ({_STATES[node.status.state]})"
+    words = {Availability.DRAIN: " (drained)", Availability.PAUSE: " (paused)"}
+    return node.spec.name + words.get(node.spec.availability, "")
+
+
+def without_data(demand: Demand, load: NodeLoad) -> Words:
+    if demand.home is None:
+        raise AssertionError("refused for data that is nowhere")
+    allow = f"swarmsh service update --label-add swarmsh.volume.move=allow {demand.service_name}"
+    why = f"it has no data of volume {data_place(demand.home)}"
+    back = "" if _takes(demand.home) else f"Bring {demand.home.nodes[0].spec.name} back. "
+    return Words(why, f"{back}To start without that data: `{allow}`")
+
+
+def _takes(home: Home) -> bool:
+    return any(
+        n.status.state is NodeState.READY and n.spec.availability is Availability.ACTIVE for n in home.nodes
+    )
 
 
 def short_of_resources(demand: Demand, load: NodeLoad) -> Words:

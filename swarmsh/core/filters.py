@@ -23,6 +23,7 @@ from swarmsh.core.reach import overlap
 from swarmsh.core.resources import Available, reservations_of
 from swarmsh.core.subnets import gateway_on
 from swarmsh.core.underlay import underlay, underlay_mtu
+from swarmsh.core.volumes import Home, local_mounts
 from swarmsh.model.objects import Network, Node, Task
 from swarmsh.model.specs import EndpointSpec, GenericResource, Placement, Reservations, TaskSpec
 from swarmsh.model.states import Availability, NodeState, TaskState
@@ -97,6 +98,7 @@ class Demand:
     overlays: tuple[Network, ...] = ()  # those that the task joins on its node
     egress: IPv4Network | None = None  # the pool of which it needs a node's part
     service_name: str = ""  # for words only
+    home: Home | None = None  # where its data is, and nowhere else may it go
 
     @cached_property
     def placement(self) -> Placement:
@@ -110,6 +112,7 @@ class Demand:
     reservations = cached_property(lambda self: reservations_of(self.spec))
     constraints = cached_property(lambda self: parse_constraints(self.placement.constraints))
     ports = cached_property(lambda self: host_ports(self.endpoint))
+    local_mounts = cached_property(lambda self: local_mounts(self.spec))
     newest = cached_property(lambda self: newest_field(self.spec))
 
     @cached_property
@@ -179,6 +182,16 @@ def takes_new(node: Node) -> bool:
 def _is_ready(demand: Demand, load: NodeLoad) -> bool:
     status = load.node.status
     return takes_new(load.node) and not status.silent and not status.engine_hung
+
+
+def _has_data(demand: Demand, load: NodeLoad) -> bool:
+    return demand.home is None or any(node.id == load.node.id for node in demand.home.nodes)
+
+
+def _explain_data(demand: Demand, nodes: int) -> str:
+    if demand.home is None:
+        raise AssertionError("refused for data that is nowhere")
+    return f"{_nodes(nodes)} without the data of volume {words.data_place(demand.home)}"
 
 
 def _has_resources(demand: Demand, load: NodeLoad) -> bool:
@@ -311,6 +324,7 @@ FILTERS: tuple[Filter, ...] = (
         lambda d, n: f"{_nodes(n)} not available for new tasks",
         words.not_ready,
     ),
+    Filter("volumes", lambda d: d.home, _has_data, _explain_data, words.without_data),
     Filter(
         "resources",
         lambda d: d.reservations != Reservations(),

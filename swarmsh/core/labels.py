@@ -60,6 +60,12 @@ LABELS: tuple[ServiceLabel, ...] = (
         "so long an update or a move to another node waits at most for a task that gets no further",
     ),
     ServiceLabel(
+        "swarmsh.volume.move",
+        "allow",
+        "a task waits for the node that has its local volumes",
+        "whether a task may start without its data where the node that has it is away or does not take it",
+    ),
+    ServiceLabel(
         "swarmsh.drain",
         "a duration, 0s to 1h",
         "the stop grace period",
@@ -129,13 +135,19 @@ def check_labels(labels: Mapping[str, str]) -> None:
     deadline_s(labels)
     if DEPENDS_ON in labels:
         parse_depends_on(labels[DEPENDS_ON])
-    if labels.get("swarmsh.fence", "stop") != "stop":
-        raise InvalidSpec(f"label swarmsh.fence: '{labels['swarmsh.fence']}' is not stop, its only value")
+    for key, only in (("swarmsh.fence", "stop"), ("swarmsh.volume.move", "allow")):
+        if labels.get(key, only) != only:
+            raise InvalidSpec(f"label {key}: '{labels[key]}' is not {only}, its only value")
 
 
 def fenced(labels: Mapping[str, str]) -> bool:
     """Whether a task with these labels of its service must never run twice."""
     return "swarmsh.fence" in labels
+
+
+def may_leave_volumes(labels: Mapping[str, str]) -> bool:
+    """Whether tasks of a service with these labels may be placed away from their local volumes."""
+    return "swarmsh.volume.move" in labels
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,8 @@ def hindered_by(draft: Draft, task: Task, old: list[Task]) -> bool:
 
 def _fits(draft: Draft, task: Task, node: Node, gone: Iterable[Task] = ()) -> bool:
     """Whether the task would fit on the node if those tasks were gone."""
+    if (home := draft.home(task)) is not None and node not in home.nodes:
+        return False
     out = {task.id, *(t.id for t in gone)}
     found = {t.id: draft.tasks.get(t.id, t) for t in draft.on_node(node.id)}
     there = [t for t in found.values() if t.id not in out and t.placed and not t.status.state.terminal]

@@ -17,6 +17,7 @@ from swarmsh.core.filters import Demand, NodeLoad, refused_by
 from swarmsh.core.labels import fenced
 from swarmsh.core.scheduler import SchedulingPass, SchedulingView
 from swarmsh.core.spread import Rank
+from swarmsh.core.volumes import kept_volumes
 from swarmsh.core.words import counted
 from swarmsh.model.objects import Service, Task
 from swarmsh.model.snapshot import ClusterSnapshot
@@ -73,6 +74,9 @@ def immovable(service: Service) -> str:
         return "it is a job: its tasks end by themselves"
     if fenced(service.spec.labels):
         return "swarmsh.fence=stop: no slot may run twice, so none can be ready elsewhere first"
+    if volumes := kept_volumes(service):
+        names = f"{'volume' if len(volumes) == 1 else 'volumes'} {', '.join(volumes)}"
+        return f"its data is on its nodes, in {names}"
     status = service.update_status
     if status is not None and status.state not in ("", "completed", "rollback_completed"):
         return f"its update is not through: {status.state.replace('_', ' ')}"

@@ -105,14 +105,15 @@ class RunOption:
 
 
 # --- values -------------------------------------------------------------------------------------------------
-_SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?([kmgtp]?)(?:i?b)?", re.IGNORECASE)
-_CPUSET = re.compile(r"\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*")
-_CGROUP_RULE = re.compile(r"[acb] (?:\d+|\*):(?:\d+|\*) [rwm]{1,3}")
+_SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?([kmgtp]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
+_CPUSET = re.compile(r"[0-9]+(?:-[0-9]+)?(?:,[0-9]+(?:-[0-9]+)?)*")
+_CGROUP_RULE = re.compile(r"[acb] (?:[0-9]+|\*):(?:[0-9]+|\*) [rwm]{1,3}")
 _CGROUP = re.compile(r"\S+")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/+-]*")
 _DOMAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
 _BOTTOMLESS = 2**63 - 1  # the Engine's numbers are Go's int64
 _SECURITY_KEYS = ("apparmor", "label", "no-new-privileges", "seccomp", "systempaths", "writable-cgroups")
+_LONGEST = 300  # characters of a refusal: it repeats the value
 _LEAST_RESERVATION = 6 * 1024 * 1024  # moby `daemon/daemon_unix.go`, linuxMinMemory
 
 
@@ -121,10 +122,10 @@ def parse_size(text: str) -> int:
     found = _SIZE.fullmatch(text.strip())
     if found is None:
         raise _Wrong(f"'{text}' is not a size", "Write it as 64m or 1g")
-    size = int(float(found[1]) * 1024 ** " kmgtp".index(found[2].lower() or " "))
-    if size > _BOTTOMLESS:
+    size = float(found[1]) * 1024 ** " kmgtp".index(found[2].lower() or " ")
+    if size >= _BOTTOMLESS:  # infinity too
         raise _Wrong(f"'{text}' is too large a size")
-    return size
+    return int(size)
 
 
 def _switch(text: str) -> bool:
@@ -228,7 +229,7 @@ def _security_option(text: str) -> str:
 def _check_profile(text: str) -> None:
     try:
         profile = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         profile = None
     if not isinstance(profile, dict):
         raise _Wrong(
@@ -242,7 +243,7 @@ def split_list(text: str) -> tuple[str, ...]:
     if text.lstrip().startswith("["):
         try:
             entries = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             entries = None
         if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
             raise _Wrong(f"'{text}' is not a JSON list of texts")
@@ -486,7 +487,9 @@ def parse_value(option: RunOption, text: str) -> Any:
     try:
         return option.parse(text)
     except ValueError as e:
-        raise InvalidSpec(f"container label {option.label}: {e}", hint=getattr(e, "hint", "")) from e
+        words = str(e)
+        shown = words if len(words) <= _LONGEST else f"{words[:_LONGEST]}…"
+        raise InvalidSpec(f"container label {option.label}: {shown}", hint=getattr(e, "hint", "")) from e
 
 
 def run_labels(options: RunOptions) -> dict[str, str]:

@@ -7,6 +7,7 @@ tasks of a slot stand beside each other for a while, the spread counts the newer
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence, Set
 from ipaddress import IPv4Network
 
@@ -16,10 +17,12 @@ from swarmsh.core.allocate import needs_egress
 from swarmsh.core.constraints import parse_constraints, parse_label_key, satisfied
 from swarmsh.core.filter_words import Words
 from swarmsh.core.filters import Demand, NodeLoad, explain, refusals, refused_by
+from swarmsh.core.labels import may_leave_volumes
 from swarmsh.core.reach import EGRESS_POOL, egress_pool
 from swarmsh.core.resources import Available, reservations_of
 from swarmsh.core.spread import Rank, SpreadTree
 from swarmsh.core.underlay import underlay, underlays
+from swarmsh.core.volumes import Home, homes, last_home, local_mounts, names_on
 from swarmsh.model.objects import Network, Node, Task
 from swarmsh.model.snapshot import ClusterSnapshot
 from swarmsh.model.specs import EndpointSpec, GenericResource, Placement, TaskSpec
@@ -47,6 +50,7 @@ class SchedulingView(Struct, frozen=True, kw_only=True):
     networks: Mapping[str, Network] = {}  # by id
     egress: IPv4Network = EGRESS_POOL
     egress_left: Mapping[str, int] = {}  # node id -> how many can get an address there; absent: any number
+    cluster: ClusterSnapshot | None = None  # for what tasks left behind on nodes; None: nothing
 
     @classmethod
     def of(
@@ -73,6 +77,7 @@ class SchedulingView(Struct, frozen=True, kw_only=True):
             networks=snapshot.networks,
             egress=egress_pool(snapshot),
             egress_left=egress_left or {},
+            cluster=snapshot,
         )
 
     def demand(self, task: Task) -> Demand:
@@ -206,6 +211,7 @@ class SchedulingPass:
         self.view = view
         waiting = {task.id for task in pending}
         self.result = Schedule(assignments={}, generic_resources={}, refusals={})
+        self._placed: dict[str, list[Task]] = {}  # by node, of those with local volumes
         addressed = underlays(view.nodes)
         weighed = {*services, *(task.service_id for task in pending)}
         leaving = _leaving((t for tasks in view.tasks.values() for t in tasks), pending, weighed)
@@ -233,6 +239,13 @@ class SchedulingPass:
     def place(self, tasks: Sequence[Task]) -> None:
         """Place tasks of one service and version, in order; refuse those for which there is no room."""
         demand = self.view.demand(tasks[0])
+        if demand.local_mounts:
+            for task in tasks:
+                self._fill([task], self._at_home(task, demand))
+        else:
+            self._fill(tasks, demand)
+
+    def _fill(self, tasks: Sequence[Task], demand: Demand) -> None:
         tree = self.tree(demand, tasks[0].spec_version)
         for i, task in enumerate(tasks):
             load = tree.take()
@@ -246,7 +259,7 @@ class SchedulingPass:
                 tree.put_back(load)
 
     def survey(self, task: Task) -> list[Standing]:
-        demand = self.view.demand(task)
+        demand = self._at_home(task, self.view.demand(task))
         tree = self.tree(demand, task.spec_version)
         found = []
         for load in self.loads.values():
@@ -255,8 +268,44 @@ class SchedulingPass:
             found.append(Standing(node=load.node, refusals=refused, rank=rank))
         return sorted(found, key=_order)
 
+    def _at_home(self, task: Task, demand: Demand) -> Demand:
+        """The demand of this one task, that may only go where its data is.
+
+        Data that a slot never had is taken up by a new one if no other task of the service uses it: by the first
+        task of a service at any rate, for else all would begin with nothing; by a further one if it can.
+        """
+        cluster, mounts = self.view.cluster, demand.local_mounts
+        if cluster is None or not mounts or not task.slot:
+            return demand
+        service = cluster.services.get(task.service_id)
+        if may_leave_volumes(service.spec.labels if service is not None else task.labels):
+            return demand
+        nodes = {node_id: load.node for node_id, load in self.loads.items()}
+        home = last_home(task, mounts, nodes, cluster.tasks_of_service(task.service_id))
+        if home is None and (home := homes(task, mounts, nodes.values())) is not None:
+            used = {load.node.id for load in self.loads.values() if self._uses(task, demand, load)}
+            free = tuple(
+                node
+                for node in home.nodes
+                if node.id not in used and not (used and refused_by(demand, self.loads[node.id]))
+            )
+            home = Home(home.volume, free) if free else None
+        return dataclasses.replace(demand, home=home)
+
+    def _uses(self, task: Task, demand: Demand, load: NodeLoad) -> bool:
+        """Whether another task of its service is on the node and has the same volume there."""
+        own = names_on(task, load.node, demand.local_mounts)
+        others = (*load.held_by, *self._placed.get(load.node.id, ()))
+        return any(
+            own & names_on(other, load.node, local_mounts(other.spec))
+            for other in others
+            if other.service_id == task.service_id and other.slot != task.slot and other.live
+        )
+
     def _assign(self, task: Task, demand: Demand, load: NodeLoad) -> None:
         self.result.assignments[task.id] = load.node.id
+        if demand.local_mounts:
+            self._placed.setdefault(load.node.id, []).append(task)
         if dealt := load.add(demand):
             self.result.generic_resources[task.id] = dealt
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from swarmsh.core.fence import nodes_with_fenced
-from swarmsh.core.labels import fenced
+from swarmsh.core.labels import fenced, may_leave_volumes
 from swarmsh.model.objects import Node
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.specs import ServiceMode
@@ -39,6 +39,12 @@ def dirt_of(before: ClusterSnapshot, changes: Changes) -> Dirt:
     dirt = Dirt()
     dirt.services.update(s.id for s in changes.put_services)
     dirt.services.update(changes.delete_services)
+    for service in changes.put_services:
+        was = before.services.get(service.id)
+        # What waits for its data may go elsewhere by a label.
+        dirt.pending |= was is not None and may_leave_volumes(was.spec.labels) != may_leave_volumes(
+            service.spec.labels
+        )
     for task in changes.put_tasks:
         dirt.services.add(task.service_id)
         if task.node_id:

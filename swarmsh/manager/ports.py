@@ -17,6 +17,7 @@ from swarmsh.model.revisions import Revision
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.stacks import StackRevision
 from swarmsh.model.trace import Sighting, Traced, TraceSend, TraceWatch
+from swarmsh.model.volumes import EngineVolume
 
 
 class Clock(Protocol):
@@ -261,6 +262,16 @@ class NodeClient(Protocol):
 
     async def engine_socket(self, node_id: str) -> str:
         """Path of a private unix socket that leads to this node's Engine over the standing session."""
+
+
+class EngineVolumes(Protocol):
+    """Volumes of a node's Engine. Each raises NodeUnreachable, NodeRequestFailed (field status)."""
+
+    async def volumes(self, node_id: str, *, sizes: bool) -> Sequence[EngineVolume]:
+        """All of them; with `sizes` the Engine counts their bytes, which may take its time."""
+
+    async def remove_volume(self, node_id: str, name: str, *, force: bool) -> None:
+        """Remove one; one that a container has is refused (409)."""
 
 
 class ExecRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -40,7 +40,7 @@ from swarmsh.manager.ports import (
 from swarmsh.manager.settings import Settings
 from swarmsh.manager.usecases.happenings import late_events
 from swarmsh.model.actions import NodeReport
-from swarmsh.model.objects import Event, Node, NodeStatus
+from swarmsh.model.objects import Event, Node, NodeDescription, NodeStatus
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.states import NodeState, TaskState
 
@@ -153,7 +153,7 @@ class NodeWatch:
             tasks = tuple(t for t in tasks if t.id in reports)
         state = node.status.state if not report.engine_ok else NodeState.READY
         status = NodeStatus(state=state, since=node.status.since if state is node.status.state else now)
-        seen = replace(node, status=status, description=report.description)
+        seen = replace(node, status=status, description=_known(node, report))
         merged = merge_full_report(tasks, reports, now)
         return Changes(
             put_tasks=merged,
@@ -375,9 +375,15 @@ class NodeWatch:
 
 def _described(snapshot: ClusterSnapshot, node_id: str, report: NodeReport) -> Changes:
     node = snapshot.nodes.get(node_id)
-    if node is None or node.description == report.description:
+    if node is None or node.description == _known(node, report):
         return Changes()
-    return Changes(put_nodes=(replace(node, description=report.description),))
+    return Changes(put_nodes=(replace(node, description=_known(node, report)),))
+
+
+def _known(node: Node, report: NodeReport) -> NodeDescription:
+    """What the node said; where its Engine could not tell its volumes, those that it had are there still."""
+    said = report.description
+    return replace(said, volumes=node.description.volumes) if said.volumes is None else said
 
 
 def _state_event(node: Node, status: NodeStatus, now: float) -> tuple[Event, ...]:

@@ -332,6 +332,8 @@ class NodeDescription(Record):
     boot_id: str = ""
     address: str = ""  # IPv4 at which our connection reached it; empty behind a jump host
     routes: tuple[str, ...] = ()  # subnets in CIDR that the node reaches without us: no overlay may overlap them
+    # Names of its volumes with data of its own: neither anonymous nor remote ones. None: it could not tell.
+    volumes: tuple[str, ...] | None = None
     mtus: tuple[tuple[str, int], ...] = ()  # its IPv4 addresses, each with the MTU of the device that has it
 
 

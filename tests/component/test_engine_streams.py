@@ -18,6 +18,7 @@ from aiohttp import web
 from swarmsh.adapters.nodes.engine import NodeEngines
 from swarmsh.errors import NodeRequestFailed, NodeUnreachable
 from swarmsh.manager.ports import Connected, Disconnected, ExecRequest
+from swarmsh.model.volumes import EngineVolume
 from tests.component.conftest import eventually
 
 
@@ -34,6 +35,8 @@ class SmallEngine:
         self.execs: dict[str, dict[str, Any]] = {}
         self.resized: list[dict[str, str]] = []
         self.follow = asyncio.Event()
+        self.removed: list[tuple[str, str]] = []
+        self.df_fails = False
 
     async def start(self) -> None:
         app = web.Application()
@@ -42,6 +45,9 @@ class SmallEngine:
         app.router.add_post("/exec/{id}/start", self._start)
         app.router.add_post("/exec/{id}/resize", self._resize)
         app.router.add_get("/exec/{id}/json", self._inspect)
+        app.router.add_get("/volumes", self._volumes)
+        app.router.add_delete("/volumes/{name}", self._remove_volume)
+        app.router.add_get("/system/df", self._df)
         self.runner = web.AppRunner(app)
         await self.runner.setup()
         await web.UnixSite(self.runner, str(self.path)).start()
@@ -81,6 +87,27 @@ class SmallEngine:
         if request.query.get("follow") == "1":
             await self.follow.wait()
         return answer
+
+    async def _volumes(self, request: web.Request) -> web.Response:
+        pg = {"Name": "pg", "Driver": "local", "Mountpoint": "/v/pg", "Labels": None, "Options": {"o": "bind"}}
+        free = {"Name": "old", "Driver": "local", "Scope": "local", "CreatedAt": "2026-11-22T10:00:00Z"}
+        dangling = "dangling" in json.loads(request.query.get("filters", "{}"))
+        return web.json_response({"Volumes": [free] if dangling else [pg, free], "Warnings": None})
+
+    async def _remove_volume(self, request: web.Request) -> web.Response:
+        self.removed.append((request.match_info["name"], request.query.get("force", "")))
+        if request.match_info["name"] == "pg":
+            return web.json_response({"message": "remove pg: volume is in use - [c1]"}, status=409)
+        return web.Response(status=204)
+
+    async def _df(self, request: web.Request) -> web.Response:
+        if self.df_fails:
+            return web.json_response({"message": "a disk usage operation is already running"}, status=500)
+        used = [
+            {"Name": "pg", "UsageData": {"Size": 4096, "RefCount": 1}},
+            {"Name": "old", "UsageData": {"Size": -1, "RefCount": -1}},
+        ]
+        return web.json_response({"Volumes": used})
 
     async def _exec(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -365,3 +392,24 @@ async def test_leaving_the_context_closes_the_streams(engines: NodeEngines, engi
     async with engines.exec("node1", "c", ExecRequest(argv=("/bin/cat",), stdin=True)) as command:
         await command.write(b"x")
     await eventually(lambda: engine.execs["e0"]["ExitCode"] is not None)
+
+
+# --- volumes ------------------------------------------------------------------------------------------------
+async def test_volumes_are_listed_with_use_and_if_asked_with_sizes(
+    engines: NodeEngines, engine: SmallEngine
+) -> None:
+    pg = EngineVolume(name="pg", mountpoint="/v/pg", options={"o": "bind"}, scope="", in_use=True)
+    old = EngineVolume(name="old", created_at="2026-11-22T10:00:00Z")
+    assert await engines.volumes("node1", sizes=False) == [pg, old]
+    sized = await engines.volumes("node1", sizes=True)
+    assert [one.size_bytes for one in sized] == [4096, None]
+    engine.df_fails = True
+    assert await engines.volumes("node1", sizes=True) == [pg, old]
+
+
+async def test_a_volume_in_use_is_not_removed(engines: NodeEngines, engine: SmallEngine) -> None:
+    await engines.remove_volume("node1", "old", force=True)
+    with pytest.raises(NodeRequestFailed, match="volume is in use") as refused:
+        await engines.remove_volume("node1", "pg", force=False)
+    assert refused.value.fields["status"] == 409
+    assert engine.removed == [("old", "1"), ("pg", "")]

@@ -9,6 +9,7 @@ import shlex
 
 import pytest
 
+from swarmsh.model.volumes import EngineVolume
 from tests.conformance.conftest import DockerCli
 from tests.fakes.serving import served
 
@@ -99,6 +100,24 @@ async def test_run_options_survive_updates_of_the_docker_cli(docker):
     assert len({before, limited, changed}) == 3
     wrong = await docker.fails("service", "update", "--container-label-add", "swarmsh.run.shm=1m", "web")
     assert "Did you mean swarmsh.run.shm-size?" in wrong
+
+
+async def test_volumes_of_all_nodes_are_listed_inspected_removed_and_pruned(docker, api):
+    n1, n2 = (node.id for node in sorted(api.store.snapshot.nodes.values(), key=lambda n: n.number)[:2])
+    api.streams.disks = {
+        n1: [EngineVolume(name="pg", in_use=True), EngineVolume(name="old")],
+        n2: [EngineVolume(name="pg", labels={"a": "b"}), EngineVolume(name="ab" * 32, size_bytes=2000)],
+    }
+    assert rows(await docker("volume", "ls"))[:2] == [["local", "n1/old"], ["local", "n1/pg"]]
+    assert (await docker("volume", "ls", "-q", "--filter", "label=a")).split() == ["n2/pg"]
+    (found,) = json.loads(await docker("volume", "inspect", "n2/pg"))
+    assert (found["Name"], found["Labels"], found["Status"]["Node"]) == ("n2/pg", {"a": "b"}, "n2")
+    assert "Name one of n1/pg, n2/pg" in await docker.fails("volume", "inspect", "pg")
+    assert "volume n1/pg is in use" in await docker.fails("volume", "rm", "n1/pg")
+    assert await docker("volume", "rm", "old") == "old\n"
+    out = await docker("volume", "prune", "--force", "--filter", "label!=a")
+    assert "n2/" + "ab" * 32 in out
+    assert "docker -H ssh://NODE volume create" in await docker.fails("volume", "create", "x")
 
 
 async def test_update_scale_and_rollback(docker):
@@ -472,7 +491,7 @@ async def test_init_on_a_fresh_manager(docker_binary, tmp_path):
 @pytest.mark.parametrize(
     "command",
     [
-        "volume ls",
+        "volume create v",
         "image ls",
     ],
 )

@@ -16,6 +16,8 @@ from docker.types import (
     UpdateConfig,
 )
 
+from swarmsh.model.volumes import EngineVolume
+
 
 @pytest.fixture(params=["auto", "1.41"])
 async def client(request, api):
@@ -227,3 +229,18 @@ async def test_jobs_are_created_read_and_run_again(client, api):
     newest = [t for t in tasks if t["JobIteration"] == {"Index": 1}]
     assert sorted(t["Slot"] for t in newest) == [0, 1, 2]
     assert {t["Status"]["State"] for t in newest} == {"complete"}
+
+
+async def test_volumes_of_all_nodes_are_listed_read_and_removed(client, api):
+    first = next(node.id for node in api.store.snapshot.nodes.values() if node.number == 1)
+    api.streams.disks = {first: [EngineVolume(name="pg", labels={"a": "b"}), EngineVolume(name="ab" * 32)]}
+
+    def work():
+        assert sorted(volume.name for volume in client.volumes.list()) == [f"n1/{'ab' * 32}", "n1/pg"]
+        volume = client.volumes.get("pg")
+        assert (volume.id, volume.attrs["Labels"]) == ("n1/pg", {"a": "b"})
+        volume.remove()
+        assert client.volumes.prune()["VolumesDeleted"] == [f"n1/{'ab' * 32}"]
+        assert client.volumes.list() == []
+
+    await asyncio.to_thread(work)

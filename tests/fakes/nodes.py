@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from msgspec.structs import replace
+
 from swarmsh.errors import NodeDeadline, NodeRequestFailed, NodeUnreachable
 from swarmsh.manager.key_keeper import Rotation
 from swarmsh.manager.ports import ExecRequest
@@ -13,6 +15,7 @@ from swarmsh.model.listeners import Listener, PortRange
 from swarmsh.model.objects import SshTarget
 from swarmsh.model.paths import KINDS, Heard, Listen, Send, Sent
 from swarmsh.model.trace import Sighting, Traced, TraceSend, TraceWatch
+from swarmsh.model.volumes import EngineVolume
 
 DIGEST = "sha256:" + "ab" * 32
 
@@ -145,7 +148,22 @@ class FakeStreams:
         self.queries: list[tuple[str, dict[str, str]]] = []
         self.execs: list[ExecRequest] = []
         self.resized: list[tuple[int, int]] = []
+        self.disks: dict[str, list[EngineVolume]] = {}  # by node
         self._grown = asyncio.Event()
+
+    async def volumes(self, node_id, *, sizes) -> list[EngineVolume]:
+        if node_id in self.hung:
+            await asyncio.Event().wait()
+        if node_id in self.nodes.away:
+            raise NodeUnreachable(f"node {node_id} cannot be reached: no route to host")
+        known = self.disks.get(node_id, [])
+        return known if sizes else [replace(one, size_bytes=None) for one in known]
+
+    async def remove_volume(self, node_id, name, *, force) -> None:
+        (one,) = (v for v in self.disks[node_id] if v.name == name)
+        if one.in_use:
+            raise NodeRequestFailed("volume is in use - [c1]", node=node_id, status=409)
+        self.disks[node_id].remove(one)
 
     def say(self, container_id: str, text: str, *, at: int = 0, stream: int = 1) -> None:
         line = f"2023-11-14T22:13:{at:02d}.000000000Z {text}\n".encode()

@@ -81,6 +81,7 @@ async def served(
             clock=clock,
             nodes=fake_nodes,
             streams=streams,
+            volumes=streams,
             rotate_keys=fake_nodes.rotate_keys,
             state_dir=Path(directory),
             socket_path=Path(directory) / "docker.sock",

@@ -7,12 +7,14 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
+from urllib.parse import quote
 
 import aiohttp
 
 from swarmsh.adapters.nodes.frames import Chunk, FrameReader, LineCutter, RawReader
 from swarmsh.errors import NodeRequestFailed, NodeUnreachable, SwarmshError
 from swarmsh.manager.ports import ExecRequest
+from swarmsh.model.volumes import EngineVolume
 
 _CALL_S = 20.0
 _READ_BYTES = 64 * 1024
@@ -83,6 +85,36 @@ class NodeEngines:
             yield session
         finally:
             writer.close()
+
+    # --- volumes ---
+    async def volumes(self, node_id: str, *, sizes: bool) -> list[EngineVolume]:
+        """See the port. Engines before API 1.42 count the bytes of all they have, whatever is asked for."""
+        client, _ = await self._client(node_id)
+        unused = {"filters": json.dumps({"dangling": ["true"]})}
+        found, dangling = await asyncio.gather(
+            self._call(client, node_id, "/volumes", method="GET"),
+            self._call(client, node_id, "/volumes", method="GET", query=unused),
+        )
+        counted = await self._sizes(client, node_id) if sizes else {}
+        free = {one["Name"] for one in dangling.get("Volumes") or ()}
+        return [_volume(one, one["Name"] not in free, counted) for one in found.get("Volumes") or ()]
+
+    async def _sizes(self, client: aiohttp.ClientSession, node_id: str) -> dict[str, int]:
+        """Bytes by name; none where counting takes too long, or cannot be had."""
+        try:
+            used = await self._call(client, node_id, "/system/df", method="GET", query={"type": "volume"})
+        except SwarmshError:
+            return {}
+        sizes = {
+            one["Name"]: int((one.get("UsageData") or {}).get("Size", -1)) for one in used.get("Volumes") or ()
+        }
+        return {name: size for name, size in sizes.items() if size >= 0}
+
+    async def remove_volume(self, node_id: str, name: str, *, force: bool) -> None:
+        """See the port."""
+        client, _ = await self._client(node_id)
+        query = {"force": "1"} if force else None
+        await self._call(client, node_id, f"/volumes/{quote(name, safe='')}", method="DELETE", query=query)
 
     async def _call(
         self,
@@ -176,6 +208,20 @@ class EngineExec:
             else:  # the output ends a moment before the Engine knows the exit code
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, 1.0)
+
+
+def _volume(one: dict[str, Any], in_use: bool, sizes: dict[str, int]) -> EngineVolume:
+    return EngineVolume(
+        name=one["Name"],
+        driver=one.get("Driver") or "",
+        mountpoint=one.get("Mountpoint") or "",
+        created_at=one.get("CreatedAt") or "",
+        labels=one.get("Labels") or {},
+        options=one.get("Options") or {},
+        scope=one.get("Scope") or "",
+        in_use=in_use,
+        size_bytes=sizes.get(one["Name"]),
+    )
 
 
 def _exec_config(request: ExecRequest) -> dict[str, Any]:

@@ -68,6 +68,7 @@ class Description(msgspec.Struct):
     boot_id: str | None = None
     routes: list[str] | None = None
     mtus: list[tuple[str, int]] | None = None
+    volumes: list[str] | None = None
 
 
 class Hello(msgspec.Struct):
@@ -244,6 +245,7 @@ def to_description(seen: Description) -> NodeDescription:
         boot_id=seen.boot_id or "",
         routes=tuple(seen.routes or ()),
         mtus=tuple(seen.mtus or ()),
+        volumes=None if seen.volumes is None else tuple(seen.volumes),
     )
 
 

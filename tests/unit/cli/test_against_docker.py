@@ -21,6 +21,7 @@ import click
 import pytest
 
 from swarmsh.cli.service import GROUP
+from swarmsh.core.run_options import RUN_OPTIONS
 
 from .conftest import Recorder, Result
 
@@ -432,6 +433,7 @@ def test_each_flag_is_compared_with_dockers(command: str, lines: list[str]) -> N
     assert found is not None
     used = {word.partition("=")[0] for line in lines for word in shlex.split(line)}
     ours = {"--plan", "--format", "--detach", "--schedule", "--schedule-zone"}
+    ours |= {f"--{option.name}{verb}" for option in RUN_OPTIONS for verb in ("", "-add", "-rm")}
     not_built: set[str] = set()
     if command == "update":
         not_built.add("--max-concurrent")  # of jobs alone, and the service of these tests is none

@@ -23,7 +23,7 @@ from swarmsh.model.specs import ServiceSpec, UpdateConfig
 from swarmsh.model.states import Availability, NodeState
 
 from .test_liveness import answer, judge
-from .test_orchestrate import OPS
+from .test_orchestrate import OPS, happen
 from .world import World, _ended, make_node, make_spec
 
 LABEL = {"swarmsh.fence": "stop"}
@@ -237,27 +237,8 @@ def test_whatever_happens_no_slot_runs_twice_and_all_run_in_the_end(
                 replicas = n
             case "image":
                 image = f"web:{n}"
-            case "fail":
-                running = [t for t in world.running() if t.node_id not in world.cut]
-                if running:
-                    world.fail(running[n % len(running)])
-            case "lose":
-                world.lose(n)
-            case "power_off":
-                world.power_off(n)
-            case "find":
-                world.find(n)
-            case "drain":
-                world.set_node(n, availability=Availability.DRAIN)
-            case "activate":
-                world.set_node(n, availability=Availability.ACTIVE)
-            case "steps":
-                for _ in range(n):
-                    world.step()
-            case "time":
-                world.pass_time(n)
-            case "kill":
-                world.restart_manager(lose_seen=bool(n))
+            case _:
+                happen(world, op, n)
         if op in ("scale", "image"):
             world.update(fenced_spec(replicas=replicas, image=image, delay_s=delay, update=config))
     for n in (1, 2, 3):

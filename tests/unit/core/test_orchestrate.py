@@ -573,6 +573,32 @@ OPS = st.one_of(
 )
 
 
+def happen(world: World, op: str, n: int) -> None:
+    """What one of `OPS` does to the world itself; `scale` and `image` are for the test to do."""
+    match op:
+        case "fail":
+            running = [t for t in world.running() if t.node_id not in world.cut]
+            if running:
+                world.fail(running[n % len(running)])
+        case "lose":
+            world.lose(n)
+        case "power_off":
+            world.power_off(n)
+        case "find":
+            world.find(n)
+        case "drain":
+            world.set_node(n, availability=Availability.DRAIN)
+        case "activate":
+            world.set_node(n, availability=Availability.ACTIVE)
+        case "steps":
+            for _ in range(n):
+                world.step()
+        case "time":
+            world.pass_time(n)
+        case "kill":
+            world.restart_manager(lose_seen=bool(n))
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     ops=st.lists(OPS, max_size=14),
@@ -592,27 +618,8 @@ def test_whatever_happens_the_service_ends_as_specified(
                 replicas = n
             case "image":
                 image = f"web:{n}"
-            case "fail":
-                running = [t for t in world.running() if t.node_id not in world.cut]
-                if running:
-                    world.fail(running[n % len(running)])
-            case "lose":
-                world.lose(n)
-            case "power_off":
-                world.power_off(n)
-            case "find":
-                world.find(n)
-            case "drain":
-                world.set_node(n, availability=Availability.DRAIN)
-            case "activate":
-                world.set_node(n, availability=Availability.ACTIVE)
-            case "steps":
-                for _ in range(n):
-                    world.step()
-            case "time":
-                world.pass_time(n)
-            case "kill":
-                world.restart_manager(lose_seen=bool(n))
+            case _:
+                happen(world, op, n)
         if op in ("scale", "image"):
             world.update(make_spec(replicas=replicas, image=image, delay_s=delay, update=config))
         for slot, tasks in Counter(t.slot for t in world.tasks() if t.live).items():

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from swarmsh.core.accept import accept_service
 from swarmsh.core.container import container_config
@@ -16,6 +18,7 @@ from swarmsh.core.engine_api import newest_field
 from swarmsh.core.run_devices import DeviceRequest
 from swarmsh.core.run_options import (
     RUN_OPTIONS,
+    RunOption,
     RunOptions,
     host_config_of,
     newest_option,
@@ -317,3 +320,26 @@ def test_a_node_with_an_older_engine_is_ruled_out_by_name() -> None:
 def test_the_page_for_users_has_the_same_table() -> None:
     rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| `swarmsh.run.")]
     assert rows == [f"| `{x.label}` | {x.form} | {x.meaning} |" for x in RUN_OPTIONS]
+
+
+VALUES = st.one_of(
+    st.text(max_size=30),
+    st.text(alphabet="/:,;=[]\"'{}rwm0123456789.-agx ", max_size=30),
+    st.sampled_from(["9" * 400, "9" * 400 + "p", "[" * 100_000, "seccomp=" + "[" * 100_000, "-1", "١", "1e5"]),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(option=st.sampled_from(RUN_OPTIONS), text=VALUES)
+def test_garbage_is_refused_by_name_or_means_something(option: RunOption, text: str) -> None:
+    refused = ""
+    try:
+        found = parse_run_options({option.label: text})
+    except InvalidSpec as e:
+        refused = e.message
+    if refused:
+        assert refused.startswith(f"container label {option.label}: ")
+        assert len(refused) < 500
+    else:
+        json.dumps(host_config_of(found))
+        assert parse_run_options(run_labels(found)) == found

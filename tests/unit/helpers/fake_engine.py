@@ -42,6 +42,8 @@ class FakeEngine:
         self.hold_logs: asyncio.Event | None = None
         self._numbers = 0
         self._streams: set[asyncio.StreamWriter] = set()
+        self._volume_streams: set[asyncio.StreamWriter] = set()
+        self.volumes: dict[str, dict[str, Any]] = {"pgdata": {"Name": "pgdata", "Driver": "local"}}
         self._connections: set[asyncio.StreamWriter] = set()
         self._server: asyncio.AbstractServer | None = None
 
@@ -122,6 +124,19 @@ class FakeEngine:
             line = json.dumps(event).encode() + b"\n"
             writer.write(b"%x\r\n%s\r\n" % (len(line), line))
 
+    def add_volume(self, name: str, driver: str = "local", **options: str) -> None:
+        self.volumes[name] = {"Name": name, "Driver": driver, "Options": options or None}
+        self._volume_event("create", name)
+
+    def remove_volume(self, name: str) -> None:
+        del self.volumes[name]
+        self._volume_event("destroy", name)
+
+    def _volume_event(self, action: str, name: str) -> None:
+        line = json.dumps({"Type": "volume", "Action": action, "Actor": {"ID": name}}).encode() + b"\n"
+        for writer in self._volume_streams:
+            writer.write(b"%x\r\n%s\r\n" % (len(line), line))
+
     def _begin(self, one: dict[str, Any]) -> None:
         self._numbers += 1
         state = {"Status": "running", "Running": True, "Restarting": False, "Pid": 10**8 + self._numbers}
@@ -149,7 +164,8 @@ class FakeEngine:
             else:
                 self.calls.append(f"{method} {path}")
             if path == "/events":
-                await self._events(reader, writer)
+                of_volumes = "volume" in json.loads(query["filters"])["type"]
+                await self._events(reader, writer, self._volume_streams if of_volumes else self._streams)
             elif path == "/images/create":
                 await self._pull(writer, query, headers)
             else:
@@ -165,11 +181,14 @@ class FakeEngine:
         finally:
             self._connections.discard(writer)
             self._streams.discard(writer)
+            self._volume_streams.discard(writer)
             writer.close()
 
-    async def _events(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _events(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, streams: set[asyncio.StreamWriter]
+    ) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-        self._streams.add(writer)
+        streams.add(writer)
         await reader.read(1)
 
     async def _pull(self, writer: asyncio.StreamWriter, query: dict[str, str], headers: dict[str, str]) -> None:
@@ -215,6 +234,7 @@ class FakeEngine:
                      "Runtimes": {"runc": {"path": "runc"}, "crun": {"path": "/nosuch/crun"}},
                      "GenericResources": [{"NamedResourceSpec": {"Kind": "gpu", "Value": "UUID1"}},
                                           {"DiscreteResourceSpec": {"Kind": "ssd", "Value": 3}}]},
+            "volumes": {"Volumes": list(self.volumes.values()), "Warnings": None},
             "distribution": {"Descriptor": {"digest": "sha256:abc"},
                              "Platforms": [{"architecture": "amd64", "os": "linux"}]},
         }[word]  # fmt: skip
@@ -238,6 +258,9 @@ class FakeEngine:
         ):  # as Engines before API 1.44
             return 400, {"message": "Container cannot be connected to network endpoints"}
         self.bodies.append(("/containers/create", body))
+        for mount in (body.get("HostConfig") or {}).get("Mounts") or ():
+            if mount["Type"] == "volume":
+                self.volumes.setdefault(mount["Source"], {"Name": mount["Source"], "Driver": "local"})
         one = self.add(body, name)
         if self.create_breaks_off:
             self.create_breaks_off = False

@@ -14,6 +14,7 @@ from swarmsh.model.objects import UpdateStatus
 from swarmsh.model.snapshot import Changes
 from swarmsh.model.specs import UpdateConfig
 from swarmsh.model.states import Availability, NodeState, TaskState
+from tests.unit.core.test_volumes import VolumeWorld, volume_spec
 from tests.unit.core.world import SECOND, World, make_spec
 
 
@@ -192,3 +193,14 @@ def test_no_more_places_at_a_time_than_the_service_allows(parallelism):
     _, steps = played(world)
     orders = [s.order for s in steps]
     assert max(map(orders.count, orders)) == (parallelism or 6)
+
+
+def test_a_task_that_would_wait_for_its_data_says_so_in_the_plan():
+    world = VolumeWorld()
+    world.create(volume_spec())
+    world.pass_time(10)
+    (task,) = world.running()
+    world.update(volume_spec(constraints=(f"node.id!={task.node_id}",), image="web:2"))
+    _, steps = played(world)
+    (waits,) = {step.waits for step in steps if step.waits}
+    assert f"2 nodes without the data of volume pg, which is on n{task.node_id[-1]}" in waits

@@ -10,12 +10,12 @@ import pytest
 from msgspec.structs import replace
 
 from swarmsh.core.liveness import DOUBT
-from swarmsh.manager.ports import Connected, Disconnected, TasksReported
+from swarmsh.manager.ports import Connected, Described, Disconnected, TasksReported
 from swarmsh.manager.settings import Settings
 from swarmsh.manager.usecases.cluster import tune_cluster
 from swarmsh.manager.watch import DOUBT_ENDED, NodeWatch
 from swarmsh.model.actions import NodeReport, TaskReport
-from swarmsh.model.objects import Cluster, NodeStatus, SshTarget, Task, TaskStatus
+from swarmsh.model.objects import Cluster, NodeDescription, NodeStatus, SshTarget, Task, TaskStatus
 from swarmsh.model.snapshot import Changes
 from swarmsh.model.specs import TaskSpec
 from swarmsh.model.states import NodeState, TaskState
@@ -437,3 +437,22 @@ async def test_what_is_met_is_what_had_a_session_with_this_process(scene: Scene)
     scene.watch.take(Connected("node1", NodeReport()))
     scene.watch.take(Disconnected("node1", "cut"))
     assert scene.watch.met("node1") and not scene.watch.met("node2")
+
+
+async def test_volumes_that_a_node_cannot_tell_are_there_still(scene: Scene) -> None:
+    def told(*volumes: str) -> NodeReport:
+        return NodeReport(description=NodeDescription(kernel="6", volumes=volumes))
+
+    def known() -> tuple[str, ...] | None:
+        return scene.store.snapshot.nodes["node3"].description.volumes
+
+    mute = NodeReport(description=NodeDescription(kernel="6.1"))
+    scene.watch.take(Connected("node3", told("pg", "web")))
+    assert known() == ("pg", "web")
+    scene.watch.take(Connected("node3", mute))
+    assert known() == ("pg", "web")
+    assert scene.store.snapshot.nodes["node3"].description.kernel == "6.1"
+    scene.watch.take(Described("node3", mute))
+    assert known() == ("pg", "web")
+    scene.watch.take(Described("node3", told()))
+    assert known() == ()

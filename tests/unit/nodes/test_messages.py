@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from swarmsh.adapters.nodes.messages import (
+    Description,
     Drift,
     FoundListeners,
     Line,
@@ -20,6 +21,7 @@ from swarmsh.adapters.nodes.messages import (
     PathsSent,
     Released,
     TraceSeen,
+    to_description,
 )
 from swarmsh.model.actions import Batch
 from swarmsh.model.listeners import Listener, PortRange
@@ -139,3 +141,12 @@ def test_answers_are_read() -> None:
     assert msgspec.convert(sample("secure_reply")["result"], LostPeers).lost
     failed = msgspec.json.decode(msgspec.json.encode(sample("error_network_failed")), type=Line)
     assert failed.error.code == "network_failed" and failed.error.message
+
+
+def test_a_node_without_volumes_is_told_from_one_that_cannot_tell_them() -> None:
+    said = sample("description")["data"]
+    assert to_description(msgspec.convert(said, Description)).volumes == ("pgdata",)
+    assert to_description(msgspec.convert(said | {"volumes": []}, Description)).volumes == ()
+    assert to_description(msgspec.convert(said | {"volumes": None}, Description)).volumes is None
+    said.pop("volumes")
+    assert to_description(msgspec.convert(said, Description)).volumes is None
