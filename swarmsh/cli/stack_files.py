@@ -59,7 +59,7 @@ def read_stack(
             "the stack has no name", hint="Name it after the command, or in the file with a top-level `name:`"
         )
     spec: Json = to_wire(convert(project, stack, working_dir=folder))
-    return StackFiles(stack, project, spec, tuple(map(str, project.warnings)))
+    return StackFiles(stack, project, spec, tuple(project.noted()))
 
 
 def canonical(project: Project) -> Json:

@@ -72,7 +72,7 @@ def services_of(manager: ManagerClient, stack: str, filters: dict[str, list[str]
 def config(files: tuple[str, ...], env_files: tuple[str, ...], profiles: tuple[str, ...], form: str) -> None:
     """Print compose files as one: merged, with variables filled in, in the long syntax. No manager is asked."""
     project, _ = read_project(files, env_files=env_files, profiles=profiles)
-    for warning in project.warnings:
+    for warning in project.noted():
         note(f"Warning: {warning}")
     if form == "json":
         print_json(canonical(project))

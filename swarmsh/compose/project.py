@@ -62,3 +62,8 @@ class Project:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     marks: Marks = field(default_factory=Marks)
     warnings: list[Notice] = field(default_factory=list)
+
+    def noted(self) -> list[str]:
+        """The warnings as people read them: file, line and column, the path of keys, and why."""
+        places = ((self.marks.at(notice.path), notice) for notice in self.warnings)
+        return [f"{place}: {notice}" if place else str(notice) for place, notice in places]

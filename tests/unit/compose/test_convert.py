@@ -165,6 +165,13 @@ def test_options_of_another_kind_of_mount_are_refused():
     assert "nodes run Linux" in refusal("volumes: [{type: npipe, source: /a, target: /a}]")
 
 
+def test_warnings_name_file_line_and_key():
+    project, read = loaded("services:\n  web:\n    image: x\n    container_name: one\n")
+    convert(project, "shop", read=read)
+    (said,) = project.noted()
+    assert said.startswith("/p/compose.yml:4:5: services.web.container_name: containers are named after tasks")
+
+
 # --- what tasks are -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("text", "policy"),
