@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
+from swarmsh.core.refresh import note_refresh
 from swarmsh.core.tasks import REJECTED_MESSAGE, ended
 from swarmsh.model.actions import TaskReport
 from swarmsh.model.objects import Task, TaskStatus
@@ -57,6 +58,7 @@ def merge_report(task: Task, report: TaskReport, now: float) -> Task:
         ready_since=task.ready_since or (now if status.ready else None),
         late_at=task.late_at or (now if report.late and task.ready_since is None else None),
     )
+    seen = note_refresh(seen, report, now)
     return task if seen == task else replace(seen, updated_at=now)
 
 

@@ -14,12 +14,13 @@ from swarmsh.core.container import ensure_action
 from swarmsh.core.fence import fence_peers
 from swarmsh.core.netstate import joins_of
 from swarmsh.core.node_plan import plan_node
+from swarmsh.core.refresh import plan_refreshes
 from swarmsh.errors import SwarmshError
 from swarmsh.manager.node_networks import networked
 from swarmsh.manager.ports import NodeClient, Store
 from swarmsh.manager.retrying import Retrying
 from swarmsh.manager.usecases.credentials import registry_auth
-from swarmsh.model.actions import Action, Batch, EnsureTask, Peer, RemoveTask, StopTask
+from swarmsh.model.actions import Action, Batch, EnsureTask, Peer, RefreshSecrets, RemoveTask, StopTask
 from swarmsh.model.objects import Task
 from swarmsh.model.states import TaskState
 
@@ -52,6 +53,7 @@ class NodeWorker:
     work: Retrying = field(init=False)
     # What the node was told in this session; its reports may lag behind.
     told: dict[str, str] = field(default_factory=dict)
+    refreshed: dict[str, int] = field(default_factory=dict)  # in this session: task -> number of its refresh
     _told_peers: tuple[Peer, ...] | None = None
     waits: bool = False  # something is held back until networks are acknowledged
     _waited_until: dict[str, float] = field(default_factory=dict)  # task that is to stop -> the loop's time
@@ -64,6 +66,7 @@ class NodeWorker:
 
     def session_started(self) -> None:
         self.told.clear()
+        self.refreshed.clear()
         self._told_peers = None
         self.work.touch()
 
@@ -83,7 +86,10 @@ class NodeWorker:
             return ensure_action(task, node, cluster_id, desired, joins=joins_of(snapshot, task, node))
 
         self._forget(tasks.keys() | report.tasks.keys())
-        planned = plan_node(tasks.values(), report, self.told, snapshot.index, ensure, snapshot.services)
+        planned = (
+            *plan_refreshes(tasks.values(), report, self.refreshed),  # first: what starts now has the new ones
+            *plan_node(tasks.values(), report, self.told, snapshot.index, ensure, snapshot.services),
+        )
         actions = [action for action in planned if self._may_be_given(action, tasks)]
         self.waits = len(actions) < len(planned)
         peers = fence_peers(snapshot, node)
@@ -101,7 +107,7 @@ class NodeWorker:
                 return not networked(task) or self.networks.holds(task)
             case StopTask():
                 return self._is_left(tasks[action.task_id])
-            case RemoveTask():
+            case RemoveTask() | RefreshSecrets():
                 return True
 
     def _is_left(self, task: Task) -> bool:
@@ -132,7 +138,8 @@ class NodeWorker:
         batch = Batch(cluster_id=cluster_id, epoch=self.epoch, index=index, actions=tuple(actions), peers=peers)
         await self.nodes.apply(self.node_id, batch)
         self._told_peers = self._told_peers if peers is None else peers
-        self.told.update((a.task_id, _goal(a)) for a in actions)
+        self.told.update((a.task_id, _goal(a)) for a in actions if not isinstance(a, RefreshSecrets))
+        self.refreshed.update((a.task_id, a.number) for a in actions if isinstance(a, RefreshSecrets))
 
     async def _with_credentials(self, actions: Sequence[Action]) -> Sequence[Action]:
         """Registry credentials, fetched once a service; a service whose cannot be read goes without."""
@@ -146,12 +153,12 @@ class NodeWorker:
 
     def _forget(self, known: Iterable[str]) -> None:
         """Drop what is remembered of tasks that are neither wanted nor held any more."""
-        for remembered in (self.told, self._waited_until):
+        for remembered in (self.told, self.refreshed, self._waited_until):
             for task_id in remembered.keys() - set(known):
                 del remembered[task_id]
 
 
-def _goal(action: Action) -> str:
+def _goal(action: EnsureTask | StopTask | RemoveTask) -> str:
     match action:
         case EnsureTask():
             return action.desired

@@ -73,7 +73,19 @@ class RemoveTask(Message, tag_field="do", tag="remove_task"):
     task_id: str
 
 
-Action = EnsureTask | StopTask | RemoveTask
+class RefreshSecrets(Message, tag_field="do", tag="refresh_secrets"):
+    """Exchange the contents of a ready or running task's secrets and configs for those that it was given last,
+    each file whole or not at all; then send its container `signal`, if it runs and that is not empty.
+
+    Done once for each `number`, the highest of which the task's reports repeat from then on.
+    """
+
+    task_id: str
+    number: int
+    signal: str = ""  # SIGHUP
+
+
+Action = EnsureTask | StopTask | RemoveTask | RefreshSecrets
 
 
 class Peer(Message):
@@ -120,6 +132,8 @@ class TaskReport(Message, kw_only=True):
     late: bool = False  # not ready although the time for that is over
     log: tuple[str, ...] = ()  # its last lines, of a container that failed or is late
     restarts: int = 0
+    refreshed: int = 0  # the newest `refresh_secrets` that was carried out, by its number
+    refresh_err: str = ""  # why that one failed; it is not tried again
 
 
 class NodeReport(Message):

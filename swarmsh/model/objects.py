@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from msgspec import field
 
-from swarmsh.model.revisions import REVISIONS_KEPT
+from swarmsh.model.revisions import REVISIONS_KEPT, Author
 from swarmsh.model.specs import (
+    ConfigSpec,
     EndpointSpec,
     GenericResource,
     NetworkSpec,
     NodeSpec,
     Platform,
     PortConfig,
+    SecretSpec,
     ServiceSpec,
     TaskSpec,
 )
@@ -221,6 +223,8 @@ class Task(Record, kw_only=True):
     # Allocated when its node is known: overlays, and the network of that node which leads outside and to the mesh.
     addresses: tuple[TaskAddress, ...] = ()
     egress_address: str = ""
+    # The newest exchange of its secrets and configs under it: its spec has the new ids already.
+    refresh: Refresh | None = None
     # Of a job: which run of it. Its desired RUNNING means «until it is complete», and COMPLETE tasks keep it.
     job_iteration: int | None = None
 
@@ -256,6 +260,42 @@ class Task(Record, kw_only=True):
     def live(self) -> bool:
         """Wanted, and not ended: it occupies its slot."""
         return self.desired <= TaskState.RUNNING and not self.status.state.terminal
+
+
+# --- secrets and configs ------------------------------------------------------------------------------------
+class _Kept(Record, kw_only=True):
+    """One version of what has a name. Its contents never change, and are not here: the store has them by its id.
+
+    The name means the version that is `current`; the others are kept to go back to, and for services that were
+    left with them. Docker's lists have the current ones only.
+    """
+
+    id: str
+    version: int
+    created_at: float
+    updated_at: float
+    number: int = 1  # of the versions of this name, from 1; one that is not kept any more leaves a gap
+    current: bool = True
+    size: int = 0  # bytes
+    author: Author = Author()  # who made it, and by what: "create", "rotate", …
+
+
+class Secret(_Kept, kw_only=True):
+    spec: SecretSpec
+
+
+class Config(_Kept, kw_only=True):
+    spec: ConfigSpec
+
+
+class Refresh(Record):
+    """That a running task is given other contents of its secrets and configs, without a restart."""
+
+    number: int = 0  # of the task's refreshes, from 1
+    signal: str = ""  # sent to its container when they are in place: "SIGHUP"
+    asked_at: float = 0.0
+    done_at: float | None = None  # when its node said so
+    err: str = ""  # why nothing came of it
 
 
 # --- nodes --------------------------------------------------------------------------------------------------

@@ -8,9 +8,28 @@ from typing import TypeVar
 import msgspec
 from immutables import Map
 
-from swarmsh.model.objects import Cluster, Event, Network, Node, Release, Service, Task
+from swarmsh.model.objects import Cluster, Config, Event, Network, Node, Release, Secret, Service, Task
 from swarmsh.model.pools import Pools, follow, follow_releases
 from swarmsh.model.revisions import Author
+
+
+class Contents(msgspec.Struct, frozen=True, kw_only=True):
+    """The data of a secret or config that is put in the same write; `key` is of `secret_key` or `config_key`."""
+
+    key: str
+    data: bytes
+
+    def __repr__(self) -> str:
+        return f"Contents(key={self.key!r}, data=…)"
+
+
+def secret_key(secret_id: str) -> str:
+    """What the data of a secret is sealed under."""
+    return f"secret/{secret_id}"
+
+
+def config_key(config_id: str) -> str:
+    return f"config/{config_id}"
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,10 +43,16 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     put_tasks: tuple[Task, ...] = ()
     put_nodes: tuple[Node, ...] = ()
     put_networks: tuple[Network, ...] = ()
+    put_secrets: tuple[Secret, ...] = ()
+    put_configs: tuple[Config, ...] = ()
+    # For the store alone, which seals them: those who are told of a write do not see them.
+    put_contents: tuple[Contents, ...] = ()
     delete_services: tuple[str, ...] = ()
     delete_tasks: tuple[str, ...] = ()
     delete_nodes: tuple[str, ...] = ()
     delete_networks: tuple[str, ...] = ()
+    delete_secrets: tuple[str, ...] = ()  # and their contents
+    delete_configs: tuple[str, ...] = ()
     # Made by the store itself for whatever this write takes an address or a mark from (`core.allocate.releases`).
     put_releases: tuple[Release, ...] = ()
     delete_releases: tuple[str, ...] = ()
@@ -40,7 +65,8 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
 
 _NOTHING = Changes()
 _EMPTY: Map[str, None] = Map()
-T = TypeVar("T", Service, Task, Node, Network, Release)
+T = TypeVar("T", Service, Task, Node, Network, Release, Secret, Config)
+K = TypeVar("K", Secret, Config)
 
 
 class ClusterSnapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +80,10 @@ class ClusterSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     nodes: Map[str, Node] = Map()
     networks: Map[str, Network] = Map()  # removed ones too, as long as their numbers may not be used again
     network_ids: Map[str, str] = Map()  # name -> id of those that are not removed
+    secrets: Map[str, Secret] = Map()  # all versions
+    secret_ids: Map[str, str] = Map()  # name -> id of the current one
+    configs: Map[str, Config] = Map()
+    config_ids: Map[str, str] = Map()
     releases: Map[str, Release] = Map()
     pools: Pools = Map()  # who holds which address and mark
     pending_ids: Map[str, None] = Map()  # live tasks that no node was found for yet
@@ -121,6 +151,10 @@ class ClusterSnapshot(msgspec.Struct, frozen=True, kw_only=True):
             nodes=_drop(_put(self.nodes, changes.put_nodes), changes.delete_nodes),
             networks=_drop(_put(self.networks, changes.put_networks), changes.delete_networks),
             network_ids=self._network_ids_after(changes),
+            secrets=_drop(_put(self.secrets, changes.put_secrets), changes.delete_secrets),
+            secret_ids=_current_ids(self.secret_ids, self.secrets, changes.put_secrets, changes.delete_secrets),
+            configs=_drop(_put(self.configs, changes.put_configs), changes.delete_configs),
+            config_ids=_current_ids(self.config_ids, self.configs, changes.put_configs, changes.delete_configs),
             releases=_put(_drop(self.releases, changes.delete_releases), changes.put_releases),
             pools=follow_releases(pools, changes.put_releases, lapsed),
             pending_ids=pending,
@@ -140,6 +174,20 @@ class ClusterSnapshot(msgspec.Struct, frozen=True, kw_only=True):
             if gone is not None and names.get(gone.spec.name) == network_id:
                 names = names.delete(gone.spec.name)
         return names
+
+
+def _current_ids(names: Map[str, str], known: Map[str, K], put: Iterable[K], gone: Iterable[str]) -> Map[str, str]:
+    """Names and what they mean. Where one version takes another one's place, both may be among `put`."""
+    for one in put:
+        if one.current:
+            names = names.set(one.spec.name, one.id)
+        elif names.get(one.spec.name) == one.id:
+            names = names.delete(one.spec.name)
+    for i in gone:
+        was = known.get(i)
+        if was is not None and names.get(was.spec.name) == i:
+            names = names.delete(was.spec.name)
+    return names
 
 
 def _put(into: Map[str, T], objects: Iterable[T]) -> Map[str, T]:

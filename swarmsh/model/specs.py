@@ -347,6 +347,24 @@ class NetworkSpec(Record):
     config_from: ConfigFrom | None = None
 
 
+# --- secrets and configs ------------------------------------------------------------------------------------
+class SecretSpec(Record):
+    """A secret but for its data, which is in no record: it lies sealed in the store, under the secret's id."""
+
+    name: str = always("")
+    labels: dict[str, str] = field(default_factory=dict)
+    driver: Driver | None = None  # where the data is to be had, if not with us
+    templating: Driver | None = None  # named golang: the data is a template, expanded for each task
+
+
+class ConfigSpec(Record):
+    """A config but for its data, which is kept as that of secrets."""
+
+    name: str = always("")
+    labels: dict[str, str] = field(default_factory=dict)
+    templating: Driver | None = None
+
+
 # --- nodes and the cluster ----------------------------------------------------------------------------------
 class NodeSpec(Record):
     name: str = ""  # the inventory's name

@@ -10,7 +10,16 @@ import msgspec
 
 from swarmsh.errors import HelperRefused, NodeUnreachable, SwarmshError
 from swarmsh.manager.ports import Connected, Disconnected, NodeEvent, TasksReported
-from swarmsh.model.actions import Action, Batch, EnsureTask, NodeReport, RemoveTask, StopTask, TaskReport
+from swarmsh.model.actions import (
+    Action,
+    Batch,
+    EnsureTask,
+    NodeReport,
+    RefreshSecrets,
+    RemoveTask,
+    StopTask,
+    TaskReport,
+)
 from swarmsh.model.netstate import EspKeys, NetworkChange
 from swarmsh.model.objects import NodeDescription
 
@@ -122,6 +131,10 @@ class FakeHelpers:
             case EnsureTask():
                 running = action.desired == "running"
                 self.report_task(node_id, action.task_id, action.desired, ready=running)
+            case RefreshSecrets():
+                report = msgspec.structs.replace(self.tasks[node_id][action.task_id], refreshed=action.number)
+                self.tasks[node_id][action.task_id] = report
+                self._events.put_nowait(TasksReported(node_id=node_id, tasks=(report,)))
             case StopTask():
                 self.report_task(node_id, action.task_id, "shutdown")
             case RemoveTask():

@@ -1,0 +1,51 @@
+"""Secrets and configs exchanged under tasks that run: which ids change, and what nodes are told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from msgspec.structs import replace
+
+from swarmsh.core.secrets import with_other_ids
+from swarmsh.model.actions import NodeReport, RefreshSecrets, TaskReport
+from swarmsh.model.objects import Refresh, Task
+
+# Before, its files are not there; while it starts, nobody may be there to be signalled.
+_MAY = ("ready", "running")
+
+
+def refreshed_task(task: Task, ids: Mapping[str, str], signal: str, now: float) -> Task | None:
+    """The task with these ids (old -> new) in its references, and its node told so; None if it has none of them.
+
+    It keeps its spec version, and so is not replaced. `signal` is for one that runs by then; one that does not yet
+    begins with the new contents.
+    """
+    spec = with_other_ids(task.spec, ids)
+    if spec is task.spec or not task.live:
+        return None
+    if not task.placed:
+        return replace(task, spec=spec)
+    number = task.refresh.number + 1 if task.refresh is not None else 1
+    return replace(task, spec=spec, refresh=Refresh(number=number, signal=signal, asked_at=now))
+
+
+def plan_refreshes(
+    tasks: Iterable[Task], report: NodeReport, told: Mapping[str, int]
+) -> tuple[RefreshSecrets, ...]:
+    """What a node is told of its running tasks; `told`: task id -> number of what it was told in this session."""
+    actions = []
+    for task in sorted(tasks, key=lambda t: t.id):
+        refresh, found = task.refresh, report.tasks.get(task.id)
+        if refresh is None or refresh.done_at is not None or found is None or not task.live:
+            continue
+        if found.state in _MAY and max(told.get(task.id, 0), found.refreshed) < refresh.number:
+            actions.append(RefreshSecrets(task_id=task.id, number=refresh.number, signal=refresh.signal))
+    return tuple(actions)
+
+
+def note_refresh(task: Task, report: TaskReport, now: float) -> Task:
+    """The task after its node said how far it is."""
+    refresh = task.refresh
+    if refresh is None or refresh.done_at is not None or report.refreshed < refresh.number:
+        return task
+    return replace(task, refresh=replace(refresh, done_at=now, err=report.refresh_err))
