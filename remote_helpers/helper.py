@@ -455,13 +455,15 @@ class Helper:
         self.state.save_soon()
         try:
             for item in items:
-                self.files.take(item)
-                self._given.add(item["task_id"])
+                task = self.tasks.by_id.get(item.get("task_id"))
+                if task is None or not task.terminal:  # it may have ended meanwhile, and has none any more
+                    self.files.take(item)
+                    self._given.add(item["task_id"])
         except OSError as e:
             raise Refused(
                 "contents_failed", f"contents cannot be kept in memory: {e.strerror}", "Free memory on the node"
             ) from e
-        self.tasks.contents_came({item["task_id"] for item in items})
+        self.tasks.contents_came(self._given)
         return {}
 
     async def _op_network(self, session: Session, args: dict) -> dict:

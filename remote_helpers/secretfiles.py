@@ -133,7 +133,10 @@ class SecretFiles:
         todo = [one for one in files if not self._is_placed(task_id, one, placed)]
         for one in todo:
             place = _place_of(one["target"], shared)
-            self._put(f"{folder}/{one['id']}", folder, place, one)
+            try:
+                self._put(f"{folder}/{one['id']}", folder, place, one)
+            except OSError as e:
+                raise OSError(e.errno, f"{one['target']} cannot be made: {e.strerror}") from e
             placed[one["target"]] = _record(one, place)
         if todo:
             _write_new(f"{folder}/placed.json", json.dumps(placed).encode())

@@ -134,7 +134,7 @@ class Task:
 
     def refresh(self, action: dict) -> None:
         """Exchange its files, once for each number."""
-        if action["number"] > max(self.refreshed, self._refresh.get("number", 0)):
+        if not self.terminal and action["number"] > max(self.refreshed, self._refresh.get("number", 0)):
             self._refresh = action
             self.node.save_soon()
         self.kick(dirty=False)
@@ -142,6 +142,7 @@ class Task:
     def contents_came(self) -> None:
         """Some of what it waits for may be there."""
         if self.missing:
+            # At once: the manager holds what it gave against this.
             self._set(missing=self.node.files.missing(self.id, self._files()))
             self.kick(dirty=False)
 
@@ -626,7 +627,7 @@ class Task:
 
     def _has_files(self) -> bool:
         """Have its secrets and configs in their places. False if some must be given first, or if it ended so."""
-        files = self.action.get("files") or []
+        files = self._files()
         missing = self.node.files.missing(self.id, files)
         self._set(missing=missing)
         if missing:
@@ -635,7 +636,7 @@ class Task:
         try:
             self.node.files.place(self.id, files, self.action["config"])
         except OSError as e:
-            self._end("rejected", "preparing", f"secrets and configs cannot be put in place: {e.strerror}")
+            self._end("rejected", "preparing", f"secrets and configs: {e.strerror}")
         return not self.terminal
 
     async def _exchange(self, view) -> None:
@@ -652,7 +653,7 @@ class Task:
                 path = f"/containers/{view.id}/kill"
                 await self.node.engine.call("POST", path, query={"signal": refresh["signal"]}, timeout_s=30.0)
         except OSError as e:
-            words = f"secrets and configs cannot be put in place: {e.strerror}"
+            words = f"secrets and configs: {e.strerror}"
         except EngineError as e:
             words = f"signal {refresh['signal']}: {e.message}"
         if self._refresh is refresh:
