@@ -2,7 +2,7 @@
 
 What is below `root/secrets` (0700), a file system in memory:
 
-    TASK/ID          contents as they were given, until they are in their places (0600)
+    TASK/ID.given    contents as they were given, until they are in their places (0600)
     TASK/run/…       what containers see as /run/secrets: one folder, so that a new file takes an old one's place
                      at once, by a rename
     TASK/single/…    each other target, mounted for itself; to be exchanged it must be written anew
@@ -103,7 +103,7 @@ class SecretFiles:
         finally:
             os.close(fd)
         if offset + len(data) == size:
-            os.rename(part, f"{folder}/{object_id}")
+            os.rename(part, f"{folder}/{object_id}.given")
 
     def _ensure_open(self) -> None:
         if self._open and os.path.isdir(self._folder):
@@ -121,7 +121,7 @@ class SecretFiles:
             return []
         placed, folder = self._placed(task_id), self._of(task_id)
         lacking = {one["id"] for one in files if not self._is_placed(task_id, one, placed)}
-        return sorted(i for i in lacking if not os.path.exists(f"{folder}/{i}"))
+        return sorted(i for i in lacking if not os.path.exists(f"{folder}/{i}.given"))
 
     def place(self, task_id: str, files: list, config: dict) -> None:
         """Have all files in their places; none may be missing. Doing it again changes nothing. Raises OSError.
@@ -134,15 +134,15 @@ class SecretFiles:
         for one in todo:
             place = _place_of(one["target"], shared)
             try:
-                self._put(f"{folder}/{one['id']}", folder, place, one)
+                self._put(f"{folder}/{one['id']}.given", folder, place, one)
             except OSError as e:
                 raise OSError(e.errno, f"{one['target']} cannot be made: {e.strerror}") from e
             placed[one["target"]] = _record(one, place)
         if todo:
             _write_new(f"{folder}/placed.json", json.dumps(placed).encode())
         for name in {one["id"] for one in files}:
-            if os.path.exists(f"{folder}/{name}"):
-                os.unlink(f"{folder}/{name}")
+            if os.path.exists(f"{folder}/{name}.given"):
+                os.unlink(f"{folder}/{name}.given")
 
     def _put(self, source: str, folder: str, place: str, one: dict) -> None:
         with open(source, "rb") as file:
@@ -161,7 +161,7 @@ class SecretFiles:
             finally:
                 os.close(fd)
             return
-        temporary = f"{folder}/new.part"  # outside of what the container sees
+        temporary = f"{folder}/.new"  # outside of what the container sees
         _write_new(temporary, data, owner, mode)
         os.rename(temporary, path)
 

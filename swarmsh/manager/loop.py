@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from typing import cast
 
 from swarmsh.core.scheduler import Failures
 from swarmsh.errors import SwarmshError
+from swarmsh.manager.delivery import Delivery
 from swarmsh.manager.dirt import Dirt, dirt_of
 from swarmsh.manager.key_keeper import Rotation
 from swarmsh.manager.node_networks import ClusterNetworks
 from swarmsh.manager.node_worker import NodeWorker
 from swarmsh.manager.orchestrator import Orchestrator
-from swarmsh.manager.ports import Clock, IdSource, NodeClient, Store
+from swarmsh.manager.ports import Clock, ContentSource, IdSource, NodeClient, Store
 from swarmsh.manager.settings import Settings
 from swarmsh.manager.usecases.networks import forget_lapsed
 from swarmsh.manager.usecases.nodes import release_number
@@ -102,8 +104,10 @@ class Manager:
         self.nodes.keep(node.id, node.spec.name, node.target)
         if node.id not in self._workers:
             networks = self._networks.keep(node.id)
+            contents = cast(ContentSource, self.store)
+            delivery = Delivery(node.id, self.store, contents, self.nodes, self.clock, self.epoch)
             worker = NodeWorker(
-                *(node.id, self.store, self.nodes, self._networks, self.epoch), self.settings.leave_ack_s
+                *(node.id, self.store, self.nodes, self._networks, self.epoch), self.settings.leave_ack_s, delivery
             )
             self._workers[node.id] = (worker, tasks.create_task(worker.run()))
             self._tellers[node.id] = tasks.create_task(networks.work.run(networks.tell))
@@ -172,6 +176,10 @@ class Manager:
         if report is None:
             return set()
         return report.tasks.keys() | {i for i, goal in worker.told.items() if goal != "remove"}
+
+    def unlocked(self) -> None:
+        """Secrets and configs can be read again: give tasks that wait for theirs."""
+        self._touch_waiting()
 
     def rotate_keys(self) -> None:
         """Begin a new epoch of the keys of encrypted networks; no packet is lost by it."""

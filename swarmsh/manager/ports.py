@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from swarmsh.model.actions import Batch, NodeReport, TaskReport
+from swarmsh.model.actions import Batch, ContentParts, NodeReport, TaskReport
 from swarmsh.model.listeners import Listener, PortRange
 from swarmsh.model.netstate import EspKeys, NetworkChange
 from swarmsh.model.objects import Event, SshTarget
@@ -84,6 +84,14 @@ class Store(DecisionStore, Protocol):
 
     async def close(self) -> None:
         """Flush what was observed, and close."""
+
+
+class ContentSource(Protocol):
+    """What secrets and configs hold. Both raise NotFound, and other errors while it cannot be read."""
+
+    async def secret_data(self, secret_id: str) -> bytes: ...
+
+    async def config_data(self, config_id: str) -> bytes: ...
 
 
 # --- nodes --------------------------------------------------------------------------------------------------
@@ -173,6 +181,12 @@ class NodeClient(Protocol):
     async def apply(self, node_id: str, batch: Batch) -> None:
         """Give a batch, one round trip. Raises NodeUnreachable, NodeDeadline, HelperRefused."""
 
+    async def contents(self, node_id: str, parts: ContentParts) -> None:
+        """Give parts of contents of secrets and configs, in one line; in the node's memory when this returns.
+
+        Raises as `apply`, and NodeRequestFailed, whose words hold nothing of them.
+        """
+
     async def network(self, node_id: str, change: NetworkChange) -> tuple[str, ...]:
         """Change the node's network state, and wait until kernel, Engine and DNS have it; gives what had drifted.
 
@@ -231,6 +245,12 @@ class NodeClient(Protocol):
 
     async def engine_socket(self, node_id: str) -> str:
         """Path of a private unix socket that leads to this node's Engine over the standing session."""
+
+
+class ContentClient(Protocol):
+    """The part of NodeClient that gives contents."""
+
+    async def contents(self, node_id: str, parts: ContentParts) -> None: ...
 
 
 class ExecRequest(msgspec.Struct, frozen=True, kw_only=True):
