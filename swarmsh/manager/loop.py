@@ -177,10 +177,6 @@ class Manager:
             return set()
         return report.tasks.keys() | {i for i, goal in worker.told.items() if goal != "remove"}
 
-    def unlocked(self) -> None:
-        """Secrets and configs can be read again: give tasks that wait for theirs."""
-        self._touch_waiting()
-
     def rotate_keys(self) -> None:
         """Begin a new epoch of the keys of encrypted networks; no packet is lost by it."""
         self._networks.keeper.rotate()
