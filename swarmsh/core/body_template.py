@@ -1,9 +1,9 @@
 """Secrets and configs that are templates (`--template-driver golang`): Go's text/template, as swarmkit runs it.
 
-There are the values of swarmkit's `template/context.go`, its functions `secret`, `config`, `env` and `join`, and of
-Go's own `and or not eq ne lt le gt ge index len print println printf html urlquery`; pipelines, parentheses, variables,
-`if`, `with` and `range` over maps. What is not known is an error that names its line; the error of a secret has no
-word of it.
+There are the values of swarmkit's `template/context.go`, its functions `secret`, `config`, `env` and `join`, and
+of Go's own `and or not eq ne lt le gt ge index len print println printf html urlquery`; pipelines, parentheses,
+variables, `if`, `with` and `range` over maps. What is not known is an error that names its line; the error of a
+secret has no word of it.
 """
 
 from __future__ import annotations

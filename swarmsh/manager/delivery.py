@@ -1,7 +1,7 @@
 """Contents of secrets and configs on their way to one node: given before the tasks that use them.
 
-They are read from the store when they are sent, one task's at a time, and kept nowhere. No error and no line of the
-log has anything of them.
+They are read from the store when they are sent, one task's at a time, and kept nowhere. No error and no line of
+the log has anything of them.
 """
 
 from __future__ import annotations

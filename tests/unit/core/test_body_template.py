@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,7 +43,7 @@ def expanded(text: str) -> str:
         ("{{$n := .Node}}{{$n.Hostname}} {{(index .Service.Labels `b`)}}", "host1 2"),
         ('{{join "," "a" "b"}} {{print 1 2 "x" 3}} {{println "a" 1}}', "a,b 1 2x3 a 1\n"),
         ('{{printf "%05d|%-4s|%v|%t|%x|%%" 42 "ab" 1.5 true "az"}}', "00042|ab  |1.5|true|617a|%"),
-        ("{{html `<a href=\"x\">`}} {{urlquery `a b&c`}}", "&lt;a href=&#34;x&#34;&gt; a+b%26c"),
+        ('{{html `<a href="x">`}} {{urlquery `a b&c`}}', "&lt;a href=&#34;x&#34;&gt; a+b%26c"),
         ("a {{- /* nothing */ -}} b{{/* more\nof it */}}c", "abc"),
         ("a\n  {{- 1 -}}  \n b", "a1b"),
         ('{{ "}}" }}{{ "a\\tb\\u00e4" }}', "}}a\tbä"),
@@ -110,10 +112,8 @@ def test_an_expansion_that_grows_without_measure_is_ended() -> None:
 
 @given(st.text(alphabet='{}-|()$=:."`a b\n1ifelsendrange,', max_size=60))
 def test_any_text_expands_or_is_refused(text: str) -> None:
-    try:
+    with suppress(BodyError, Wanted):
         expanded(text)
-    except (BodyError, Wanted):
-        pass
 
 
 @given(st.text(alphabet=st.characters(exclude_characters="{")))

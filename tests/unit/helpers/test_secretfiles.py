@@ -10,25 +10,12 @@ from typing import Any
 
 import pytest
 
-from remote_helpers import memoryfs
 from remote_helpers.fence import Refused
 from remote_helpers.secretfiles import SecretFiles, in_folder, is_file, with_mounts
 from tests.unit.helpers.conftest import Manager, World, ensure
 
 PASS = "hunter2-" + "x" * 40
 FILE = {"id": "sec1", "target": "/run/secrets/pass", "uid": 0, "gid": 0, "mode": 0o440}
-
-
-@pytest.fixture(autouse=True)
-def _no_mounts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An ordinary folder in the place of what only root may mount."""
-
-    def ensure_mounted(folder: str) -> str:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        return "noswap"
-
-    monkeypatch.setattr(memoryfs, "ensure_mounted", ensure_mounted)
-    monkeypatch.setattr(memoryfs, "not_dumpable", lambda: None)
 
 
 def content(text: str = PASS, task_id: str = "t1", object_id: str = "sec1", **changes: Any) -> dict[str, Any]:
@@ -54,7 +41,7 @@ def kept(world: World) -> list[str]:
 
 # --- files -----------------------------------------------------------------------------------------------------
 @pytest.fixture
-def files(tmp_path: Path) -> SecretFiles:
+def files(tmp_path: Path, memory_is_a_folder: None) -> SecretFiles:
     return SecretFiles(str(tmp_path))
 
 

@@ -290,9 +290,7 @@ async def test_a_large_template_is_expanded_too() -> None:
     async with scene_of() as scene:
         scene.store.data["cfg1"] = b"x" * delivery.LONG_TEMPLATE + b"{{.Task.Slot}}"
         await scene.put(config, task)
-        async with asyncio.timeout(20):
-            while not scene.started(task):
-                await asyncio.sleep(0.01)
+        await scene.until_started(task)
         assert scene.given(task, "cfg1") == b"x" * delivery.LONG_TEMPLATE + b"1"
 
 
@@ -312,8 +310,8 @@ async def test_a_large_template_is_expanded_too() -> None:
         (
             a_config(template="golang"),
             b'{{secret "other"}}',
-            "config conf: secret target other not found. Give the service that too: templates see what the task is "
-            "given, by its target",
+            "config conf: secret target other not found. Give the service that too: templates see what the task "
+            "is given, by its target",
         ),
         (
             a_secret(template="golang"),
