@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from swarmsh.core.container import decode_profile
 from swarmsh.core.labels import PREFIX
 from swarmsh.core.reference import parse_reference
+from swarmsh.core.task_files import check_files
 from swarmsh.core.template import expand_container, sample_context
 from swarmsh.errors import InvalidSpec, Unimplemented
 from swarmsh.model.specs import (
@@ -46,6 +47,7 @@ def accept_container(spec: ContainerSpec, service_name: str, labels: Mapping[str
     tried = expand_container(accepted, sample_context(service_name, labels))
     _check_image(tried.image)
     _check_mounts(tried.mounts)
+    check_files(tried)
     _check_health(tried.healthcheck)
     _check_process(tried)
     return accepted

@@ -20,7 +20,7 @@ from swarmsh.errors import InvalidSpec
 
 DEEPEST = 50  # of nested blocks and parentheses
 MOST_STEPS = 200_000
-LARGEST = 8 * 1024 * 1024  # characters of the result
+LARGEST = 4 * 1024 * 1024  # characters of the result; nodes take no more than 16 MiB
 
 
 class BodyError(InvalidSpec):

@@ -13,6 +13,7 @@ import pytest
 from remote_helpers.fence import Refused
 from remote_helpers.secretfiles import SecretFiles, in_folder, is_file, with_mounts
 from tests.unit.helpers.conftest import Manager, World, ensure
+from tests.unit.helpers.test_tasks import poll
 
 PASS = "hunter2-" + "x" * 40
 FILE = {"id": "sec1", "target": "/run/secrets/pass", "uid": 0, "gid": 0, "mode": 0o440}
@@ -254,6 +255,19 @@ async def test_a_restarted_helper_finds_them_in_place_and_asks_for_none(world: W
     await manager.task("t2", "running")
     assert world.engine.calls.count("POST /containers/c1/start") == 1
     assert len(kept(world)) == 4
+
+
+async def test_without_a_manager_what_the_engine_starts_again_finds_its_files(world: World) -> None:
+    manager = await world.manager(lease_s=0.5)
+    await give(manager, content())
+    await manager.apply(ensure(files=[FILE]))
+    await manager.task("t1", "running")
+    await poll(lambda: world.engine.container_of("t1")["HostConfig"]["RestartPolicy"]["Name"] == "always")
+    world.engine.die("t1", 1)
+    assert kept(world) == ["t1/placed.json", "t1/run/pass"]
+    world.engine.run("t1")
+    await manager.task("t1", "running", restarts=1)
+    assert kept(world) == ["t1/placed.json", "t1/run/pass"]
 
 
 async def test_what_a_former_helper_left_of_tasks_that_are_gone_is_swept(world: World) -> None:
