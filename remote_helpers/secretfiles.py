@@ -129,6 +129,8 @@ class SecretFiles:
         What a container looks at by now is exchanged: below /run/secrets each file at once, others by writing
         them anew.
         """
+        if not files:
+            return
         placed, shared, folder = self._placed(task_id), in_folder(config), self._of(task_id)
         todo = [one for one in files if not self._is_placed(task_id, one, placed)]
         for one in todo:
