@@ -126,13 +126,16 @@ class SecretFiles:
     def place(self, task_id: str, files: list, config: dict) -> None:
         """Have all files in their places; none may be missing. Doing it again changes nothing. Raises OSError.
 
+        What was given since takes the place of what is there, also under the same id: a template has the contents
+        of others in it.
         What a container looks at by now is exchanged: below /run/secrets each file at once, others by writing
         them anew.
         """
         if not files:
             return
         placed, shared, folder = self._placed(task_id), in_folder(config), self._of(task_id)
-        todo = [one for one in files if not self._is_placed(task_id, one, placed)]
+        given = {one["id"] for one in files if os.path.exists(f"{folder}/{one['id']}.given")}
+        todo = [one for one in files if one["id"] in given or not self._is_placed(task_id, one, placed)]
         for one in todo:
             place = _place_of(one["target"], shared)
             try:
@@ -142,9 +145,8 @@ class SecretFiles:
             placed[one["target"]] = _record(one, place)
         if todo:
             _write_new(f"{folder}/placed.json", json.dumps(placed).encode())
-        for name in {one["id"] for one in files}:
-            if os.path.exists(f"{folder}/{name}.given"):
-                os.unlink(f"{folder}/{name}.given")
+        for name in given:
+            os.unlink(f"{folder}/{name}.given")
 
     def _put(self, source: str, folder: str, place: str, one: dict) -> None:
         with open(source, "rb") as file:

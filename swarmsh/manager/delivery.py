@@ -91,10 +91,16 @@ class Delivery:
             if task.id in told:
                 ids += lacking(told[task.id].files, found, given)
             if task.id in exchanged:
-                ids += [file.id for file in exchanged[task.id].files if file.id not in given]
+                # Templates may have what is exchanged in them.
+                ids += [f.id for f in exchanged[task.id].files if f.id not in given or self._is_template(f.id)]
             if ids:
                 found_needs.append(Need(task, tuple(dict.fromkeys(ids)), found))
         return tuple(found_needs)
+
+    def _is_template(self, object_id: str) -> bool:
+        snapshot = self.store.snapshot
+        kept = snapshot.secrets.get(object_id) or snapshot.configs.get(object_id)
+        return kept is not None and kept.spec.templating is not None and bool(kept.spec.templating.name)
 
     def _given_of(self, task_id: str, report: NodeReport) -> frozenset[str]:
         ids, at = self._given.get(task_id, (frozenset(), None))

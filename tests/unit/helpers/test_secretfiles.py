@@ -363,6 +363,18 @@ async def test_an_exchange_puts_new_contents_in_place_and_sends_the_signal_once(
     assert kept(world) == ["t1/placed.json", "t1/run/pass"]
 
 
+async def test_an_exchange_takes_what_was_given_again_under_the_same_id(world: World) -> None:
+    manager = await world.manager()
+    await give(manager, content())
+    await manager.apply(ensure(files=[FILE]))
+    await manager.task("t1", "running")
+    await give(manager, content("expanded anew"))
+    await manager.apply(refresh(1, FILE))
+    await manager.task("t1", "running", refreshed=1)
+    assert (Path(world.root) / "secrets/t1/run/pass").read_text() == "expanded anew"
+    assert kept(world) == ["t1/placed.json", "t1/run/pass"]
+
+
 async def test_an_exchange_waits_for_contents_that_were_not_given(world: World) -> None:
     manager = await world.manager()
     await give(manager, content())

@@ -350,6 +350,22 @@ async def test_an_exchange_is_told_after_its_contents() -> None:
         assert (told.signal, [file.id for file in told.files]) == ("SIGHUP", ["sec2"])
 
 
+async def test_templates_are_given_anew_with_an_exchange() -> None:
+    config = a_config(template="golang")
+    task = a_web_task(1, a_secret(), config)
+    async with scene_of() as scene:
+        scene.store.data |= {"cfg1": b'p={{secret "pass"}}', "sec2": b"newer"}
+        await scene.put(a_secret(), config, task)
+        await scene.until_started(task)
+        assert scene.given(task, "cfg1") == b"p=hunter2"
+        newer = a_secret(object_id="sec2")
+        await scene.put(newer, replace(using(scene.task(), newer, config), refresh=Refresh(number=1)))
+        await scene.nodes.until(lambda: scene.nodes.tasks[N1.id][task.id].refreshed == 1)
+        assert scene.given(task, "cfg1") == b"p=newer"
+        await scene.quiet()
+        assert len(scene.lines()) == 2
+
+
 async def test_an_exchange_that_cannot_be_leaves_the_task_running_and_says_why() -> None:
     task = a_web_task(1, a_config())
     async with scene_of(a_config(), task) as scene:
