@@ -456,7 +456,8 @@ class Helper:
         try:
             for item in items:
                 task = self.tasks.by_id.get(item.get("task_id"))
-                if task is None or not task.terminal:  # it may have ended meanwhile, and has none any more
+                # It may have ended meanwhile, and has none any more.
+                if task is None or (not task.terminal and task.cluster_id in ("", self.fence.cluster_id)):
                     self.files.take(item)
                     self._given.add(item["task_id"])
         except OSError as e:

@@ -78,6 +78,7 @@ class _Node:
     otherwise: tuple[_Node, ...] = ()
 
 
+_TOO_MUCH = "it expands to more than is reasonable"
 _TOKEN = re.compile(
     r"""(?P<blank>\s+)
       | (?P<string>"(?:\\.|[^"\\\n])*"|`[^`]*`)
@@ -337,7 +338,7 @@ class _Run:
                 continue
             self._size += len(text)
             if self._size > LARGEST or self._steps > MOST_STEPS:
-                raise BodyError(self._line, "it expands to more than is reasonable")
+                raise BodyError(self._line, _TOO_MUCH)
             yield text
 
     def _branch(self, node: _Node) -> Iterator[str]:
@@ -411,6 +412,9 @@ class _Run:
             if len(arguments) != 1 or not isinstance(arguments[0], str):
                 raise BodyError(self._line, f"{name} takes one text")
             return self._given(name, arguments[0])
+        size = sum(len(value) for value in arguments if isinstance(value, str))
+        if size * (len(arguments) if name == "join" else 1) > LARGEST:
+            raise BodyError(self._line, _TOO_MUCH)
         try:
             return _FUNCTIONS[name](*arguments)
         except _Misused as e:

@@ -59,6 +59,7 @@ class Manager:
             on_report=self._node_spoke,
             on_network=self._networks.checked,
             on_stall=self._orchestrator.woke,
+            on_missing=self._contents_missing,
         )
 
     async def run(self) -> None:
@@ -192,6 +193,10 @@ class Manager:
     def _node_spoke(self, node_id: str) -> None:
         if node_id in self._leaving:
             self._leaving[node_id].set()
+
+    def _contents_missing(self, node_id: str) -> None:
+        if node_id in self._workers:
+            self._workers[node_id][0].touch()
 
     def _network_told(self) -> None:
         """A node acknowledged networks: tasks on it may wait for that to start, and tasks anywhere to stop."""

@@ -106,8 +106,16 @@ def test_contents_that_were_not_read_yet_are_asked_for() -> None:
     assert (caught.value.kind, caught.value.target) == ("config", "other")
 
 
-def test_an_expansion_that_grows_without_measure_is_ended() -> None:
-    text = "{{range $.Service.Labels}}" * 20 + "x" + "{{end}}" * 20
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{range $.Service.Labels}}" * 20 + "x" + "{{end}}" * 20,
+        "{{$x := `ab`}}" + "{{$x = print $x $x}}" * 50,
+        "{{$x := `ab`}}" + "{{$x = print $x $x}}" * 20 + "{{$x = join $x" + " ``" * 1000 + "}}",
+        "{{$x := `ab`}}" + "{{$x = print $x $x}}" * 20 + "{{$x}}" * 10,
+    ],
+)
+def test_an_expansion_that_grows_without_measure_is_ended(text: str) -> None:
     with pytest.raises(BodyError, match="more than is reasonable"):
         expanded(text)
 

@@ -227,7 +227,6 @@ async def test_what_a_node_says_it_misses_is_given_and_not_twice() -> None:
         lacking = TaskReport(task_id=task.id, state="preparing", wanted="running", missing=("sec1",))
         scene.nodes.tasks[N1.id][task.id] = lacking
         scene.nodes.say(TasksReported(node_id=N1.id, tasks=(lacking,)))
-        scene.manager._workers[N1.id][0].touch()
         await scene.nodes.until(lambda: len(scene.lines()) == 2)
         scene.manager._workers[N1.id][0].touch()
         await scene.quiet()
