@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote_plus
 
 from swarmsh.core.template import Context
+from swarmsh.core.template_functions import FUNCTIONS, Misused, Struct, as_text, is_true
 from swarmsh.errors import InvalidSpec
 
 DEEPEST = 50  # of nested blocks and parentheses
@@ -78,6 +78,7 @@ class _Node:
     otherwise: tuple[_Node, ...] = ()
 
 
+_GIVEN = ("secret", "config", "env")
 _TOO_MUCH = "it expands to more than is reasonable"
 _TOKEN = re.compile(
     r"""(?P<blank>\s+)
@@ -276,7 +277,7 @@ class _Parser:
                 return _Term("variable", token.text)
             case "word" if token.text in ("true", "false"):
                 return _Term("literal", token.text == "true")
-            case "word" if token.text in _FUNCTIONS or token.text in _GIVEN:
+            case "word" if token.text in FUNCTIONS or token.text in _GIVEN:
                 return _Term("function", token.text)
             case "word" if token.text in _NOT_THERE:
                 raise BodyError(
@@ -300,16 +301,12 @@ def _path(text: str) -> tuple[str, ...]:
 
 
 # --- carrying out ---------------------------------------------------------------------------------------------
-class _Struct(dict[str, Any]):
-    """Values of a fixed set of names; maps proper are plain dicts."""
-
-
-def _root(c: Context) -> _Struct:
-    platform = _Struct(Architecture=c.architecture, OS=c.os)
-    return _Struct(
-        Service=_Struct(ID=c.service_id, Name=c.service_name, Labels=dict(c.service_labels)),
-        Node=_Struct(ID=c.node_id, Hostname=c.node_hostname, Platform=platform),
-        Task=_Struct(ID=c.task_id, Name=c.task_name, Slot=c.task_slot),
+def _root(c: Context) -> Struct:
+    platform = Struct(Architecture=c.architecture, OS=c.os)
+    return Struct(
+        Service=Struct(ID=c.service_id, Name=c.service_name, Labels=dict(c.service_labels)),
+        Node=Struct(ID=c.node_id, Hostname=c.node_hostname, Platform=platform),
+        Task=Struct(ID=c.task_id, Name=c.task_name, Slot=c.task_slot),
     )
 
 
@@ -345,7 +342,7 @@ class _Run:
         known, dot = len(self._variables), self._dot
         value = self._pipe(node.pipe, declares=node.kind != "range")
         if node.kind == "range":
-            if not isinstance(value, dict) or isinstance(value, _Struct):
+            if not isinstance(value, dict) or isinstance(value, Struct):
                 raise BodyError(node.line, "range can iterate over maps only")
             for key in sorted(value):
                 names = node.pipe.declares
@@ -358,8 +355,8 @@ class _Run:
             if not value:
                 yield from self._texts(node.otherwise)
         else:
-            chosen = node.body if _true(value) else node.otherwise
-            if node.kind == "with" and _true(value):
+            chosen = node.body if is_true(value) else node.otherwise
+            if node.kind == "with" and is_true(value):
                 self._dot = value
             yield from self._texts(chosen)
         del self._variables[known:]
@@ -416,8 +413,8 @@ class _Run:
         if size * (len(arguments) if name == "join" else 1) > LARGEST:
             raise BodyError(self._line, _TOO_MUCH)
         try:
-            return _FUNCTIONS[name](*arguments)
-        except _Misused as e:
+            return FUNCTIONS[name](*arguments)
+        except Misused as e:
             raise BodyError(self._line, f"{name}: {e}") from None
         except TypeError:
             raise BodyError(self._line, f"wrong arguments for {name}") from None
@@ -431,160 +428,6 @@ class _Run:
 
     def _printed(self, value: Any) -> str:
         try:
-            return _shown(value)
-        except _Misused as e:
+            return as_text(value)
+        except Misused as e:
             raise BodyError(self._line, str(e)) from None
-
-
-class _Misused(Exception):
-    """A function was given what it does not take; the words have none of it."""
-
-
-def _true(value: Any) -> bool:
-    return isinstance(value, _Struct) or bool(value)
-
-
-def _shown(value: Any) -> str:
-    """As Go prints it."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, _Struct):
-        raise _Misused("a group of values cannot be printed: name one of them")
-    if isinstance(value, dict):
-        return f"map[{' '.join(f'{k}:{_shown(v)}' for k, v in sorted(value.items()))}]"
-    return str(value)
-
-
-def _and(first: Any, *rest: Any) -> Any:
-    return next((value for value in (first, *rest) if not _true(value)), (first, *rest)[-1])
-
-
-def _or(first: Any, *rest: Any) -> Any:
-    return next((value for value in (first, *rest) if _true(value)), (first, *rest)[-1])
-
-
-def _comparable(one: Any, other: Any, *, ordered: bool = False) -> None:
-    kinds = {bool} if isinstance(one, bool) else {type(one)}
-    if type(other) not in kinds or isinstance(one, dict) or (ordered and isinstance(one, bool)):
-        raise _Misused("incompatible types for comparison")
-
-
-def _eq(first: Any, second: Any, *more: Any) -> bool:
-    for other in (second, *more):
-        _comparable(first, other)
-    return first in (second, *more)
-
-
-def _ordered(test: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
-    def compare(one: Any, other: Any) -> bool:
-        _comparable(one, other, ordered=True)
-        return test(one, other)
-
-    return compare
-
-
-def _index(value: Any, *keys: Any) -> Any:
-    for key in keys:
-        if not isinstance(value, dict) or isinstance(value, _Struct) or not isinstance(key, str):
-            raise _Misused("only maps can be indexed, by a text")
-        value = value.get(key, "")
-    return value
-
-
-def _len(value: Any) -> int:
-    if isinstance(value, str):
-        return len(value.encode(errors="surrogateescape"))
-    if isinstance(value, dict) and not isinstance(value, _Struct):
-        return len(value)
-    raise _Misused("only texts and maps have a length")
-
-
-def _print(*values: Any) -> str:
-    """Go puts a blank between two of which neither is a text."""
-    out = ""
-    for number, value in enumerate(values):
-        apart = number > 0 and not isinstance(value, str) and not isinstance(values[number - 1], str)
-        out += (" " if apart else "") + _shown(value)
-    return out
-
-
-_VERB = re.compile(r"%(?:%|([-0]*)(\d{0,3})(?:\.(\d{1,3}))?([sdvqtxXf]))?")
-
-
-def _printf(layout: Any, *values: Any) -> str:
-    if not isinstance(layout, str):
-        raise _Misused("its first argument is no text")
-    left = list(values)
-
-    def one(found: re.Match[str]) -> str:
-        if found[0] == "%%":
-            return "%"
-        if found[4] is None or not left:
-            raise _Misused("unknown verbs, or too few arguments for them")
-        flags, width, digits, verb = found.groups()
-        text = _formatted(verb, left.pop(0), digits)
-        if "-" in flags:
-            return text.ljust(int(width or 0))
-        return text.rjust(int(width or 0), "0" if "0" in flags and verb in "dxXf" else " ")
-
-    text = _VERB.sub(one, layout)
-    if left:
-        raise _Misused("more arguments than verbs")
-    return text
-
-
-def _formatted(verb: str, value: Any, digits: str | None) -> str:
-    number = isinstance(value, int) and not isinstance(value, bool)
-    if verb in "vs" and (verb == "v" or isinstance(value, str)):
-        shown = _shown(value)
-        return shown if digits is None else shown[: int(digits)]
-    if verb == "q" and isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    if verb == "t" and isinstance(value, bool):
-        return _shown(value)
-    if verb in "dxX" and number:
-        return format(value, verb)
-    if verb in "xX" and isinstance(value, str):
-        return (
-            format(value.encode(errors="surrogateescape").hex(), "s").upper()
-            if verb == "X"
-            else value.encode(errors="surrogateescape").hex()
-        )
-    if verb == "f" and isinstance(value, float):
-        return f"{value:.{digits or 6}f}"
-    raise _Misused("a verb does not fit its argument")
-
-
-def _html(*values: Any) -> str:
-    marks = {"\0": "\ufffd", '"': "&#34;", "'": "&#39;", "&": "&amp;", "<": "&lt;", ">": "&gt;"}
-    return "".join(marks.get(letter, letter) for letter in _print(*values))
-
-
-def _join(separator: Any, *words: Any) -> str:
-    if not all(isinstance(word, str) for word in (separator, *words)):
-        raise _Misused("it takes texts only")
-    return str(separator).join(words)
-
-
-_GIVEN = ("secret", "config", "env")
-_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
-    "and": _and,
-    "or": _or,
-    "not": lambda value: not _true(value),
-    "eq": _eq,
-    "ne": lambda one, other: not _eq(one, other),
-    "lt": _ordered(lambda a, b: a < b),
-    "le": _ordered(lambda a, b: a <= b),
-    "gt": _ordered(lambda a, b: a > b),
-    "ge": _ordered(lambda a, b: a >= b),
-    "index": _index,
-    "len": _len,
-    "print": _print,
-    "println": lambda *values: " ".join(_shown(v) for v in values) + "\n",
-    "printf": _printf,
-    "html": _html,
-    "urlquery": lambda *values: quote_plus(_print(*values), errors="surrogateescape"),
-    "join": _join,
-}

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmsh.core.body_template import _BLOCKS, _FUNCTIONS, _GIVEN, _NOT_THERE, BodyError, Wanted, expand_body
+from swarmsh.core.body_template import _BLOCKS, _GIVEN, _NOT_THERE, BodyError, Wanted, expand_body
 from swarmsh.core.template import PLACEHOLDERS
+from swarmsh.core.template_functions import FUNCTIONS
 from tests.unit.core.test_template import CONTEXT
 
 ENV = ("MODE=prod", "EMPTY=", "NOTHING", "PAIR=a=b", "MODE=later")
@@ -133,6 +134,6 @@ def test_a_text_without_actions_stays_as_it_is(text: str) -> None:
 
 def test_every_function_and_value_is_in_the_documentation() -> None:
     page = (Path(__file__).parents[3] / "docs/templates.md").read_text()
-    assert [name for name in (*_FUNCTIONS, *_BLOCKS, *_NOT_THERE) if f"`{name}`" not in page] == []
+    assert [name for name in (*FUNCTIONS, *_BLOCKS, *_NOT_THERE) if f"`{name}`" not in page] == []
     assert [value for value in PLACEHOLDERS if f"{{{{{value}}}}}" not in page] == []
     assert [name for name in _GIVEN if f'{{{{{name} "' not in page] == []
