@@ -269,7 +269,8 @@ class Machines:
                 "docker ps -aq | xargs -r docker rm -f >/dev/null; "
                 "if [ -e /run/swarmsh/net-before.json ]; then "
                 "PYTHONPATH=/run/swarmsh/helper.pyz python3 -m remote_helpers.net purge >/dev/null; fi; "
-                "rm -rf /run/swarmsh; ip xfrm policy flush; ip xfrm state flush; true",
+                "umount -l /run/swarmsh/secrets; rm -rf /run/swarmsh; "
+                "ip xfrm policy flush; ip xfrm state flush; true",
                 timeout_s=180,
             )
 

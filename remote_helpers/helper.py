@@ -18,6 +18,7 @@ from .log import log
 from .network import Network
 from .peers import check_peers
 from .runtimes import harmless_runtimes
+from .secretfiles import SecretFiles
 from .session import LINE_LIMIT, Session, split_reports, to_line
 from .state import StateFile
 from .tasks import BadAction, Tasks, check_action
@@ -44,6 +45,8 @@ class Helper:
         self.lease = Lease(self._on_lease)
         self.watch = EngineWatch(self.engine, self._on_connected, self._on_event, self._on_health)
         self.tasks = Tasks(self.engine, self.watch.wait_ok, self._on_report, self.state.save_soon)
+        self.files = self.tasks.node.files = SecretFiles(root)
+        self._given: set = set()  # tasks whose contents came in this session: they are told of in a moment
         self.isolation = Isolation(
             self.tasks, self.lease, lambda: self.fence.node_id, self._spawn, self.state.save_soon
         )
@@ -181,7 +184,15 @@ class Helper:
         if self.session is session:
             self.session = None
             self._stop_heart()
+            self._sweep(new_session=True)
         self._leave_if_released()
+
+    def _sweep(self, *, new_session: bool = False) -> None:
+        """Remove contents whose tasks are not here and will not come: those of the standing session may."""
+        if new_session:
+            self._given.clear()
+        if self._listed:  # before, tasks may be here that are not known
+            self.files.sweep(self.tasks.with_files() | self._given)
 
     def _leave_if_released(self) -> None:
         if self._is_released and not self._leaving:
@@ -247,6 +258,7 @@ class Helper:
             self._spawn(self._see_all())
         self._listed = True
         self.tasks.on_connected(containers)
+        self._sweep()
         self.network.engine_is_back()
         self._spawn(self._describe())
 
@@ -398,6 +410,7 @@ class Helper:
         self.fence.attach(args, self.tasks.clusters(), self.lease.living, self._listed)
         self.tasks.let_go(but=self.fence.cluster_id)  # those without a container are forgotten with that
         older, self.session = self.session, session
+        self._sweep(new_session=older is not session)
         session.attached = True
         session.index = max(session.index, int(args.get("index") or 0))
         self._heartbeat_s = max(0.1, float(args.get("heartbeat_s") or 1.0))
@@ -441,6 +454,29 @@ class Helper:
         self.isolation.wake()
         self.state.save()
         return {"accepted": len(actions)}
+
+    async def _op_contents(self, session: Session, args: dict) -> dict:
+        """Nothing is awaited before all is written: parts are taken in the order in which they came."""
+        self._only_newest(session)
+        items = args.get("items")
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise Refused("bad_request", "field items is missing or no list of contents")
+        self.fence.batch(args)
+        session.index = max(session.index, self.fence.index)
+        self.state.save_soon()
+        try:
+            for item in items:
+                task = self.tasks.by_id.get(item.get("task_id"))
+                # It may have ended meanwhile, and has none any more.
+                if task is None or (not task.terminal and task.cluster_id in ("", self.fence.cluster_id)):
+                    self.files.take(item)
+                    self._given.add(item["task_id"])
+        except OSError as e:
+            raise Refused(
+                "contents_failed", f"contents cannot be kept in memory: {e.strerror}", "Free memory on the node"
+            ) from e
+        self.tasks.contents_came(self._given)
+        return {}
 
     async def _op_network(self, session: Session, args: dict) -> dict:
         def admit() -> None:

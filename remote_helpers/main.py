@@ -13,6 +13,7 @@ from .engine import SOCKET
 from .handover import Doorway, become_newer, inherited_dns, listening_socket
 from .helper import EXIT_RELEASED, Helper
 from .log import log
+from .memoryfs import no_core_dumps, take_away
 
 LOG_LIMIT = 1024 * 1024
 DEFAULT_ROOT = "/run/swarmsh"
@@ -25,10 +26,12 @@ def main(archive: str) -> None:
     own_hash = own[: -len(".pyz")] if own.endswith(".pyz") else own
     os.chdir("/")
     os.umask(0o077)
+    no_core_dumps()
     code, sock, dns_fds = asyncio.run(_serve(root, own_hash, engine_path))
     if sock is not None:
         become_newer(root, sock, dns_fds)
     if code == EXIT_RELEASED:
+        take_away(f"{root}/secrets")
         shutil.rmtree(root, ignore_errors=True)
     sys.exit(code)
 

@@ -10,7 +10,7 @@ import asyncio
 import os
 import time
 
-from . import joins, lastwords, ready, resolvconf
+from . import joins, lastwords, ready, resolvconf, secretfiles
 from .cgroups import cgroup_of, end_cgroup, find_cgroup, pids_in
 from .container import (
     GOALS,
@@ -45,6 +45,7 @@ class Node:
     def __init__(self, engine: Engine, wait_engine, on_report, on_gone, save_soon) -> None:
         self.engine = engine
         self.root = ""  # the helper's folder
+        self.files = None  # SecretFiles: what tasks are given of secrets and configs
         self.wait_engine = wait_engine  # returns when the Engine answers
         self.on_report = on_report  # (task): its report changed
         self.on_gone = on_gone  # (task): it may be forgotten
@@ -88,10 +89,14 @@ class Task:
         self.late = False  # it runs, and was not ready in time
         self.log: list = []  # its last lines, where it failed or is late
         self.restarts = 0
+        self.missing: list = []  # ids of the contents that it waits for
+        self.refreshed = 0  # number of the newest exchange of contents that was carried out
+        self.refresh_err = ""
         self.busy = False
         self.looked = asyncio.Event()  # the container was looked at since the last `renew`
         self._auth = ""
         self._auth_lost = False
+        self._refresh: dict = {}  # the exchange that is still to be carried out
         self._pulled = False
         self._started_at = ""
         self._starts_seen = 0
@@ -126,6 +131,20 @@ class Task:
         self.service_id, self.index = action["service_id"], action["index"]
         self.action = action
         self._set_goal(action["desired"])
+
+    def refresh(self, action: dict) -> None:
+        """Exchange its files, once for each number."""
+        if not self.terminal and action["number"] > max(self.refreshed, self._refresh.get("number", 0)):
+            self._refresh = action
+            self.node.save_soon()
+        self.kick(dirty=False)
+
+    def contents_came(self) -> None:
+        """Some of what it waits for may be there."""
+        if self.missing:
+            # At once: the manager holds what it gave against this.
+            self._set(missing=self.node.files.missing(self.id, self._files()))
+            self.kick(dirty=False)
 
     def stop(self, grace_s: float, drain_s: float = 0.0) -> None:
         """Stop it; the stop signal waits at most `drain_s` for clients that are connected."""
@@ -273,6 +292,9 @@ class Task:
             "late": self.late,
             "log": self.log,
             "restarts": self.restarts,
+            "missing": self.missing,
+            "refreshed": self.refreshed,
+            "refresh_err": self.refresh_err,
         }
         empty = {"exit_code": (None,)}  # 0 is no default there
         return {key: value for key, value in full.items() if value not in empty.get(key, ("", 0, [], False))}
@@ -286,6 +308,7 @@ class Task:
             "message": self.message, "err": self.err, "container_id": self.container_id, "pid": self.pid,
             "exit_code": self.exit_code, "ports": self.ports, "ready": self.ready, "late": self.late,
             "log": self.log, "restarts": self.restarts,
+            "refreshed": self.refreshed, "refresh_err": self.refresh_err, "refresh": self._refresh,
             "auth": bool(self._auth) or self._auth_lost, "started_at": self._started_at,
             "signalled_at": self._signalled_at, "unhealthy": self._unhealthy, "cgroup": self._cgroup,
             "policy": self._policy,
@@ -297,9 +320,10 @@ class Task:
         task = cls(node, task_id)
         for key in ("action", "goal", "grace_s", "drain_s", "cluster_id", "service_id", "index", "state", "since",
                     "message", "err", "container_id", "pid", "exit_code", "ports", "ready",
-                    "late", "log", "restarts"):  # fmt: skip
+                    "late", "log", "restarts", "refreshed", "refresh_err"):  # fmt: skip
             if key in state:
                 setattr(task, key, state[key])
+        task._refresh = state.get("refresh") or {}
         task._started_at = state.get("started_at", "")
         task._drains_until = state.get("drains_until")
         task._signalled_at = state.get("signalled_at")
@@ -355,6 +379,8 @@ class Task:
             return await self._stay_ended(view)
         if self.goal == "stop":
             return await self._stop(view)
+        if self._refresh and self.action:
+            await self._exchange(view)
         if view is None:
             return await self._prepare()
         if not view.started_at and not view.restarting:
@@ -506,6 +532,8 @@ class Task:
     def _end(self, state: str, message: str, err: str, exit_code=None) -> None:
         self._follow(0)
         self._stop_watch()
+        self._refresh, self.missing = {}, []
+        self.node.files.remove(self.id)
         self._set(state=state, message=message, err=err, exit_code=exit_code, ready=False, pid=0)
 
     def _stop_watch(self) -> None:
@@ -525,6 +553,8 @@ class Task:
         while self.goal in ("ready", "running"):
             if not await self._may_join():
                 return None if self.terminal else 0.0
+            if not self._has_files():
+                return None  # it is kicked when they come
             try:
                 async with self.node.slots:
                     if self.goal in ("ready", "running"):
@@ -591,12 +621,55 @@ class Task:
             self._end("rejected", "preparing", words)
         return not words
 
+    def _files(self) -> list:
+        """What it is to have of secrets and configs, also after an exchange that is under way."""
+        return (self._refresh or self.action).get("files") or []
+
+    def _has_files(self) -> bool:
+        """Have its secrets and configs in their places. False if some must be given first, or if it ended so."""
+        files = self._files()
+        missing = self.node.files.missing(self.id, files)
+        self._set(missing=missing)
+        if missing:
+            log("task_waits_for_contents", task=self.id, missing=len(missing))
+            return False
+        try:
+            self.node.files.place(self.id, files, self.action["config"])
+        except OSError as e:
+            self._end("rejected", "preparing", f"secrets and configs: {e.strerror}")
+        return not self.terminal
+
+    async def _exchange(self, view) -> None:
+        """Put other contents in place, and tell its process."""
+        refresh, words = self._refresh, ""
+        missing = self.node.files.missing(self.id, refresh["files"])
+        self._set(missing=missing)
+        if missing:
+            return
+        try:
+            self.node.files.place(self.id, refresh["files"], self.action["config"])
+            self.action = dict(self.action, files=refresh["files"])
+            if view is not None and view.running and refresh.get("signal"):
+                path = f"/containers/{view.id}/kill"
+                await self.node.engine.call("POST", path, query={"signal": refresh["signal"]}, timeout_s=30.0)
+        except OSError as e:
+            words = f"secrets and configs: {e.strerror}"
+        except EngineError as e:
+            words = f"signal {refresh['signal']}: {e.message}"
+        if self._refresh is refresh:
+            self._refresh = {}
+        self._set(refreshed=refresh["number"], refresh_err=words)
+        log("task_refreshed", task=self.id, number=refresh["number"], err=words)
+
     async def _create(self) -> None:
         body = dict(self.action["config"])
         body["Image"] = self.action["image"]
         body["Labels"] = dict(body.get("Labels") or {}, **labels_of(self.action, self.cluster_id))
         name = self.action["name"]
         engine = self.node.engine
+        files = self.action.get("files") or []
+        mounts = self.node.files.mounts(self.id, files, self.action["config"])
+        body = secretfiles.with_mounts(body, mounts)
         wanted = self.action.get("networks") or []
         if wanted:
             server = self.node.name_server([join["name"] for join in wanted])
@@ -653,6 +726,8 @@ class Task:
             return None
         if self.fenced and not self.is_cut_off and not self.node.may_start(True):
             return 1.0
+        if not self._has_files():
+            return None
         self._set(state="starting", message="starting")
         try:
             async with self.node.slots:

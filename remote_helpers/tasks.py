@@ -9,6 +9,7 @@ from .container import RANK
 from .engine import LABEL_CLUSTER, LABEL_TASK, Engine
 from .joins import is_join
 from .log import log
+from .secretfiles import is_file
 from .task import Node, Task
 from .timing import wait_event
 
@@ -32,14 +33,19 @@ def check_action(action) -> None:
     if not isinstance(action, dict):
         raise BadAction("an action must be an object")
     kind = action.get("do")
-    if kind not in ("ensure_task", "stop_task", "remove_task"):
+    if kind not in ("ensure_task", "stop_task", "remove_task", "refresh_secrets"):
         raise BadAction(f"unknown action {kind!r}")
-    needed = NEEDED if kind == "ensure_task" else {"task_id": str}
+    needed = {"ensure_task": NEEDED, "refresh_secrets": {"task_id": str, "number": int, "files": list}}.get(
+        kind, {"task_id": str}
+    )
     for key, kinds in needed.items():
         if not isinstance(action.get(key), kinds) or action[key] == "":
             raise BadAction(f"{kind}: field {key} is missing or of the wrong type")
     if kind == "ensure_task" and action["desired"] not in ("ready", "running"):
         raise BadAction(f"ensure_task: desired must be ready or running, not {action['desired']!r}")
+    files = action.get("files") or []
+    if not (isinstance(files, list) and all(map(is_file, files))):
+        raise BadAction(f"{kind}: field files is no list of files with id and target")
     joins = action.get("networks") or []
     if kind == "ensure_task" and not (isinstance(joins, list) and all(map(is_join, joins))):
         raise BadAction("ensure_task: field networks is no list of networks with an address each")
@@ -72,6 +78,8 @@ class Tasks:
             task.cluster_id = cluster_id
             if action["do"] == "ensure_task":
                 task.ensure({key: value for key, value in action.items() if key != "do"}, cluster_id)
+            elif action["do"] == "refresh_secrets":
+                task.refresh({key: value for key, value in action.items() if key != "do"})
             elif action["do"] == "stop_task":
                 task.stop(float(action.get("grace_s", 10.0)), float(action.get("drain_s", 0.0)))
             else:
@@ -166,6 +174,15 @@ class Tasks:
     def of(self, cluster_id: str) -> list:
         """The tasks of a cluster, in order of their ids: no other one is told of them, nor may act on them."""
         return [task for _, task in sorted(self.by_id.items()) if cluster_id and task.cluster_id == cluster_id]
+
+    def with_files(self) -> set:
+        """Ids of tasks whose secrets and configs may still be needed."""
+        return {task.id for task in self.by_id.values() if not task.terminal}
+
+    def contents_came(self, task_ids: set) -> None:
+        """Contents of secrets and configs were given for these tasks."""
+        for task_id in task_ids & self.by_id.keys():
+            self.by_id[task_id].contents_came()
 
     @property
     def busy(self) -> int:

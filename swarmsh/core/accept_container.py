@@ -18,6 +18,7 @@ from swarmsh.core.labels import PREFIX
 from swarmsh.core.reference import parse_reference
 from swarmsh.core.run_options import RUN_PREFIX
 from swarmsh.core.secrets import check_references
+from swarmsh.core.task_files import check_files
 from swarmsh.core.template import expand_container, sample_context
 from swarmsh.errors import InvalidSpec, Unimplemented
 from swarmsh.model.specs import (
@@ -49,6 +50,7 @@ def accept_container(spec: ContainerSpec, service_name: str, labels: Mapping[str
     tried = expand_container(accepted, sample_context(service_name, labels))
     _check_image(tried.image)
     _check_mounts(tried.mounts)
+    check_files(tried)
     _check_health(tried.healthcheck)
     _check_process(tried)
     return accepted

@@ -17,6 +17,7 @@ from swarmsh.core.reference import parse_reference
 from swarmsh.core.resources import generic_env
 from swarmsh.core.restart import restart_delay_s
 from swarmsh.core.run_options import RunOptions, host_config_of, parse_run_options
+from swarmsh.core.task_files import task_files
 from swarmsh.core.template import context_of, expand_container
 from swarmsh.errors import InvalidSpec
 from swarmsh.model.actions import EnsureTask, NetworkJoin
@@ -58,6 +59,7 @@ def ensure_action(
         probe=probe_of(task.labels),
         fence=fenced(task.labels),
         networks=joins.networks,
+        files=task_files(task.spec),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from msgspec.structs import replace
 
 from swarmsh.core.secrets import with_other_ids
+from swarmsh.core.task_files import task_files
 from swarmsh.model.actions import NodeReport, RefreshSecrets, TaskReport
 from swarmsh.model.objects import Refresh, Service, Task
 
@@ -51,7 +52,10 @@ def plan_refreshes(
         if refresh is None or refresh.done_at is not None or found is None or not task.live:
             continue
         if found.state in _MAY and max(told.get(task.id, 0), found.refreshed) < refresh.number:
-            actions.append(RefreshSecrets(task_id=task.id, number=refresh.number, signal=refresh.signal))
+            files = task_files(task.spec)
+            actions.append(
+                RefreshSecrets(task_id=task.id, number=refresh.number, signal=refresh.signal, files=files)
+            )
     return tuple(actions)
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from typing import cast
 
 from swarmsh.core.scheduler import Failures
 from swarmsh.errors import SwarmshError
+from swarmsh.manager.delivery import Delivery
 from swarmsh.manager.dirt import Dirt, dirt_of
 from swarmsh.manager.key_keeper import Rotation
 from swarmsh.manager.node_networks import ClusterNetworks
 from swarmsh.manager.node_worker import NodeWorker
 from swarmsh.manager.orchestrator import Orchestrator
-from swarmsh.manager.ports import Clock, IdSource, NodeClient, Store
+from swarmsh.manager.ports import Clock, ContentSource, IdSource, NodeClient, Store
 from swarmsh.manager.settings import Settings
 from swarmsh.manager.usecases.networks import forget_lapsed
 from swarmsh.manager.usecases.nodes import release_number
@@ -60,6 +62,7 @@ class Manager:
             on_report=self._node_spoke,
             on_network=self._networks.checked,
             on_stall=self._orchestrator.woke,
+            on_missing=self._contents_missing,
         )
 
     async def run(self) -> None:
@@ -108,8 +111,10 @@ class Manager:
         self.nodes.keep(node.id, node.spec.name, node.target)
         if node.id not in self._workers:
             networks = self._networks.keep(node.id)
+            contents = cast(ContentSource, self.store)
+            delivery = Delivery(node.id, self.store, contents, self.nodes, self.clock, self.epoch)
             worker = NodeWorker(
-                *(node.id, self.store, self.nodes, self._networks, self.epoch), self.settings.leave_ack_s
+                *(node.id, self.store, self.nodes, self._networks, self.epoch), self.settings.leave_ack_s, delivery
             )
             self._workers[node.id] = (worker, tasks.create_task(worker.run()))
             self._tellers[node.id] = tasks.create_task(networks.work.run(networks.tell))
@@ -210,6 +215,10 @@ class Manager:
     def _node_spoke(self, node_id: str) -> None:
         if node_id in self._leaving:
             self._leaving[node_id].set()
+
+    def _contents_missing(self, node_id: str) -> None:
+        if node_id in self._workers:
+            self._workers[node_id][0].touch()
 
     def _network_told(self) -> None:
         """A node acknowledged networks: tasks on it may wait for that to start, and tasks anywhere to stop."""

@@ -17,16 +17,19 @@ from swarmsh.core.node_plan import plan_node
 from swarmsh.core.refresh import plan_refreshes
 from swarmsh.core.secrets import needs_contents
 from swarmsh.errors import SwarmshError
+from swarmsh.manager.delivery import Delivery, Need
 from swarmsh.manager.node_networks import networked
 from swarmsh.manager.ports import NodeClient, Store
 from swarmsh.manager.retrying import Retrying
 from swarmsh.manager.usecases.credentials import has_credentials, registry_auth
 from swarmsh.model.actions import Action, Batch, EnsureTask, Peer, RefreshSecrets, RemoveTask, StopTask
-from swarmsh.model.objects import Task
+from swarmsh.model.objects import Node, Task
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.states import TaskState
 
 log = logging.getLogger(__name__)
+
+CONTENTS_RETRY_S = 30.0  # where nobody says when secrets can be read or taken again
 
 
 class Networks(Protocol):
@@ -52,12 +55,13 @@ class NodeWorker:
     networks: Networks
     epoch: int
     leave_ack_s: float  # no stop waits longer than this for nodes to acknowledge that they have left the task
+    delivery: Delivery | None = None  # without it tasks are given as if none had secrets or configs
     work: Retrying = field(init=False)
     # What the node was told in this session; its reports may lag behind.
     told: dict[str, str] = field(default_factory=dict)
     refreshed: dict[str, int] = field(default_factory=dict)  # in this session: task -> number of its refresh
     _told_peers: tuple[Peer, ...] | None = None
-    waits: bool = False  # something is held back until networks are acknowledged
+    waits: bool = False  # something is held back until networks are acknowledged, or contents can be read
     _waited_until: dict[str, float] = field(default_factory=dict)  # task that is to stop -> the loop's time
 
     def __post_init__(self) -> None:
@@ -70,6 +74,8 @@ class NodeWorker:
         self.told.clear()
         self.refreshed.clear()
         self._told_peers = None
+        if self.delivery is not None:
+            self.delivery.session_started()
         self.work.touch()
 
     async def run(self) -> None:
@@ -97,8 +103,28 @@ class NodeWorker:
         peers = fence_peers(snapshot, node)
         if peers == self._told_peers:
             peers = None
-        if actions or peers is not None:
-            await self.give(await self._with_credentials(actions), cluster_id, peers)
+        needs = self.delivery.needs(report, actions, tasks.values()) if self.delivery is not None else ()
+        needy = {need.task.id for need in needs}
+        first = [action for action in actions if action.task_id not in needy]
+        if first or peers is not None:
+            await self.give(await self._with_credentials(first), cluster_id, peers)
+        if needs:
+            await self._give_with_contents(node, needs, [a for a in actions if a.task_id in needy], cluster_id)
+
+    async def _give_with_contents(
+        self, node: Node, needs: Sequence[Need], actions: Sequence[Action], cluster_id: str
+    ) -> None:
+        """Contents first, then the tasks that have all of theirs."""
+        assert self.delivery is not None
+        outcome = await self.delivery.give(node, needs)
+        self.delivery.note(outcome)
+        given = [action for action in actions if action.task_id in outcome.given]
+        if given:
+            await self.give(await self._with_credentials(given), cluster_id)
+        if outcome.waits:
+            self.waits = True
+            again = asyncio.get_running_loop().time() + CONTENTS_RETRY_S
+            self.work.wake_at = min(again, self.work.wake_at or again)
 
     # --- networks first ---
     def _may_be_given(self, action: Action, tasks: dict[str, Task]) -> bool:
@@ -173,9 +199,12 @@ class NodeWorker:
 
     def _forget(self, known: Iterable[str]) -> None:
         """Drop what is remembered of tasks that are neither wanted nor held any more."""
+        known = set(known)
         for remembered in (self.told, self.refreshed, self._waited_until):
-            for task_id in remembered.keys() - set(known):
+            for task_id in remembered.keys() - known:
                 del remembered[task_id]
+        if self.delivery is not None:
+            self.delivery.forget(known)
 
 
 def _goal(action: EnsureTask | StopTask | RemoveTask) -> str:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from swarmsh.model.actions import Batch, NodeReport, TaskReport
+from swarmsh.model.actions import Batch, ContentParts, NodeReport, TaskReport
 from swarmsh.model.listeners import Listener, PortRange
 from swarmsh.model.netstate import EspKeys, NetworkChange
 from swarmsh.model.objects import Event, SshTarget
@@ -117,6 +117,14 @@ class Store(DecisionStore, Protocol):
         """Flush what was observed, and close."""
 
 
+class ContentSource(Protocol):
+    """What secrets and configs hold. Both raise NotFound, and other errors while it cannot be read."""
+
+    async def secret_data(self, secret_id: str) -> bytes: ...
+
+    async def config_data(self, config_id: str) -> bytes: ...
+
+
 # --- nodes --------------------------------------------------------------------------------------------------
 class Connected(msgspec.Struct, frozen=True):
     """A session stands and the helper accepted us; `report` is all that the node holds."""
@@ -204,6 +212,12 @@ class NodeClient(Protocol):
     async def apply(self, node_id: str, batch: Batch) -> None:
         """Give a batch, one round trip. Raises NodeUnreachable, NodeDeadline, HelperRefused."""
 
+    async def contents(self, node_id: str, parts: ContentParts) -> None:
+        """Give parts of contents of secrets and configs, in one line; in the node's memory when this returns.
+
+        Raises as `apply`, and NodeRequestFailed, whose words hold nothing of them.
+        """
+
     async def network(self, node_id: str, change: NetworkChange) -> tuple[str, ...]:
         """Change the node's network state, and wait until kernel, Engine and DNS have it; gives what had drifted.
 
@@ -272,6 +286,12 @@ class EngineVolumes(Protocol):
 
     async def remove_volume(self, node_id: str, name: str, *, force: bool) -> None:
         """Remove one; one that a container has is refused (409)."""
+
+
+class ContentClient(Protocol):
+    """The part of NodeClient that gives contents."""
+
+    async def contents(self, node_id: str, parts: ContentParts) -> None: ...
 
 
 class ExecRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -72,7 +72,8 @@ class NodeWatch:
     """Takes over what nodes report, and judges who is there.
 
     `on_session` is called for each new session, `on_report` whenever a node said something of its tasks,
-    `on_network` when it said something of its networks, `on_stall` when the manager itself had stood still.
+    `on_network` when it said something of its networks, `on_stall` when the manager itself had stood still,
+    `on_missing` when a task's contents of secrets or configs are missing, which is stored nowhere.
     """
 
     store: Store
@@ -83,6 +84,7 @@ class NodeWatch:
     on_report: Callable[[str], None]
     on_network: Callable[[NetworkChecked], None]
     on_stall: Callable[[], None]
+    on_missing: Callable[[str], None] = lambda node_id: None
     _links: dict[str, _Link] = field(default_factory=dict)
     _met: set[str] = field(default_factory=set)
     # Silence counts from here at the earliest: the manager's start, or the end of a gap of its own.
@@ -123,6 +125,8 @@ class NodeWatch:
             case TasksReported():
                 self.store.observe(lambda s: self._reported(s, event))
                 self.on_report(event.node_id)
+                if any(report.missing for report in event.tasks):
+                    self.on_missing(event.node_id)
             case Described():
                 if event.report.engine_ok:
                     link.processes_ended = False

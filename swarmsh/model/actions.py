@@ -38,6 +38,16 @@ class NetworkJoin(Message):
     driver_opts: dict[str, str] = {}  # of the Engine's, such as com.docker.network.endpoint.ifname
 
 
+class TaskFile(Message):
+    """A file of a secret or config in a task's container; its contents are given apart, by `id`."""
+
+    id: str  # of the secret or config
+    target: str  # absolute
+    uid: int = 0
+    gid: int = 0
+    mode: int = 0o444
+
+
 class EnsureTask(Message, tag_field="do", tag="ensure_task"):
     """Bring the task's container to `desired`: "ready" (image there, created) or "running" (started)."""
 
@@ -57,6 +67,7 @@ class EnsureTask(Message, tag_field="do", tag="ensure_task"):
     probe: Probe | None = None
     fence: bool = False  # stopped when nobody is in reach of its node (`swarmsh.fence=stop`)
     networks: tuple[NetworkJoin, ...] = ()  # in the order in which the container joins them; `swgw` is the last
+    files: tuple[TaskFile, ...] = ()  # of secrets and configs
 
 
 class StopTask(Message, tag_field="do", tag="stop_task"):
@@ -83,6 +94,7 @@ class RefreshSecrets(Message, tag_field="do", tag="refresh_secrets"):
     task_id: str
     number: int
     signal: str = ""  # SIGHUP
+    files: tuple[TaskFile, ...] = ()  # all of the task's, at the targets of before
 
 
 Action = EnsureTask | StopTask | RemoveTask | RefreshSecrets
@@ -105,6 +117,28 @@ class Batch(Message):
     actions: tuple[Action, ...]
     # The node itself and those it tries before it stops fenced tasks; None: as told before.
     peers: tuple[Peer, ...] | None = None
+
+
+class ContentPart(Message):
+    """A part of what a secret or config holds, for one task. Never shown."""
+
+    task_id: str
+    id: str
+    size: int  # bytes of the whole
+    offset: int = 0
+    data: bytes = b""  # base64 in JSON
+
+    def __repr__(self) -> str:
+        return f"ContentPart(task_id={self.task_id!r}, id={self.id!r}, size={self.size}, data=…)"
+
+
+class ContentParts(Message):
+    """Parts for a node, in order; as many as fit a line. Refused as a batch is."""
+
+    cluster_id: str
+    epoch: int
+    index: int
+    items: tuple[ContentPart, ...]
 
 
 class BoundPort(Message):
@@ -134,6 +168,7 @@ class TaskReport(Message, kw_only=True):
     restarts: int = 0
     refreshed: int = 0  # the newest `refresh_secrets` that was carried out, by its number
     refresh_err: str = ""  # why that one failed; it is not tried again
+    missing: tuple[str, ...] = ()  # ids of secrets and configs whose contents it waits for
 
 
 class NodeReport(Message):

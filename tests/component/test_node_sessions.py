@@ -12,7 +12,7 @@ import pytest
 from swarmsh.adapters.nodes import sessions as sessions_module
 from swarmsh.errors import HelperRefused, NetworkFailed, NodeDeadline, NodeRequestFailed, NodeUnreachable
 from swarmsh.manager.ports import Connected, Described, Disconnected, NetworkChecked, Refused, TasksReported
-from swarmsh.model.actions import Batch, EnsureTask, RemoveTask, StopTask
+from swarmsh.model.actions import Batch, ContentPart, ContentParts, EnsureTask, RemoveTask, StopTask
 from swarmsh.model.listeners import Listener, PortRange
 from swarmsh.model.netstate import EspEpoch, EspKeys, EspPeer, NetworkChange, OwnNode
 from swarmsh.model.paths import Listen, Send
@@ -276,6 +276,32 @@ async def test_a_refused_batch_says_so(serve, make_sessions, helper, key_file: P
     assert isinstance(event, Refused) and event.code == code
     assert "have seen 7" in event.reason
     await sessions.until(Connected)  # a new session, which settles it
+
+
+async def test_contents_of_secrets_are_given_in_a_line_and_in_no_log(
+    serve, make_sessions, helper, key_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = await serve(helper.serve)
+    with caplog.at_level("DEBUG"):
+        sessions = make_sessions()
+        sessions.keep("node1", "n1", server.target(key_file))
+        await sessions.until(Connected)
+        part = ContentPart(task_id="t1", id="s1", size=7, data=b"hunter2")
+        parts = ContentParts(cluster_id="cluster1", epoch=1, index=3, items=(part,))
+        await sessions.contents("node1", parts)
+        sent = helper.requests[-1]
+        item = {"task_id": "t1", "id": "s1", "size": 7, "data": "aHVudGVyMg=="}
+        assert sent["op"] == "contents"
+        assert sent["args"] == {"cluster_id": "cluster1", "epoch": 1, "index": 42, "items": [item]}
+        helper.answers["contents"] = {"error": {"code": "contents_failed", "message": "No space left on device"}}
+        with pytest.raises(NodeRequestFailed, match="No space left"):
+            await sessions.contents("node1", parts)
+        assert sessions.connected("node1")
+        helper.answers["contents"] = {"error": {"code": "stale_index", "message": "have seen 77"}}
+        with pytest.raises(HelperRefused):
+            await sessions.contents("node1", parts)
+        assert isinstance(await sessions.next_event(), Refused)
+    assert "hunter2" not in caplog.text and "aHVudGVyMg" not in caplog.text
 
 
 async def test_network_state_and_keys_are_given_and_answered(serve, make_sessions, helper, key_file: Path) -> None:

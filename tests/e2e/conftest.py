@@ -38,7 +38,8 @@ def scrub(lab: Lab) -> None:
         lab.ssh(
             node,
             "systemctl stop swarmsh-helper; docker ps -aq --filter label=swarmsh.cluster | xargs -r docker rm -f; "
-            "rm -rf /run/swarmsh /filler; docker rm -f squatter; docker swarm leave -f; "
+            "umount -l /run/swarmsh/secrets; rm -rf /run/swarmsh /filler; docker rm -f squatter; "
+            "docker swarm leave -f; "
             "ip xfrm policy flush; ip xfrm state flush",
             check=False,
         )

@@ -37,6 +37,7 @@ ids=$(docker ps -aq --filter label=swarmsh.cluster)
 [ -z "$ids" ] || docker rm -f $ids
 systemctl stop swarmsh-helper 2>/dev/null
 systemctl reset-failed swarmsh-helper 2>/dev/null
+umount -l /run/swarmsh/secrets 2>/dev/null
 rm -rf /run/swarmsh
 true
 """

@@ -13,6 +13,7 @@ from swarmsh.manager.ports import Connected, Disconnected, NodeEvent, TasksRepor
 from swarmsh.model.actions import (
     Action,
     Batch,
+    ContentParts,
     EnsureTask,
     NodeReport,
     RefreshSecrets,
@@ -43,6 +44,8 @@ class FakeHelpers:
         self.boots: dict[str, str] = defaultdict(lambda: "first")
         self.failing: dict[str, SwarmshError] = {}  # what every `network` of a node raises; the state is held
         self.broken: dict[str, SwarmshError] = {}  # what the next one raises; the state is not held
+        self.contents_of: dict[tuple[str, str, str], bytes] = {}  # node, task, secret or config
+        self.full: dict[str, SwarmshError] = {}  # what every `contents` of a node raises
         self._slow: dict[str, asyncio.Event] = {}
         self.away: set[str] = set()
         self._indexes: dict[str, int] = defaultdict(int)
@@ -141,6 +144,15 @@ class FakeHelpers:
                 self.tasks[node_id].pop(action.task_id, None)
                 gone = TaskReport(task_id=action.task_id, state="gone")
                 self._events.put_nowait(TasksReported(node_id=node_id, tasks=(gone,)))
+
+    async def contents(self, node_id, parts: ContentParts):
+        self._see(node_id, parts.index)
+        self._note(node_id, "contents", parts)
+        if node_id in self.full:
+            raise self.full[node_id]
+        for part in parts.items:
+            key = (node_id, part.task_id, part.id)
+            self.contents_of[key] = (self.contents_of[key] if part.offset else b"") + part.data
 
     async def network(self, node_id, change: NetworkChange):
         self._see(node_id, change.index)

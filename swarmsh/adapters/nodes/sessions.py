@@ -58,7 +58,7 @@ from swarmsh.manager.ports import (
     Refused,
     Untrusted,
 )
-from swarmsh.model.actions import Action, Batch, NodeReport, TaskReport
+from swarmsh.model.actions import Action, Batch, ContentParts, NodeReport, TaskReport
 from swarmsh.model.listeners import Listener, PortRange
 from swarmsh.model.netstate import EspKeys, NetworkChange
 from swarmsh.model.objects import SshTarget
@@ -66,6 +66,7 @@ from swarmsh.model.paths import Heard, Listen, Send, Sent
 from swarmsh.model.trace import Sighting, Traced, TraceSend, TraceWatch
 
 T = TypeVar("T")
+P = TypeVar("P", Batch, NetworkChange, ContentParts)
 log = logging.getLogger("swarmsh.nodes")
 
 
@@ -290,6 +291,9 @@ class NodeSessions:
         parts = _parts(batch, self._limits.line_bytes - 1024)
         await self._give(node_id, "apply", parts, Accepted, self._limits.request_s)
 
+    async def contents(self, node_id: str, parts: ContentParts) -> None:
+        await self._give(node_id, "contents", [parts], dict, self._limits.network_s)
+
     async def network(self, node_id: str, change: NetworkChange) -> tuple[str, ...]:
         """As the port says; in more than one round trip only if it is too long for one line."""
         parts = _network_parts(change, self._limits.line_bytes - 1024)
@@ -299,9 +303,7 @@ class NodeSessions:
     async def secure(self, node_id: str, keys: EspKeys) -> tuple[int, ...]:
         return (await self._call(node_id, "secure", keys, LostPeers, self._limits.network_s)).lost
 
-    async def _give(
-        self, node_id: str, op: str, parts: Sequence[Batch | NetworkChange], kind: type[T], deadline_s: float
-    ) -> list[T]:
+    async def _give(self, node_id: str, op: str, parts: Sequence[P], kind: type[T], deadline_s: float) -> list[T]:
         """One part after another, all in one session. A refusal is an event too, and ends the session.
 
         Batches and changes of networks overtake each other while one waits, and the helper takes no lower index
@@ -309,7 +311,7 @@ class NodeSessions:
         """
         session = self._session(node_id)
 
-        def at_send(part: Batch | NetworkChange) -> Callable[[], Batch | NetworkChange]:
+        def at_send(part: P) -> Callable[[], P]:
             return lambda: replace(part, index=max(part.index, self._index()))
 
         try:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from remote_helpers import facts
+from remote_helpers import facts, memoryfs
 from remote_helpers.helper import Helper
 from remote_helpers.netfile import NetFile
 from remote_helpers.netstate import Held
@@ -244,7 +244,19 @@ docker0	000011AC	00000000	0001	0	0	0	0000FFFF	0	0	0
 
 
 @pytest.fixture
-async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+def memory_is_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ordinary folder in the place of a file system that only root may mount."""
+
+    def ensure_mounted(folder: str) -> str:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        return "noswap"
+
+    monkeypatch.setattr(memoryfs, "ensure_mounted", ensure_mounted)
+    monkeypatch.setattr(memoryfs, "not_dumpable", lambda: None)
+
+
+@pytest.fixture
+async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_is_a_folder: None) -> AsyncIterator[World]:
     (tmp_path / "route").write_text(ROUTES)
     monkeypatch.setattr(facts, "ROUTES", str(tmp_path / "route"))
     monkeypatch.setattr(facts, "own_mtus", lambda: [["10.0.0.12", 1500]])

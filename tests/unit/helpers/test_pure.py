@@ -195,7 +195,14 @@ def test_the_description_is_as_in_the_samples() -> None:
 
 # --- actions and fences ---
 @pytest.mark.parametrize(
-    "name", ["apply_ensure_task", "apply_ensure_task_minimal", "apply_stop_task", "apply_remove_task"]
+    "name",
+    [
+        "apply_ensure_task",
+        "apply_ensure_task_minimal",
+        "apply_stop_task",
+        "apply_remove_task",
+        "apply_refresh_secrets",
+    ],
 )
 def test_the_sample_actions_are_understood(name: str) -> None:
     for action in sample(name)["args"]["actions"]:

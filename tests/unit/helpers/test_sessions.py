@@ -43,6 +43,8 @@ async def test_a_session_speaks_as_in_the_samples(world: World) -> None:
     assert shape(await manager.request("attach", attach["args"])) == shape(sample("attach_reply"))
     network_args = sample("network")["args"]
     assert (await manager.request("network", network_args))["result"] == {"drift": []}
+    reply = await manager.request("contents", sample("contents")["args"])
+    assert shape(reply) == shape(sample("contents_reply"))
     apply = sample("apply_ensure_task")
     apply["args"]["actions"][0].pop("probe")
     reply = await manager.request("apply", apply["args"])
@@ -50,6 +52,11 @@ async def test_a_session_speaks_as_in_the_samples(world: World) -> None:
     task_id = apply["args"]["actions"][0]["task_id"]
     running = await manager.task(task_id, "running")
     assert set(running) <= set(sample("task_running")["data"])
+    assert (await manager.request("apply", sample("apply_refresh_secrets")["args"]))["ok"]
+    missing = await manager.task(
+        task_id, "running", missing=[sample("apply_refresh_secrets")["args"]["actions"][0]["files"][0]["id"]]
+    )
+    assert set(missing) <= set(sample("task_missing")["data"]) | set(running)
     assert shape(await manager.event("heartbeat")) == shape(sample("heartbeat")["data"])
     for op in ("lease", "report", "check", "end_processes", "resolve_image", "listeners"):
         request, wanted = sample(op), sample(f"{op}_reply")

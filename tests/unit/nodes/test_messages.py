@@ -23,7 +23,7 @@ from swarmsh.adapters.nodes.messages import (
     TraceSeen,
     to_description,
 )
-from swarmsh.model.actions import Batch
+from swarmsh.model.actions import Batch, ContentParts, TaskReport
 from swarmsh.model.listeners import Listener, PortRange
 from swarmsh.model.netstate import (
     Egress,
@@ -77,7 +77,25 @@ def test_keys_are_written_as_in_the_sample(name: str) -> None:
     assert as_json(msgspec.convert(args, EspKeys)) == {"peers": []} | args
 
 
-@pytest.mark.parametrize("name", ["apply_ensure_task", "apply_ensure_task_minimal", "apply_stop_task"])
+def test_contents_are_written_as_in_the_sample_and_never_shown() -> None:
+    args = sample("contents")["args"]
+    parts = msgspec.convert(args, ContentParts)
+    assert as_json(parts) == args
+    assert [part.data for part in parts.items] == [b"sample1", b"listen", b" 8080;"]
+    assert "sample1" not in repr(parts) and "c2Ft" not in repr(parts)
+
+
+@pytest.mark.parametrize("name", ["task_missing", "task_refreshed"])
+def test_what_a_task_says_of_its_contents_is_read(name: str) -> None:
+    data = sample(name)["data"]
+    report = msgspec.convert(data, TaskReport)
+    assert data.keys() <= set(report.__struct_fields__)
+    assert as_json(report) == data
+
+
+@pytest.mark.parametrize(
+    "name", ["apply_ensure_task", "apply_ensure_task_minimal", "apply_stop_task", "apply_refresh_secrets"]
+)
 def test_actions_are_written_as_in_the_sample(name: str) -> None:
     args = sample(name)["args"]
     batch = msgspec.convert(args, Batch)
