@@ -221,6 +221,8 @@ class Task(Record, kw_only=True):
     # Allocated when its node is known: overlays, and the network of that node which leads outside and to the mesh.
     addresses: tuple[TaskAddress, ...] = ()
     egress_address: str = ""
+    # Prepared (READY) for a place whose turn in an update has not come: until then it stands for nothing there.
+    ahead: bool = False
     # Of a job: which run of it. Its desired RUNNING means «until it is complete», and COMPLETE tasks keep it.
     job_iteration: int | None = None
 
