@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from msgspec.structs import replace
 
 from swarmsh.core.depends import OPEN, Gate, begun
 from swarmsh.core.difference import outdated
 from swarmsh.core.fence import over_at
+from swarmsh.core.filters import takes_new
 from swarmsh.core.labels import fenced, may_leave_volumes
 from swarmsh.core.resources import reservations_of
 from swarmsh.core.scheduler import surplus
@@ -55,6 +57,8 @@ class Draft:
     attach: Callable[[Service], Service] = lambda service: service
     gate: Gate = OPEN  # what the service waits for before it first starts
     tasks: dict[str, Task] = field(default_factory=dict)
+    # What is prepared for places whose turn has not come: no task of them yet, and in none of the lists of tasks.
+    ahead: dict[Place, Task] = field(default_factory=dict)
     # The same tasks by place, oldest first; and which other versions of the spec are outdated, asked once each.
     _at: dict[Place, dict[str, Task]] = field(default_factory=dict)
     _outdated: dict[tuple[int, int], bool] = field(default_factory=dict)
@@ -62,6 +66,7 @@ class Draft:
     _own: dict[str, list[str]] = field(default_factory=dict)
     _surplus: dict[str, Mapping[str, str]] = field(default_factory=dict)
     _changed: dict[str, None] = field(default_factory=dict)
+    _apart: dict[str, Task] = field(default_factory=dict)  # prepared by this plan
     _deleted: list[str] = field(default_factory=list)
     _new: set[str] = field(default_factory=set)
     _service: Service | None = None
@@ -75,8 +80,11 @@ class Draft:
         met: Callable[[str], bool], since: float, gate: Gate = OPEN,
     ) -> Draft:  # fmt: skip
         ordered = sorted(tasks, key=lambda t: (t.created_at, t.id))
+        ahead = {place_of(t): t for t in ordered if _waits_apart(t)}
+        ordered = [t for t in ordered if not _waits_apart(t)]
         draft = cls(service, nodes, ids, now, history, on_node, met, since, attach, gate)
         draft.tasks = {t.id: t for t in ordered}
+        draft.ahead = ahead
         for task in ordered:
             draft._at.setdefault(place_of(task), {})[task.id] = task
         return draft
@@ -217,24 +225,60 @@ class Draft:
         """A new task of the service as specified now. A fenced or held one is let go at the end of the pass, if it
         may.
 
+        What was prepared ahead for the place is taken, where it is still right, as if it were made now.
         `node_id`: where the task of a slot is to be, and nowhere else; a global service's has its place.
         """
         if self.held or fenced(self.service.spec.labels):
             desired = min(desired, TaskState.READY)
-        task = new_task(
+        made = self._made(
+            place,
+            desired=desired,
+            start_after=start_after,
+            replaces=replaces,
+            restarted_at=restarted_at,
+            node_id=node_id,
+        )
+        if self.still_right(place) and node_id in ("", self.ahead[place].node_id):
+            found = self.ahead.pop(place)
+            made = replace(
+                made, id=found.id, version=found.version, node_id=found.node_id, status=found.status,
+                generic_resources=found.generic_resources, addresses=found.addresses,
+                egress_address=found.egress_address,
+            )  # fmt: skip
+        else:
+            self._new.add(made.id)
+        self.put(made)
+        return made
+
+    def still_right(self, place: Place) -> bool:
+        """Whether something is prepared ahead for the place, as the service is now, where it could start."""
+        task = self.ahead.get(place)
+        if task is None or task.spec_version != self.service.spec_version:
+            return False
+        if not task.node_id:
+            return True
+        node = self.nodes.get(task.node_id)
+        return node is not None and takes_new(node)
+
+    def prepare(self, place: Place) -> None:
+        """Have a task of the service as specified now made for a place whose turn comes next."""
+        task = replace(self._made(place, desired=TaskState.READY), ahead=True)
+        self.ahead[place] = task
+        self._apart[task.id] = task
+
+    def drop_ahead(self, place: Place) -> None:
+        """Have what was prepared ahead for a place removed."""
+        self.put(replace(wish(self.ahead.pop(place), TaskState.REMOVE), ahead=False))
+
+    def _made(self, place: Place, *, node_id: str = "", **wanted: Any) -> Task:
+        return new_task(
             self.service,
             next(self.ids),
             self.now,
             slot=place if isinstance(place, int) else 0,
             node_id=place if isinstance(place, str) else node_id,
-            desired=desired,
-            start_after=start_after,
-            replaces=replaces,
-            restarted_at=restarted_at,
+            **wanted,
         )
-        self._new.add(task.id)
-        self.put(task)
-        return task
 
     def put_service(self, service: Service) -> None:
         """Replace the service: its update status, or its whole spec by a rollback."""
@@ -247,11 +291,16 @@ class Draft:
 
     def plan(self) -> ServicePlan:
         return ServicePlan(
-            put_tasks=tuple(self.tasks[i] for i in self._changed),
+            put_tasks=(*(self.tasks[i] for i in self._changed), *self._apart.values()),
             delete_tasks=tuple(self._deleted),
             put_service=self._service,
             wake_at=self._wake_at,
         )
+
+
+def _waits_apart(task: Task) -> bool:
+    """It was prepared ahead and still may come. One that ended counts as the first attempt in its place."""
+    return task.ahead and task.desired is TaskState.READY and not task.status.state.terminal
 
 
 def place_of(task: Task) -> Place:

@@ -100,9 +100,11 @@ class Rehearsal:
             there.add(task.id)
             if self._looks == 0 and not task.live:
                 self._over.add(task.id)
-            if task.id in self._over:
-                continue
             seen = self._seen.get(task.id)
+            # What is prepared before its turn is no step; if it goes unused, it never was one.
+            unused = seen is None and self._looks > 0 and task.desired > TaskState.COMPLETE
+            if task.id in self._over or task.ahead or unused:
+                continue
             if seen is None:
                 seen = self._seen[task.id] = _Seen(task, self._looks, now)
             seen.task = task

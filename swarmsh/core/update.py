@@ -19,12 +19,13 @@ from swarmsh.core.failure import last_words, next_command, why_failed
 from swarmsh.core.filters import takes_new
 from swarmsh.core.labels import deadline_s, drain_s
 from swarmsh.core.overlap import make_way, replaced, stops_first
+from swarmsh.core.resources import reservations_of
 from swarmsh.core.restart import should_restart
 from swarmsh.core.scheduler import violated
 from swarmsh.core.tasks import ended_by_itself
 from swarmsh.errors import SwarmshError
 from swarmsh.model.objects import Service, Task, UpdateStatus
-from swarmsh.model.specs import ServiceSpec, UpdateConfig
+from swarmsh.model.specs import Reservations, ServiceSpec, UpdateConfig
 from swarmsh.model.states import TaskState
 
 DEFAULT_MONITOR_NS = 5_000_000_000
@@ -52,6 +53,17 @@ def judge_update(draft: Draft) -> None:
 
 def roll_update(draft: Draft) -> None:
     """Take the service's update one step on; without one, start it if any task is of another version."""
+    next_places = _roll(draft)
+    for place in list(draft.ahead):
+        if place not in next_places or not draft.still_right(place):
+            draft.drop_ahead(place)
+    for place in next_places:
+        if place not in draft.ahead:
+            draft.prepare(place)
+
+
+def _roll(draft: Draft) -> list[Place]:
+    """As `roll_update`; the places whose new tasks are to be prepared before their turn."""
     _adopt_unchanged(draft)
     _retire_replaced(draft)
     status = draft.service.update_status
@@ -63,22 +75,24 @@ def roll_update(draft: Draft) -> None:
         status = replace(rollout.status, message=IN_PROGRESS)
         draft.put_service(replace(draft.service, update_status=status))
     if status is None or not (todo or begun or updating(draft.service)):
-        return
+        return []
     if not progressing(draft.service):
         # Paused: it goes on only after another change of the spec, which clears its status.
         _drop_unstarted(draft)
-        return
+        return []
     if todo and _waits_for_runs(draft):
-        return
+        return []
     busy = [p for p in draft.places() if rollout.busy(p)]
     budget = (rollout.config.parallelism or len(todo) + len(busy)) - len(busy)
-    for place in todo[: max(0, budget)]:
+    turn, later = todo[: max(0, budget)], todo[max(0, budget) :]
+    for place in turn:
         _begin(draft, place, rollout.config.order)
     for place in (*begun, *todo):
         if hindrance := make_way(draft, place, rollout.config.order):
             _note_fallback(draft, place, hindrance)
     if updating(draft.service) and not todo and not busy:
         _complete_when_stable(draft, rollout)
+    return later[: rollout.config.parallelism] if _costs_nothing(draft.service.spec) else []
 
 
 def _waits_for_runs(draft: Draft) -> bool:
@@ -262,6 +276,15 @@ def _begin(draft: Draft, place: Place, order: str) -> None:
     """Put a task of the new version in a place; it waits where it has to."""
     waits = stops_first(draft, order) and any(not t.status.state.terminal for t in draft.at(place))
     draft.add(place, desired=TaskState.READY if waits else TaskState.RUNNING)
+
+
+def _costs_nothing(spec: ServiceSpec) -> bool:
+    """Whether a container that is only prepared takes nothing away that another task could need."""
+    ports = spec.endpoint_spec.ports if spec.endpoint_spec else ()
+    placement = spec.task_template.placement
+    unlimited = placement is None or not placement.max_replicas
+    free = reservations_of(spec.task_template) == Reservations()
+    return unlimited and free and not any(port.publish_mode == "host" for port in ports)
 
 
 def _retire_replaced(draft: Draft) -> None:

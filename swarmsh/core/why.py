@@ -165,7 +165,7 @@ class _Teller:
         self.here = [t for t in tasks if place_of(t) == place]
         self.name = f"{name}.{number_of(service, place) if isinstance(place, int) else self._node(place)}"
         self.causes = Causes(self.nodes, service, self.here, evidence.events)
-        live = [t for t in self.here if t.live]
+        live = [t for t in self.here if t.live and not t.ahead]
         self.task = next((t for t in self.here if t.id == asked), None)
         if self.task is None and self.here:
             self.task = (live or self.here)[-1]
@@ -323,6 +323,9 @@ class _Teller:
         return f"{state.word} on {node}"
 
     def _note_wait(self, task: Task) -> None:
+        if task.ahead:
+            self.reasons.append("its turn in the update has not come")
+            return
         if task.held:
             self.reasons.append(f"{task.held} (label swarmsh.depends-on)")
         if task.start_after is not None and task.start_after > self.evidence.now:

@@ -227,6 +227,8 @@ class Task(Record, kw_only=True):
     egress_address: str = ""
     # The newest exchange of its secrets and configs under it: its spec has the new ids already.
     refresh: Refresh | None = None
+    # Prepared (READY) for a place whose turn in an update has not come: until then it stands for nothing there.
+    ahead: bool = False
     # Of a job: which run of it. Its desired RUNNING means «until it is complete», and COMPLETE tasks keep it.
     job_iteration: int | None = None
 

@@ -180,7 +180,8 @@ def test_what_was_only_prepared_when_an_update_pauses_goes_and_what_runs_stays()
     world = running_world(make_spec(replicas=4), start=2.0)
     world.update(make_spec(replicas=4, image="web:2", update=replace(QUICK, parallelism=2)))
     world.settle()
-    first, second = (t for t in world.tasks() if image_of(t) == "web:2")
+    first, second = (t for t in world.tasks() if image_of(t) == "web:2" and not t.ahead)
+    assert len(ahead(world)) == 2
     report = world.reports[first.node_id]
     failed = {first.id: replace(report.tasks[first.id], state="rejected", err="no space left on device")}
     world.reports[first.node_id] = replace(report, tasks={**report.tasks, **failed})
@@ -189,6 +190,85 @@ def test_what_was_only_prepared_when_an_update_pauses_goes_and_what_runs_stays()
     assert state_of(world) == "paused"
     assert images(world) == {"web:1": 4}
     assert second.id not in {t.id for t in world.tasks()}
+    assert not ahead(world)
+
+
+# --- prepared before its turn -------------------------------------------------------------------------------
+def ahead(world: World) -> list[Task]:
+    return [t for t in world.tasks() if t.ahead]
+
+
+@pytest.mark.parametrize("order", ["stop-first", "start-first"])
+def test_the_next_places_are_prepared_while_the_first_are_replaced(order: str) -> None:
+    world = running_world(make_spec(replicas=5), ready=10.0)
+    world.update(make_spec(replicas=5, image="web:2", update=replace(QUICK, order=order, parallelism=2)))
+    world.pass_time(5)
+    prepared = {t.id: t.slot for t in ahead(world)}
+    assert {(t.desired, t.status.state) for t in ahead(world)} == {(TaskState.READY, TaskState.READY)}
+    assert len(prepared) == 2
+    assert images(world) == {"web:1": 3 if order == "stop-first" else 5}, "what they will replace serves on"
+    world.pass_time(8)
+    now = {t.id: t.slot for t in world.tasks() if image_of(t) == "web:2" and not t.ahead}
+    assert prepared.items() <= now.items(), "they are taken when their turn has come"
+    world.pass_time(60)
+    assert images(world) == {"web:2": 5}
+    assert (state_of(world), ahead(world)) == ("completed", [])
+
+
+@pytest.mark.parametrize("limited", ["port", "room", "max"])
+def test_nothing_is_prepared_early_that_could_take_another_s_place(limited: str) -> None:
+    def limit(spec: ServiceSpec) -> ServiceSpec:
+        if limited == "max":
+            return replace(spec, task_template=replace(spec.task_template, placement=Placement(max_replicas=3)))
+        return with_host_port(spec) if limited == "port" else reserving(spec, 1)
+
+    world = running_world(limit(make_spec(replicas=3)), ready=10.0)
+    world.update(limit(make_spec(replicas=3, image="web:2", update=START_FIRST)))
+    world.pass_time(5)
+    assert not ahead(world)
+
+
+def test_what_was_prepared_follows_at_once_where_the_old_one_fails() -> None:
+    world = running_world(make_spec(replicas=2, delay_s=3), ready=20.0)
+    world.update(make_spec(replicas=2, image="web:2", delay_s=3, update=replace(QUICK, order="start-first")))
+    world.pass_time(5)
+    (prepared,) = ahead(world)
+    old = next(t for t in world.tasks() if t.slot == prepared.slot and t.id != prepared.id)
+    world.fail(old)
+    world.pass_time(5)
+    taken = next(t for t in world.tasks() if t.id == prepared.id)
+    assert (taken.ahead, taken.status.state) == (False, TaskState.RUNNING)
+    assert [t.slot for t in world.tasks() if t.live].count(prepared.slot) == 1
+
+
+def test_what_was_prepared_stands_in_where_the_old_one_s_node_is_lost() -> None:
+    world = running_world(make_spec(replicas=2), ready=30.0)
+    world.update(make_spec(replicas=2, image="web:2", update=START_FIRST))
+    world.pass_time(5)
+    (prepared,) = ahead(world)
+    old = next(t for t in world.tasks() if t.slot == prepared.slot and t.id != prepared.id)
+    assert old.node_id != prepared.node_id
+    world.power_off(int(old.node_id[-1]))
+    world.pass_time(40)
+    assert prepared.id in {t.id for t in world.ready()}
+
+
+def test_what_was_prepared_goes_with_its_reason() -> None:
+    world = running_world(make_spec(replicas=4), ready=1e9)
+    world.update(make_spec(replicas=4, image="web:2", update=QUICK))
+    world.pass_time(5)
+    (first,) = ahead(world)
+    world.update(make_spec(replicas=4, image="web:3", update=QUICK))
+    world.pass_time(5)
+    (second,) = ahead(world)
+    assert (image_of(second), second.status.state) == ("web:3", TaskState.READY)
+    assert first.id not in {t.id for t in world.tasks()}, "it was of another version"
+    world.set_node(int(second.node_id[-1]), availability=Availability.DRAIN)
+    world.pass_time(5)
+    assert second.node_id not in {t.node_id for t in ahead(world)}, "its node takes nothing any more"
+    world.update(make_spec(replicas=1, image="web:3", update=QUICK))
+    world.pass_time(5)
+    assert not ahead(world), "its slot is gone"
 
 
 # --- where both cannot be -----------------------------------------------------------------------------------

@@ -179,7 +179,7 @@ def test_what_was_planned_is_what_happens(first, second, drained, lost):
     stopped = {i for i in live if i not in after or not after[i].live}
     assert {s.old_task for s in steps if s.action in ("replace", "stop")} <= stopped
     assert {s.slot for s in steps if s.action in ("replace", "stop")} == {live[i].slot for i in stopped}
-    began = {t.slot: t.node_id for t in after.values() if t.live and t.id not in live}
+    began = {t.slot: t.node_id for t in after.values() if t.live and not t.ahead and t.id not in live}
     assert {s.slot: s.node for s in steps if s.action in ("replace", "start")} == began
     waiting = {t.slot for t in after.values() if t.live and t.status.state is not TaskState.RUNNING}
     assert {s.slot for s in steps if s.waits and s.action != "stop"} == waiting & set(began)
