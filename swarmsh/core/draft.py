@@ -230,22 +230,14 @@ class Draft:
         """
         if self.held or fenced(self.service.spec.labels):
             desired = min(desired, TaskState.READY)
-        made = self._made(
-            place,
-            desired=desired,
-            start_after=start_after,
-            replaces=replaces,
-            restarted_at=restarted_at,
-            node_id=node_id,
-        )
+        wanted: dict[str, Any] = {
+            "desired": desired, "start_after": start_after, "replaces": replaces, "restarted_at": restarted_at,
+        }  # fmt: skip
         if self.still_right(place) and node_id in ("", self.ahead[place].node_id):
-            found = self.ahead.pop(place)
-            made = replace(
-                made, id=found.id, version=found.version, node_id=found.node_id, status=found.status,
-                generic_resources=found.generic_resources, addresses=found.addresses,
-                egress_address=found.egress_address,
-            )  # fmt: skip
+            found, labels = self.ahead.pop(place), self.service.spec.labels
+            made = replace(found, ahead=False, created_at=self.now, labels=labels, **wanted)
         else:
+            made = self._made(place, node_id=node_id, **wanted)
             self._new.add(made.id)
         self.put(made)
         return made
