@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
-from typing import cast
 
 from swarmsh.core.scheduler import Failures
 from swarmsh.errors import SwarmshError
@@ -15,7 +14,7 @@ from swarmsh.manager.key_keeper import Rotation
 from swarmsh.manager.node_networks import ClusterNetworks
 from swarmsh.manager.node_worker import NodeWorker
 from swarmsh.manager.orchestrator import Orchestrator
-from swarmsh.manager.ports import Clock, ContentSource, IdSource, NodeClient, Store
+from swarmsh.manager.ports import Clock, IdSource, NodeClient, Store
 from swarmsh.manager.settings import Settings
 from swarmsh.manager.usecases.networks import forget_lapsed
 from swarmsh.manager.usecases.nodes import release_number
@@ -111,8 +110,7 @@ class Manager:
         self.nodes.keep(node.id, node.spec.name, node.target)
         if node.id not in self._workers:
             networks = self._networks.keep(node.id)
-            contents = cast(ContentSource, self.store)
-            delivery = Delivery(node.id, self.store, contents, self.nodes, self.clock, self.epoch)
+            delivery = Delivery(node.id, self.store, self.store, self.nodes, self.clock, self.epoch)
             worker = NodeWorker(
                 *(node.id, self.store, self.nodes, self._networks, self.epoch), self.settings.leave_ack_s, delivery
             )

@@ -194,10 +194,18 @@ WEB = using(a_service("web"), a_secret())
 PLAIN = a_service("plain")
 
 
+async def keep(scene: Any) -> None:
+    """What the tasks of WEB are given is there."""
+    kept = a_secret()
+    contents = (Contents(key=secret_key(kept.id), data=b"needle"),)
+    await scene.store.commit(lambda _: Changes(put_secrets=(kept,), put_contents=contents))
+
+
 async def test_a_placed_task_waits_for_the_key_with_a_reason() -> None:
     waiting = a_task(WEB, 1, N1.id, TaskState.ASSIGNED)
     plain = a_task(PLAIN, 1, N1.id, TaskState.ASSIGNED)
     async with scene_of(WEB, PLAIN, connected=False) as scene:
+        await keep(scene)
         scene.store.locked = "the manager is locked"
         await scene.put(waiting, plain)
         scene.nodes.connect(N1.id)
@@ -239,6 +247,7 @@ def refreshes(scene: Any, node_id: str) -> list[tuple[str, int]]:
 async def test_a_node_is_told_of_a_refresh_once_and_what_it_says_is_noted() -> None:
     one, two = a_task(WEB, 1, N1.id, TaskState.RUNNING), a_task(WEB, 2, N2.id, TaskState.RUNNING)
     async with scene_of(WEB, one, two) as scene:
+        await keep(scene)
         await scene.put(refreshing(one, 1))
         await scene.nodes.until(lambda: _done(scene, one))
         await scene.put(refreshing(scene.store.snapshot.tasks[one.id], 2, ""))
@@ -252,6 +261,7 @@ async def test_a_node_is_told_of_a_refresh_once_and_what_it_says_is_noted() -> N
 async def test_a_node_that_was_away_is_told_when_it_is_back() -> None:
     one = a_task(WEB, 1, N1.id, TaskState.RUNNING)
     async with scene_of(WEB, one) as scene:
+        await keep(scene)
         scene.nodes.cut(N1.id)
         await scene.put(refreshing(one, 1), refreshing(one, 2))
         await scene.settled()
