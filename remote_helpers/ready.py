@@ -11,7 +11,11 @@ from .timing import Expired, deadline
 
 LATE_S = 60.0
 _CLONE_NEWNET = 0x40000000
-_LISTEN, _ESTABLISHED = "0A", "01"  # in /proc/net/tcp (linux: include/net/tcp_states.h)
+# In /proc/net/tcp (linux: include/net/tcp_states.h). A client has, or may have, a connection that is being opened
+# (its last packet may be under way), that is open, or closed by a side while the last of an answer is to be sent.
+_LISTEN = "0A"
+_ESTABLISHED, _SYN_RECV, _FIN_WAIT1, _CLOSE_WAIT, _LAST_ACK, _CLOSING = "01", "03", "04", "08", "09", "0B"
+_WITH_CLIENT = frozenset((_ESTABLISHED, _SYN_RECV, _FIN_WAIT1, _CLOSE_WAIT, _LAST_ACK, _CLOSING))
 
 
 # --- ports that listen ----------------------------------------------------------------------------------
@@ -54,11 +58,11 @@ def listening_ports(pid: int) -> set:
 
 
 def parse_clients(text: str) -> set:
-    """Local ports in /proc/net/tcp or tcp6 of established connections with somebody else."""
+    """Local ports in /proc/net/tcp or tcp6 of connections with somebody else that are not over."""
     ports = set()
     for line in text.splitlines()[1:]:
         words = line.split()
-        if len(words) < 4 or words[3] != _ESTABLISHED:
+        if len(words) < 4 or words[3] not in _WITH_CLIENT:
             continue
         address, _, port = words[1].partition(":")
         if not is_loopback(address) and address != words[2].partition(":")[0]:

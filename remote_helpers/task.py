@@ -33,9 +33,8 @@ ENDED = "ended by its cgroup"
 CUT_OFF = "stopped by its node: no manager and no other node in reach"
 CUT_OFF_GRACE_S = 60.0  # at most, for a fenced task: the manager waits for the end of it
 LOG_WITHIN_S = 1.0  # what failed is told of then, with its last lines or without
-DRAIN_LOOK_S = (
-    0.25  # while clients are connected to a task that is to stop: the kernel tells nobody of the last one
-)
+# While clients are connected to a task that is to stop: the kernel tells nobody of the last one.
+DRAIN_LOOK_S = 0.25
 LOOK_AGAIN_S = 10.0  # while the end of a container is awaited: should its event have been lost
 
 
@@ -860,17 +859,23 @@ class Task:
         return await self._wind_down(view, self.grace_s)
 
     async def _drain(self, view: View) -> bool:
-        """Let connected clients finish, for a while. False if something else is to be seen to."""
+        """Let connected clients finish, for a while. False if something else is to be seen to.
+
+        Nobody may be there at two looks: what was sent here before all nodes ceased to may have been under way.
+        """
         if self._drains_until is None:
             self._drains_until = time.monotonic() + self.drain_s
             self.node.save_soon()
-        loop, pause = asyncio.get_running_loop(), 0.0
+        loop, pause, quiet = asyncio.get_running_loop(), 0.0, False
         while self.drain_s > 0 and not self.node.alone:  # alone, nobody sends clients elsewhere
             left = self._drains_until - time.monotonic()
             if left > 0 and await wait_event(self._kick, min(left, pause)):
                 return False
             began = time.monotonic()
-            if left <= 0 or not view.pid or not await loop.run_in_executor(None, ready.has_clients, view.pid):
+            if left <= 0 or not view.pid:
+                break
+            was_quiet, quiet = quiet, not await loop.run_in_executor(None, ready.has_clients, view.pid)
+            if quiet and was_quiet:
                 break
             # With very many connections a look takes long itself.
             pause = max(DRAIN_LOOK_S, 10 * (time.monotonic() - began))

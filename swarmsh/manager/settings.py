@@ -14,7 +14,8 @@ class Settings:
     stall_s: float = 2.0
     leave_deadline_s: float = 60.0
     # So long the stop of a task waits at most until every node has acknowledged that it sends nothing new to it.
-    leave_ack_s: float = 3.0
+    # Silent nodes are not waited for, so this is for those that live and are slow: more is safer than less.
+    leave_ack_s: float = 15.0
     # A manager that has just started stops no task before all nodes were met, for so long: they may send to it.
     meet_s: float = 10.0
     peers_asked: int = 3

@@ -760,7 +760,7 @@ def keys_of(n: int) -> dict[str, Any]:
     """Keys of one epoch, alike on both ends of each pair."""
 
     def key(sender: int, receiver: int) -> str:
-        return bytes([sender, receiver, 7]).hex() * 12
+        return bytes([sender, receiver, 7, 0]).hex() * 5  # 20 bytes
 
     def peer(p: int) -> dict[str, Any]:
         epochs = [{"epoch": 7, "in": key(p, n), "out": key(n, p)}]

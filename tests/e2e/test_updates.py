@@ -100,6 +100,9 @@ class Web:
         with steady(self.lab, self.nodes(), "--new", "2", "--keep", "2", "--slow", "1", "--pause", "0.25") as load:
             yield load
             time.sleep(AFTER_S)  # the load goes on so long: what is late is seen too
+        if load.failed:
+            began = time.time() - time.monotonic() + load.began
+            print(f"the load began at {time.strftime('%H:%M:%S', time.gmtime(began))} UTC", self.swarm.picture())
         load.check()
 
 

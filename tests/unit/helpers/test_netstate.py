@@ -100,8 +100,12 @@ TCP6 = """  sl  local_address remote_address st
 """
 
 
-def test_clients_are_established_connections_of_others() -> None:
+def test_clients_are_connections_of_others_that_are_not_over() -> None:
     assert ready.parse_clients(TCP) == {80, 0xC002}
+    for state in ("03", "04", "08", "09", "0B"):  # SYN_RECV, FIN_WAIT1, CLOSE_WAIT, LAST_ACK, CLOSING
+        assert ready.parse_clients(TCP.replace(" 06 ", f" {state} ")) == {80, 0x53, 0xC002}
+    for state in ("05", "06", "07", "0A"):  # FIN_WAIT2, TIME_WAIT, CLOSE, LISTEN
+        assert ready.parse_clients(TCP.replace(" 06 ", f" {state} ")) == {80, 0xC002}
     assert ready.parse_clients(TCP6) == {84}
     assert ready.parse_clients("") == set()
 

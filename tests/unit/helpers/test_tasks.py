@@ -251,11 +251,13 @@ class Clients:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.connected, self.asked = True, 0
+        self.comes_at = 0  # somebody connects just before so many looks
         monkeypatch.setattr(ready, "has_clients", self._has)
         monkeypatch.setattr("remote_helpers.task.DRAIN_LOOK_S", 0.02)
 
     def _has(self, pid: int) -> bool:
         self.asked += 1
+        self.connected = self.connected or self.asked == self.comes_at
         return self.connected
 
 
@@ -276,6 +278,22 @@ async def test_a_stop_waits_for_clients_and_is_not_ready_meanwhile(
     clients.connected = False
     await manager.task("t1", "shutdown")
     assert signalled(world)
+
+
+async def test_who_was_on_the_way_when_nobody_was_there_yet_is_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients = Clients(monkeypatch)
+    clients.connected = False
+    clients.comes_at = 2
+    manager = await world.manager()
+    await manager.apply(ensure())
+    await manager.task("t1", "running", ready=True)
+    await manager.apply({**stop(), "drain_s": 30.0})
+    await poll(lambda: clients.asked > 4)
+    assert not signalled(world)
+    clients.connected = False
+    await manager.task("t1", "shutdown")
 
 
 async def test_clients_that_stay_keep_a_stop_for_so_long_at_most(
