@@ -70,7 +70,6 @@ async def creation(
     """The decision that makes a service, once nodes were asked; tried on `before`. Raises as create_service."""
     require_cluster(before)
     spec = accept_service(spec if spec.name else replace(spec, name=_free_name(before, service_id)))
-    _check_size(spec)
     occupied: dict[str, int] = {}  # by programs of nodes, once they were asked
 
     def decide(snapshot: ClusterSnapshot) -> Changes:
@@ -93,6 +92,7 @@ def created(
 ) -> Changes:
     """A service of an accepted spec. `occupied`: bits of ports that are no choice. Raises as create_service."""
     require_cluster(snapshot)
+    _check_size(spec)
     _refuse_taken_name(snapshot, spec.name)
     refuse_cycle(snapshot, spec)
     resolved = resolve_networks(snapshot, spec)
