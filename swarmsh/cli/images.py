@@ -58,8 +58,11 @@ def familiar(image: str, digest: str = "") -> str:
     return f"{name}{f':{tag}' if tag else ''}{f'@{digest}' if digest else ''}"
 
 
-def resolve_image(manager: ManagerClient, spec: Json, auth: str) -> str:
-    """Pin the spec's image to its digest and its placement to the image's platforms; a warning if that failed."""
+def resolve_image(manager: ManagerClient, spec: Json, auth: str, *, keep_platforms: bool = False) -> str:
+    """Pin the spec's image to its digest and its placement to the image's platforms; a warning if that failed.
+
+    `keep_platforms`: those in the spec were asked for by somebody, and are not of an image that was there before.
+    """
     container = spec["TaskTemplate"]["ContainerSpec"]
     image = familiar(container["Image"])
     headers = {"X-Registry-Auth": auth} if auth else {}
@@ -74,9 +77,9 @@ def resolve_image(manager: ManagerClient, spec: Json, auth: str) -> str:
         )
     container["Image"] = familiar(image, str((found.get("Descriptor") or {}).get("digest", "")))
     platforms = [_platform(entry) for entry in found.get("Platforms") or []]
-    if platforms:
-        placement = spec["TaskTemplate"]["Placement"] = spec["TaskTemplate"].get("Placement") or {}
-        placement["Platforms"] = platforms
+    placement = spec["TaskTemplate"].get("Placement") or {}
+    if platforms and not (keep_platforms and placement.get("Platforms")):
+        spec["TaskTemplate"]["Placement"] = placement | {"Platforms": platforms}
     return ""
 
 

@@ -216,7 +216,9 @@ def _pinned(manager: ManagerClient, stack: StackFiles, resolve: str, with_auth: 
         asked = [short for short in services if short not in unchanged]
 
         def ask(short: str) -> str:
-            return resolve_image(ManagerClient(manager.path), services[short], auths.get(short, ""))
+            # What placement has at this point is the file's `platform`.
+            fresh = ManagerClient(manager.path)
+            return resolve_image(fresh, services[short], auths.get(short, ""), keep_platforms=True)
 
         with ThreadPoolExecutor(max_workers=_LOOKUPS) as pool:
             for warning in dict.fromkeys(filter(None, pool.map(ask, asked))):

@@ -161,6 +161,16 @@ def test_images_are_pinned_at_the_registry_and_credentials_go_along(cli: Cli, st
     assert body["RegistryAuth"] == {"web": "e30="}
 
 
+def test_the_platform_of_the_file_stays(cli: Cli, stacks: Recorder, tmp_path: Path) -> None:
+    found = {"Descriptor": {}, "Platforms": [{"architecture": a, "os": "linux"} for a in ("amd64", "arm64")]}
+    stacks.on("GET", "/distribution/web:1/json", found)
+    path = tmp_path / "one.yaml"
+    path.write_text("name: shop\nservices: {web: {image: 'web:1', platform: linux/arm64}}\n")
+    assert cli("stack", "deploy", "-c", str(path), "-y", "-d").code == 0
+    placement = stacks.sent("POST", ".*")[0].body["Services"]["web"]["TaskTemplate"]["Placement"]
+    assert placement["Platforms"] == [{"Architecture": "arm64", "OS": "linux"}]
+
+
 def test_changed_asks_the_registry_for_other_images_only(cli: Cli, stacks: Recorder, file: str) -> None:
     web = make_service("shop_web")
     web["Spec"]["Labels"] = {"com.docker.stack.image": "web:1"}
