@@ -8,10 +8,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from swarmsh.core.depends import OPEN, Gate, begun
 from swarmsh.core.difference import outdated
 from swarmsh.core.fence import over_at
 from swarmsh.core.filters import takes_new
+from swarmsh.core.gate import OPEN, Gate, begun
 from swarmsh.core.labels import fenced, may_leave_volumes
 from swarmsh.core.resources import reservations_of
 from swarmsh.core.scheduler import surplus
@@ -179,8 +179,14 @@ class Draft:
     def held(self) -> str:
         """Why none of the service's tasks may start yet; empty once one was let go before."""
         if self._held is None:
-            self._held = bool(self.gate.unmet) and not begun(self.tasks.values())
+            ran = self.service.let_go or begun(self.tasks.values())
+            self._held = bool(self.gate.unmet) and not ran
         return self.gate.words if self._held else ""
+
+    def note_let_go(self) -> None:
+        """Remember of a service that waits for others that it was let go: its tasks may all be removed later."""
+        if self.gate.others and not self.service.let_go and begun(self.tasks.values()):
+            self.put_service(replace(self.service, let_go=True))
 
     def home(self, task: Task) -> Home | None:
         """Where the data of the task's slot is, if it may not be placed away from it."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from swarmsh.core.depends import OPEN, Gate
 from swarmsh.core.draft import Draft, ServicePlan, place_of
+from swarmsh.core.gate import OPEN, Gate
 from swarmsh.core.global_mode import fit_to_nodes
 from swarmsh.core.jobs import plan_job
 from swarmsh.core.labels import fenced
@@ -63,6 +63,7 @@ def plan_service(
     roll_update(draft)
     drop_doubles(draft)
     _let_go(draft)
+    draft.note_let_go()
     _trim_history(draft)
     return draft.plan()
 

@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from swarmsh.core.allocate import Allocator
 from swarmsh.core.attach import attached
-from swarmsh.core.depends import gate_of
 from swarmsh.core.draft import ServicePlan
+from swarmsh.core.gate import gate_of
 from swarmsh.core.orchestrate import plan_removed_service, plan_service
 from swarmsh.core.scheduler import MONITORED_S, Failures, SchedulingView, schedule
 from swarmsh.core.secrets import needs_contents
@@ -156,7 +156,8 @@ class Orchestrator:
                 # What a run of a job is known by is written with its tasks: it must not begin twice.
                 noted = (plan.put_service.spec, plan.put_service.job_status) == (service.spec, service.job_status)
                 (progressed if noted else put_services).append(plan.put_service)
-                happened += plan.events or (service_event("update", plan.put_service, now, service),)
+                if replace(plan.put_service, let_go=service.let_go) != service:
+                    happened += plan.events or (service_event("update", plan.put_service, now, service),)
             changes = Changes(put_tasks=plan.put_tasks, delete_tasks=plan.delete_tasks)
             view = view.apply(changes, view.index)
             put.update((t.id, t) for t in plan.put_tasks)
@@ -287,10 +288,10 @@ def _assigned(task: Task, node_id: str, now: float) -> Task:
 
 
 def _progress(snapshot: ClusterSnapshot, progressed: Iterable[Service]) -> Changes:
-    """Update statuses, put onto the services as they are now; what users wrote meanwhile wins."""
+    """Update statuses, and that they were let go, put onto services as they are now; what users wrote wins."""
     put = []
     for service in progressed:
         stored = snapshot.services.get(service.id)
         if stored is not None and stored.version == service.version:
-            put.append(replace(stored, update_status=service.update_status))
+            put.append(replace(stored, update_status=service.update_status, let_go=service.let_go))
     return Changes(put_services=tuple(put))

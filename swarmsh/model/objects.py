@@ -140,6 +140,7 @@ class Service(Record, kw_only=True):
     update_status: UpdateStatus | None = None
     endpoint: Endpoint = Endpoint()
     job_status: JobStatus | None = None
+    let_go: bool = False  # its tasks waited for other services and were let start: they never wait again
 
 
 # --- tasks --------------------------------------------------------------------------------------------------

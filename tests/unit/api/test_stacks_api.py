@@ -169,7 +169,11 @@ async def test_one_bad_part_leaves_everything_as_it_was(api):
         (lambda s: s["Secrets"]["pw"].pop("Data"), 400, "neither data nor is it external"),
         (lambda s: s["Networks"]["default"].update(External=True), 404, "could not be found"),
         (lambda s: s["Services"]["db"].update(Name="shop_web"), 400, "have one name: shop_web"),
-        (lambda s: s["Services"]["web"].update(Mode={"Replicated": {"Replicas": 10**9}}), 400, "more than the 100000"),
+        (
+            lambda s: s["Services"]["web"].update(Mode={"Replicated": {"Replicas": 10**9}}),
+            400,
+            "more than the 100000",
+        ),
         (lambda s: s.update(Name="other"), 400, "the path names stack shop, the body other"),
     ],
 )

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from swarmsh.core.depends import depends_on_label, parse_depends_on, refuse_cycle, start_levels
+from swarmsh.core.gate import gate_of
 from swarmsh.core.scheduler import SchedulingView
 from swarmsh.core.why import Evidence, why_service
 from swarmsh.errors import InvalidSpec
@@ -137,6 +138,76 @@ def test_completed_waits_for_exit_code_0_of_a_service_that_is_not_restarted() ->
     assert states(world) == ["running"]
 
 
+@pytest.mark.parametrize("first", ["a", "z"])  # services have their turns by id
+def test_completed_is_met_by_a_task_that_ended_though_another_one_follows_it(first: str) -> None:
+    world = World()
+    migrate = f"{first}-migrate"
+    world.create(named(make_spec(condition="any", delay_s=5.0), "migrate"), migrate)
+    world.create(named(make_spec(), "web", "migrate:completed"), "m-web")
+    world.settle()
+    world.finish(of(world, migrate)[0])
+    world.settle()
+    assert states(world, "m-web") == ["running"]
+
+
+@pytest.mark.parametrize("first", ["a", "z"])
+def test_an_update_waits_for_the_migration_of_its_own_version(first: str) -> None:
+    world = World()
+    migrate, web = f"{first}-migrate", "m-web"
+    run_once = named(make_spec(condition="on-failure", image="migrate:1"), "migrate")
+    world.create(run_once, migrate)
+    world.create(named(make_spec(), "web", "migrate:completed"), web)
+    world.settle()
+    world.finish(of(world, migrate)[0])
+    world.settle()
+    again = named(make_spec(condition="on-failure", image="migrate:2"), "migrate")
+    updates = [(migrate, again), (web, named(make_spec(image="web:2"), "web", "migrate:completed"))]
+    for service_id, spec in updates:
+        world.update_other(service_id, spec)
+    world.settle()
+    assert [t.spec_version for t in of(world, web) if t.live] == [1]
+    world.finish(next(t for t in of(world, migrate) if t.live and t.spec_version == 2))
+    world.pass_time(1.0)
+    assert [t.spec_version for t in of(world, web) if t.live] == [2]
+
+
+def test_what_is_prepared_ahead_for_an_update_does_not_hide_what_runs() -> None:
+    world = World()
+    world.create(named(make_spec(replicas=2), "db"), "db")
+    world.settle()
+    spare = [replace(t, id=f"{t.id}-ahead", ahead=True, desired=TaskState.READY) for t in of(world, "db")]
+    spare = [
+        replace(t, created_at=world.now + 1, status=replace(t.status, state=TaskState.READY, ready=False))
+        for t in spare
+    ]
+    snapshot = world.snapshot.apply(Changes(put_tasks=tuple(spare)), world.snapshot.index + 1)
+    world.create(named(make_spec(), "web", "db:healthy"))
+    assert gate_of(snapshot, world.service).unmet == ()
+
+
+def test_what_can_never_be_waited_for_is_not() -> None:
+    world = World()
+    nowhere = make_spec(replicas=None, constraints=("node.labels.gpu==yes",))
+    world.create(named(nowhere, "agent"), "agent")
+    nothing = make_job(replicas=0, concurrent=1)
+    world.create(replace(nothing, name="shop_nothing", labels=STACK), "nothing")
+    world.create(named(make_spec(), "web", "agent:healthy,nothing:completed"))
+    world.settle()
+    assert states(world) == ["running"]
+
+
+def test_a_global_service_is_waited_for_on_each_node_that_takes_it() -> None:
+    world = World(nodes=3)
+    world.set_node(3, availability=Availability.DRAIN)
+    world.ready_after["agent:1"] = 5.0
+    world.create(named(make_spec(), "web", "agent:healthy"), "a-web")  # its turn is before agent has tasks
+    world.create(named(make_spec(replicas=None, image="agent:1"), "agent"), "z-agent")
+    world.settle()
+    assert of(world, "a-web")[0].held == "waits for shop_agent to be ready (0 of 2)"
+    world.pass_time(6.0)
+    assert states(world, "a-web") == ["running"]
+
+
 def test_a_run_that_failed_for_good_is_named_in_the_reason() -> None:
     world = World()
     world.broken_images.add("migrate:1")
@@ -207,6 +278,39 @@ def test_more_replicas_and_moves_wait_for_nothing() -> None:
     world.set_node(1, availability=Availability.DRAIN)
     world.settle()
     assert states(world) == ["running"] * 3
+
+
+def test_a_service_that_was_scaled_to_nothing_and_back_waits_for_nothing() -> None:
+    world = World()
+    running_web(world)
+    world.update(replace(world.service.spec, mode=make_spec(replicas=0).mode))
+    world.pass_time(2.0)
+    assert not of(world, "svc")
+    world.update(replace(world.service.spec, mode=make_spec(replicas=2).mode))
+    world.settle()
+    assert states(world) == ["running"] * 2
+
+
+def test_an_update_does_not_wait_for_a_migration_that_was_removed() -> None:
+    world = World()
+    world.create(replace(make_job(), name="shop_migrate", labels=STACK), "migrate")
+    world.create(named(make_spec(), "web", "migrate:completed"))
+    world.settle()
+    world.finish(of(world, "migrate")[0])
+    world.settle()
+    world._apply(Changes(delete_services=("migrate",)), durable=True)
+    world.update(named(make_spec(image="web:2"), "web", "migrate:completed"))
+    world.settle()
+    assert [t.spec_version for t in of(world, "svc") if t.live] == [2]
+
+
+def test_that_a_service_was_let_go_is_no_event() -> None:
+    world = World()
+    slow_db(world, 0.0)
+    world.create(named(make_spec(), "web", "db"))
+    world.settle()
+    assert world.service.let_go
+    assert not [e for e in world.events if e.type == "service"]
 
 
 def test_an_update_does_not_wait_for_a_service_that_is_down() -> None:
