@@ -10,13 +10,14 @@ from collections.abc import Callable
 
 from swarmsh.compose.convert.check import check_keys
 from swarmsh.compose.convert.container import container_of
-from swarmsh.compose.convert.depends import dependencies_of
+from swarmsh.compose.convert.depends import awaited_to_the_end, dependencies_of
 from swarmsh.compose.convert.deploy import (
     mode_of,
     placement_of,
     resources_of,
     restart_policy_of,
     update_config_of,
+    warn_of_repeats,
 )
 from swarmsh.compose.convert.files import Sources, configs_of, read_file, secrets_of
 from swarmsh.compose.convert.keys import KEYS, Fate, Key
@@ -64,6 +65,7 @@ class _Conversion:
 
     def __init__(self, project: Spot, names: Names, sources: Sources, warn: Callable[[Spot, str], None]) -> None:
         self._project, self._names, self._sources, self._warn = project, names, sources, warn
+        self._run_once: frozenset[str] = frozenset()  # services that others wait for to be done
 
     def stack(self) -> StackSpec:
         services = self._project["services"]
@@ -71,13 +73,15 @@ class _Conversion:
             raise services.wrong("the stack has no services", hint="A profile may have left them all out")
         self._warn_of_volumes()
         used = self._used_networks()
+        depends_on = dependencies_of(services)
+        self._run_once = awaited_to_the_end(depends_on)
         return StackSpec(
             name=self._names.stack,
             services={short: self._service(spot, short) for short, spot in sorted(services.items())},
             networks=networks_of(self._project, used, self._names, self._warn),
             secrets=secrets_of(self._project["secrets"], self._names, self._sources),
             configs=configs_of(self._project["configs"], self._names, self._sources),
-            depends_on=dependencies_of(services),
+            depends_on=depends_on,
         )
 
     def _warn_of_volumes(self) -> None:
@@ -102,22 +106,25 @@ class _Conversion:
         warn_of_databases(service, bind, self._warn)
         labels = service["deploy"]["labels"].pairs() | ({BIND: bind} if bind else {})
         deploy = service["deploy"]
+        awaited = short in self._run_once
+        if awaited:
+            warn_of_repeats(service, self._warn)
         return ServiceSpec(
             name=self._names.scoped(short),
             labels={**self._names.labelled(labels), STACK_IMAGE: service["image"].text()},
-            task_template=self._task(service),
+            task_template=self._task(service, run_once=awaited),
             mode=mode_of(service),
             update_config=update_config_of(deploy["update_config"]),
             rollback_config=update_config_of(deploy["rollback_config"]),
             endpoint_spec=endpoint_of(service, self._warn),
         )
 
-    def _task(self, service: Spot) -> TaskSpec:
+    def _task(self, service: Spot, *, run_once: bool) -> TaskSpec:
         sections = {name: self._project[name] for name in ("volumes", "secrets", "configs")}
         return TaskSpec(
             container_spec=container_of(service, sections, self._names, self._sources, self._warn),
             resources=resources_of(service),
-            restart_policy=restart_policy_of(service),
+            restart_policy=restart_policy_of(service, run_once=run_once),
             placement=placement_of(service),
             networks=attachments_of(service, self._project["networks"], self._names),
             log_driver=_log_driver(service["logging"]),

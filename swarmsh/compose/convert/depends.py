@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from swarmsh.compose.convert.spot import Spot
 from swarmsh.model.stacks import Condition, Dependency
 
@@ -15,6 +17,16 @@ _CONDITIONS = {
 def dependencies_of(services: Spot) -> dict[str, dict[str, Dependency]]:
     """service -> the services it waits for, if it waits for any; that they are there was seen on loading."""
     return {short: _of(service) for short, service in services.items() if service["depends_on"]}
+
+
+def awaited_to_the_end(depends_on: Mapping[str, Mapping[str, Dependency]]) -> frozenset[str]:
+    """The services that others wait for to be done."""
+    return frozenset(
+        other
+        for others in depends_on.values()
+        for other, wanted in others.items()
+        if wanted.condition is Condition.COMPLETED
+    )
 
 
 def _of(service: Spot) -> dict[str, Dependency]:

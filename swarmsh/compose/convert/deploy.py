@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TypeVar
 
 from swarmsh.compose.convert.spot import Spot
@@ -69,12 +70,16 @@ def update_config_of(config: Spot) -> UpdateConfig | None:
 
 
 # --- restarts -----------------------------------------------------------------------------------------------
-def restart_policy_of(service: Spot) -> RestartPolicy | None:
-    """`deploy.restart_policy`, else what `restart` means for tasks: unless-stopped and always are both any."""
+def restart_policy_of(service: Spot, *, run_once: bool = False) -> RestartPolicy | None:
+    """`deploy.restart_policy`, else what `restart` means for tasks: unless-stopped and always are both any.
+
+    With `run_once` it is on-failure where the file names no condition, and `no` is none: others wait until it is
+    done. Docker's CLI takes no file that says so.
+    """
     policy, older = service["deploy"]["restart_policy"], service["restart"]
     if policy.given:
         return RestartPolicy(
-            condition=policy["condition"].text(),
+            condition=policy["condition"].text() or ("on-failure" if run_once else ""),
             delay=policy["delay"].duration(),
             max_attempts=policy["max_attempts"].number(),
             window=policy["window"].duration(),
@@ -82,7 +87,7 @@ def restart_policy_of(service: Spot) -> RestartPolicy | None:
     # YAML of old takes an unquoted `no` for false.
     text = "no" if older.value is False else older.text()
     if text in ("", "no"):
-        return None
+        return RestartPolicy(condition="none" if text else "on-failure") if run_once else None
     found = _RESTART.fullmatch(text)
     if found is None or (found[2] and found[1] != "on-failure"):
         raise older.wrong(
@@ -90,6 +95,17 @@ def restart_policy_of(service: Spot) -> RestartPolicy | None:
         )
     condition = "on-failure" if found[1] == "on-failure" else "any"
     return RestartPolicy(condition=condition, max_attempts=int(found[2] or 0) or None)
+
+
+def warn_of_repeats(service: Spot, warn: Callable[[Spot, str], None]) -> None:
+    """Say it of a service that others wait for to be done, and that its file has run again and again."""
+    policy = restart_policy_of(service, run_once=True)
+    if policy is not None and policy.condition == "any" and not service["deploy"]["mode"].text().endswith("-job"):
+        condition = service["deploy"]["restart_policy"]["condition"]
+        warn(
+            condition if condition.given else service["restart"],
+            "others wait until it is done, and it is run again each time: on-failure is right for what runs once",
+        )
 
 
 # --- resources ----------------------------------------------------------------------------------------------

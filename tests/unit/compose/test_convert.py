@@ -366,3 +366,27 @@ def test_any_value_anywhere_is_taken_or_refused_by_name(place, value):
     assert answer
     if isinstance(answer, StackSpec):
         assert from_wire(StackSpec, msgspec.json.decode(msgspec.json.encode(to_wire(answer)))) == answer
+
+
+# --- what others wait for to be done ------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("body", "condition", "warned"),
+    [
+        ("", "on-failure", False),
+        ("deploy: {restart_policy: {delay: 1s}}", "on-failure", False),
+        ("restart: 'no'", "none", False),
+        ("restart: always", "any", True),
+        ("deploy: {restart_policy: {condition: any}}", "any", True),
+    ],
+)
+def test_what_others_wait_for_to_be_done_is_not_run_again(body, condition, warned):
+    stack, warnings = converted(f"""
+        services:
+          web: {{image: x, depends_on: {{migrate: {{condition: service_completed_successfully}}}}}}
+          migrate:
+            image: x
+            {body}
+        """)
+    assert stack.services["migrate"].task_template.restart_policy.condition == condition
+    assert stack.services["web"].task_template.restart_policy is None
+    assert any("run again each time" in text for text in warnings.values()) == warned
