@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
+from math import inf
 
 from msgspec.structs import replace
 
@@ -44,6 +45,7 @@ from swarmsh.model.objects import (
 from swarmsh.model.pools import EGRESS, LOST_NODES, MARKS, NODES, Pool, claims_of, key_of, released_at
 from swarmsh.model.snapshot import Changes, ClusterSnapshot
 from swarmsh.model.specs import NetworkSpec, PortConfig
+from swarmsh.model.stacks import NAMESPACE
 
 QUARANTINE_S = 300.0
 # On the node where an address was last, for with it goes the MAC: tables elsewhere that still have it are right.
@@ -59,13 +61,17 @@ LAST_NODE_NUMBER = 255
 def new_network(
     snapshot: ClusterSnapshot, cluster: Cluster, network_id: str, spec: NetworkSpec, now: float
 ) -> Network:
-    """A network of an accepted spec. Raises Forbidden if what it asks for is taken, Exhausted if all is."""
+    """A network of an accepted spec. Raises Forbidden if what it asks for is taken, Exhausted if all is.
+
+    A network of the same name that was removed a short while ago leaves its subnet to one that asks for it, once
+    nobody has an address there: so who removes a stack can deploy it again.
+    """
     config = asked_config(spec)
     subnet = IPv4Network(config.subnet) if config is not None else None
     if subnet is None:
         subnet = _choose_subnet(snapshot, cluster)
     else:
-        for taken, whose in _taken_subnets(snapshot):
+        for taken, whose in _taken_subnets(snapshot, spec):
             if subnet.overlaps(taken):
                 raise Forbidden(
                     "invalid pool request: Pool overlaps with other one on this address space: "
@@ -117,15 +123,43 @@ def _choose_subnet(snapshot: ClusterSnapshot, cluster: Cluster) -> IPv4Network:
     )
 
 
-def _taken_subnets(snapshot: ClusterSnapshot) -> Iterator[tuple[IPv4Network, str]]:
-    """Blocks that no new overlay may touch, each with whose it is; in an order that is always the same."""
+def _taken_subnets(
+    snapshot: ClusterSnapshot, spec: NetworkSpec | None = None
+) -> Iterator[tuple[IPv4Network, str]]:
+    """Blocks that no new overlay (of this spec) may touch, each with whose it is; always in the same order."""
     yield egress_pool(snapshot), "through which tasks reach the outside"
     for network in sorted(snapshot.networks.values(), key=lambda n: n.id):
-        gone = ", removed a short while ago" if network.removed_at is not None else ""
-        yield IPv4Network(network.subnet), f"the subnet of network {network.spec.name}{gone}"
+        if spec is not None and _makes_way(snapshot, network, spec):
+            continue
+        yield IPv4Network(network.subnet), f"the subnet of network {network.spec.name}{_gone(snapshot, network)}"
     for node in sorted(snapshot.nodes.values(), key=lambda n: n.number):
         for block in reached_by(node):
             yield block, f"which node {node.spec.name} reaches without us"
+
+
+def _makes_way(snapshot: ClusterSnapshot, network: Network, spec: NetworkSpec) -> bool:
+    """Whether a removed network leaves its subnet at once to one of this spec, which asks for it.
+
+    The new one has another VNI and other bridges: what is remembered of addresses in the old one stays with those.
+    """
+    config = asked_config(spec)
+    same = network.spec.name == spec.name and network.spec.labels.get(NAMESPACE) == spec.labels.get(NAMESPACE)
+    if network.removed_at is None or not same or config is None:
+        return False
+    return IPv4Network(config.subnet) == IPv4Network(network.subnet) and not _held(snapshot, network.id)
+
+
+def _held(snapshot: ClusterSnapshot, network_id: str) -> bool:
+    """Whether anybody has an address of the network now: a task that is still being stopped, too."""
+    return _lately_used(snapshot, network_id, inf)
+
+
+def _gone(snapshot: ClusterSnapshot, network: Network) -> str:
+    """Of a removed one that, and what its subnet waits for."""
+    if network.removed_at is None:
+        return ""
+    waits = "some of its tasks have not ended" if _held(snapshot, network.id) else f"kept for {QUARANTINE_S:.0f} s"
+    return f", removed a short while ago ({waits})"
 
 
 def _choose_vni(snapshot: ClusterSnapshot, spec: NetworkSpec) -> int:

@@ -167,6 +167,29 @@ def test_a_removed_networks_numbers_are_not_used_before_all_its_tasks_ended_and_
     assert (third.vni, third.subnet) == (network.vni, network.subnet)
 
 
+def test_a_subnet_that_was_asked_for_is_free_for_a_network_of_that_name_when_its_tasks_have_ended() -> None:
+    world = World()
+    old = world.network("shop_n", "10.9.0.0/24", Labels={"com.docker.stack.namespace": "shop"})
+    task = world.task(world.service(old), 1)
+    world.remove_network(old)
+    world.commit(delete_services=(task.service_id,))
+
+    def again(name: str = "shop_n", stack: str = "shop") -> Network:
+        asked = spec(name, "10.9.0.0/24", Labels={"com.docker.stack.namespace": stack})
+        return new_network(world.snapshot, CLUSTER, "again", asked, world.now)
+
+    with pytest.raises(
+        Forbidden, match="network shop_n, removed a short while ago .some of its tasks have not ended"
+    ):
+        again()
+    world.end(task)
+    assert again().subnet == old.subnet
+    assert again().vni != old.vni and again().docker_name != old.docker_name
+    for other in (("other", "shop"), ("shop_n", "other")):
+        with pytest.raises(Forbidden, match="removed a short while ago .kept for 300 s"):
+            again(*other)
+
+
 def _fields(changes: Changes) -> dict[str, Any]:
     return {name: getattr(changes, name) for name in ("delete_networks", "delete_releases")}
 
