@@ -295,7 +295,7 @@ class ManagerClient:
         return dict(self.get(_stack_path(name, "diff"), **{"from": a, "to": b}))
 
     def remove_stack(self, name: str) -> Json:
-        """All at once, but for its tasks, which are told to stop: `stack(name)["TasksLeft"]` is 0 in the end."""
+        """All at once, but for its tasks, which are told to stop: `stack(name)["Leaving"]` is empty in the end."""
         return dict(self.delete(f"/swarmsh/stacks/{segment(name)}"))
 
 

@@ -115,6 +115,10 @@ def _summary(found: StackSummary) -> Json:
         "Secrets": found.secrets,
         "Configs": found.configs,
         "TasksLeft": found.tasks_left,
+        "Leaving": [
+            {"NodeID": node.id, "Node": node.spec.name, "State": node.status.state.value, "Tasks": tasks}
+            for node, tasks in found.leaving
+        ],
     }
 
 

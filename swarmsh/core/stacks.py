@@ -373,6 +373,16 @@ def tasks_left(snapshot: ClusterSnapshot, stack: str) -> int:
     )
 
 
+def tasks_leaving(snapshot: ClusterSnapshot, stack: str) -> dict[str, int]:
+    """How many tasks of services of the stack that are gone have not ended yet, by the ids of their nodes."""
+    found: dict[str, int] = {}
+    for task in snapshot.tasks.values():
+        gone = task.service_id not in snapshot.services and task.labels.get(NAMESPACE) == stack
+        if gone and task.placed and not task.status.state.terminal and task.node_id in snapshot.nodes:
+            found[task.node_id] = found.get(task.node_id, 0) + 1
+    return found
+
+
 # --- revisions ----------------------------------------------------------------------------------------------
 def diff_stacks(before: StackRevision | None, after: StackRevision) -> tuple[PartChange, ...]:
     """What differs between two revisions, in the order of `after`; from None on, all that `after` has."""

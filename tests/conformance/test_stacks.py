@@ -135,7 +135,7 @@ async def test_what_docker_deployed_ours_plans_lists_and_takes_over(docker, swar
     listed = json.loads(await swarmsh("stack", "ls", "-o", "json"))
     assert listed[0] | {"ID": "shop"} == {
         **{"ID": "shop", "Name": "shop", "Services": 2, "Networks": 1, "Secrets": 1, "Configs": 1},
-        "TasksLeft": 3,
+        **{"TasksLeft": 3, "Leaving": []},
     }
     assert "shop_web.2" in await swarmsh("stack", "ps", "shop")
     assert "shop_db" in await swarmsh("stack", "services", "shop")

@@ -18,7 +18,7 @@ from swarmsh.model.objects import Cluster, Config, Event, Network, Node, Release
 from swarmsh.model.revisions import REVISIONS_KEPT, Author, Revision
 from swarmsh.model.snapshot import Changes, ClusterSnapshot, config_key, secret_key
 from swarmsh.model.specs import ServiceSpec
-from swarmsh.model.stacks import StackRevision, contents_prefix
+from swarmsh.model.stacks import NAMESPACE, StackRevision, contents_prefix
 
 APPLICATION_ID = 0x53574D53  # "SWMS": `file` and we recognise the database by it
 T = TypeVar("T")
@@ -252,6 +252,23 @@ def prune_revisions(db: Database, oldest: float) -> None:
         "(SELECT max(number) FROM revisions AS r WHERE r.service_id = revisions.service_id) - ?",
         (_revisions_kept(db),),
     )
+
+
+def prune_stack_revisions(db: Database, oldest: float) -> list[str]:
+    """Forget revisions of stacks that are gone, once the newest is older than `oldest`; keys as those below.
+
+    `docker stack rm` does not know of them.
+    """
+    old = db.execute("SELECT stack FROM stack_revisions GROUP BY stack HAVING max(time) < ?", (oldest,)).fetchall()
+    gone = [stack for (stack,) in old if not _has_parts(db, stack)]
+    return write_stack_revisions(db, (), gone, 0, oldest)
+
+
+def _has_parts(db: Database, stack: str) -> bool:
+    # Names of stacks need no escapes in JSON; and what is found by chance is kept for longer, no more.
+    label = f'"{NAMESPACE}":"{stack}"'
+    tables = ("services", "networks", "secret_objects", "config_objects")
+    return any(_scalar(db, f"SELECT 1 FROM {table} WHERE instr(data, ?) LIMIT 1", (label,)) for table in tables)
 
 
 def write_stack_revisions(

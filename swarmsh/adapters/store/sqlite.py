@@ -58,7 +58,7 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     """How much history is kept; how many revisions is a setting of the cluster."""
 
     events: int = 10_000
-    events_s: float = 30 * 86400.0  # revisions of services that are gone are kept as long
+    events_s: float = 30 * 86400.0  # revisions of services and stacks that are gone are kept as long
 
 
 @dataclass
@@ -576,8 +576,9 @@ class SqliteStore:
         schema.migrate(self._full, str(self.path))
         self._normal = self._connect("NORMAL")
         self._vault.open(self._full)
-        self._secret_keys = {key for (key,) in self._normal.execute("SELECT key FROM secrets")}
         self._tidy()
+        self._gone_keys.clear()
+        self._secret_keys = {key for (key,) in self._normal.execute("SELECT key FROM secrets")}
         return schema.load(self._normal)
 
     def _connect(self, synchronous: str) -> Database:
@@ -618,6 +619,8 @@ class SqliteStore:
             oldest = self._clock.now() - self._retention.events_s
             schema.prune_events(self._normal, self._retention.events, oldest)
             schema.prune_revisions(self._normal, oldest)
+            gone = schema.prune_stack_revisions(self._normal, oldest)
+        self._gone_keys += gone
         schema.give_space_back(self._normal)
 
     def _move_aside(self, target: Path) -> None:

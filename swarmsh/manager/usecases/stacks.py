@@ -23,6 +23,7 @@ from swarmsh.core.stacks import (
     digest_of,
     leftovers,
     parts_of,
+    tasks_leaving,
     tasks_left,
     user_of_part,
     users_of,
@@ -34,7 +35,7 @@ from swarmsh.manager.usecases import credentials, listeners, services
 from swarmsh.manager.usecases.listeners import Askable
 from swarmsh.manager.usecases.lookup import require_cluster
 from swarmsh.manager.usecases.stack_ledger import Deployment, Known, decide_stack, part_removal
-from swarmsh.model.objects import Service
+from swarmsh.model.objects import Node, Service
 from swarmsh.model.revisions import Author
 from swarmsh.model.snapshot import Changes, ClusterSnapshot, Contents
 from swarmsh.model.stacks import (
@@ -399,17 +400,18 @@ def _touched(steps: Sequence[Step]) -> set[tuple[str, int, str, str]]:
 async def remove_stack(store: Store, clock: Clock, name: str) -> tuple[PartChange, ...]:
     """Remove all that is the stack's, and its revisions, in one write; its names are free at once.
 
-    Its tasks are told to stop, and go when they have (`tasks_left`). Raises NotFound, and InvalidSpec, with
+    Its tasks are told to stop, and go when they have (`tasks_leaving`). Raises NotFound, and InvalidSpec, with
     nothing done, where services of others use a network, secret or config of it.
     """
     removed: tuple[PartChange, ...] = ()
     gone: tuple[str, ...] = ()
+    recorded = bool(await store.stack_revisions(name))  # all that others (Docker's CLI) leave of it
 
     def decide(snapshot: ClusterSnapshot) -> Changes:
         nonlocal removed, gone
         require_cluster(snapshot)
         parts = parts_of(snapshot, name)
-        if not parts:
+        if not parts and not recorded:
             raise NotFound(f"nothing found in stack: {name}", hint="`swarmsh stack ls` shows the stacks")
         now = clock.now()
         changes = services.removal(snapshot, parts.services.values(), now)
@@ -463,6 +465,7 @@ class StackSummary:
     secrets: int
     configs: int
     tasks_left: int  # of tasks of it that have not ended, also when it was removed
+    leaving: tuple[tuple[Node, int], ...] = ()  # those of services that were removed, by node
 
 
 def list_stacks(snapshot: ClusterSnapshot) -> tuple[StackSummary, ...]:
@@ -479,6 +482,7 @@ def _summary(snapshot: ClusterSnapshot, name: str) -> StackSummary:
         secrets=len(parts.secrets),
         configs=len(parts.configs),
         tasks_left=tasks_left(snapshot, name),
+        leaving=tuple((snapshot.nodes[i], n) for i, n in sorted(tasks_leaving(snapshot, name).items())),
     )
 
 

@@ -6,10 +6,14 @@ import base64
 import copy
 
 import pytest
+from msgspec.structs import replace
 
 from swarmsh.adapters.store import SqliteStore
 from swarmsh.manager.usecases.credentials import registry_auth
 from swarmsh.manager.usecases.stacks import drop_leftovers
+from swarmsh.model.snapshot import Changes
+from swarmsh.model.states import TaskState
+from tests.fakes.objects import a_node, a_task
 from tests.fakes.serving import WallClock, served
 
 NAMESPACE = "com.docker.stack.namespace"
@@ -95,7 +99,7 @@ async def test_a_deploy_makes_all_parts_in_one_write_and_one_revision(api):
     assert await api.store.secret_data(secret) == b"hunter2"
     assert snapshot.secrets[secret].spec.labels == {NAMESPACE: "shop"}
     assert await api.get("/swarmsh/stacks") == [
-        {"Name": "shop", "Services": 2, "Networks": 1, "Secrets": 1, "Configs": 1, "TasksLeft": 0}
+        {"Name": "shop", "Services": 2, "Networks": 1, "Secrets": 1, "Configs": 1, "TasksLeft": 0, "Leaving": []}
     ]
 
 
@@ -445,6 +449,29 @@ async def test_a_stack_is_removed_whole_and_can_be_deployed_again_at_once(api):
     await deploy(api, shop())
     status, answer = await api.call("DELETE", "/swarmsh/stacks/none")
     assert (status, "nothing found in stack: none" in answer["message"]) == (404, True)
+
+
+async def test_what_dockers_removal_leaves_of_a_stack_can_be_removed(api):
+    await deploy(api, shop())
+    for path in ("services/shop_web", "services/shop_db", "networks/shop_default"):
+        assert (await api.call("DELETE", f"/{path}"))[0] in (200, 204)
+    for path in ("secrets/shop_pw", "configs/shop_conf"):
+        assert (await api.call("DELETE", f"/{path}"))[0] == 204
+    assert [key for key in api.store.secret_keys() if key.startswith("stack/")]
+    assert await api.call("DELETE", "/swarmsh/stacks/shop") == (200, {"Parts": []})
+    assert not api.store.secret_keys()
+    assert (await api.call("DELETE", "/swarmsh/stacks/shop"))[0] == 404
+
+
+async def test_tasks_of_services_that_were_removed_are_told_by_node(api):
+    await deploy(api, shop())
+    node = a_node(1)
+    there = a_task(api.store.snapshot.services[api.store.snapshot.service_ids["shop_web"]], 1, node.id)
+    there = replace(there, status=replace(there.status, state=TaskState.RUNNING))
+    left = replace(there, id="left", service_id="gone")
+    await api.store.commit(lambda _: Changes(put_nodes=(node,), put_tasks=(left, there)))
+    found = await api.get("/swarmsh/stacks/shop")
+    assert found["Leaving"] == [{"NodeID": node.id, "Node": node.spec.name, "State": "ready", "Tasks": 1}]
 
 
 async def test_a_stack_whose_network_others_use_stays_as_it_is(api):

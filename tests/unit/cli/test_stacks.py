@@ -200,10 +200,25 @@ def test_what_the_manager_refuses_is_one_line_and_1(cli: Cli, manager: Recorder,
 
 
 # --- removal ------------------------------------------------------------------------------------------------
-def test_rm_returns_when_no_task_is_left(cli: Cli, manager: Recorder) -> None:
-    left = iter((2, 1, 0))
+def leaving(node: str, tasks: int, state: str = "ready") -> dict[str, Any]:
+    return {"NodeID": f"id-{node}", "Node": node, "State": state, "Tasks": tasks}
+
+
+def test_rm_names_the_nodes_that_are_down_and_waits_for_the_others_only(cli: Cli, manager: Recorder) -> None:
+    down = leaving("n3", 2, "down")
+    left = iter(([leaving("n1", 1), down], [down]))
     manager.on("DELETE", "/swarmsh/stacks/shop", {"Parts": PLAN["Parts"]})
-    manager.on("GET", "/swarmsh/stacks/shop", lambda _: {"Name": "shop", "TasksLeft": next(left)})
+    manager.on("GET", "/swarmsh/stacks/shop", lambda _: {"Name": "shop", "TasksLeft": 3, "Leaving": next(left)})
+    result = cli("stack", "rm", "shop")
+    assert (result.code, next(left, None)) == (1, None)
+    assert "Error: stack shop: 2 tasks may be running yet on n3 (down)" in result.err
+
+
+def test_rm_returns_when_no_task_is_left(cli: Cli, manager: Recorder) -> None:
+    left = iter(([leaving("n1", 1), leaving("n2", 1)], [leaving("n1", 1)], []))
+    manager.on("DELETE", "/swarmsh/stacks/shop", {"Parts": PLAN["Parts"]})
+    # Somebody deploys it again meanwhile.
+    manager.on("GET", "/swarmsh/stacks/shop", lambda _: {"Name": "shop", "TasksLeft": 7, "Leaving": next(left)})
     result = cli("stack", "rm", "shop", "none")
     assert result.code == 1  # for the one that is not there
     assert "page not found" in result.err

@@ -179,14 +179,14 @@ def test_a_subnet_that_was_asked_for_is_free_for_a_network_of_that_name_when_its
         return new_network(world.snapshot, CLUSTER, "again", asked, world.now)
 
     with pytest.raises(
-        Forbidden, match="network shop_n, removed a short while ago .some of its tasks have not ended"
+        Forbidden, match=r"network shop_n, removed a short while ago .some of its tasks have not ended"
     ):
         again()
     world.end(task)
     assert again().subnet == old.subnet
     assert again().vni != old.vni and again().docker_name != old.docker_name
     for other in (("other", "shop"), ("shop_n", "other")):
-        with pytest.raises(Forbidden, match="removed a short while ago .kept for 300 s"):
+        with pytest.raises(Forbidden, match=r"removed a short while ago .kept for 300 s"):
             again(*other)
 
 

@@ -24,7 +24,8 @@ from swarmsh.adapters.store.sqlite import Retention
 from swarmsh.errors import StoreCorrupt, StoreReadOnly, Unavailable
 from swarmsh.model.objects import Cluster, Event, TaskStatus
 from swarmsh.model.revisions import Author
-from swarmsh.model.snapshot import Changes, ClusterSnapshot
+from swarmsh.model.snapshot import Changes, ClusterSnapshot, Contents
+from swarmsh.model.stacks import StackRevision, StackSpec
 from swarmsh.model.states import TaskState
 from tests.fakes.objects import a_network, a_node, a_service, a_task, addressed
 from tests.fakes.store import under_way
@@ -195,6 +196,26 @@ async def test_fewer_revisions_are_kept_of_all_services_once_the_cluster_says_so
     kept = [[r.number for r in await store.revisions(s.id)] for s in services]
     assert kept == [[3, 4], [1]]
     await store.close()
+
+
+async def test_revisions_of_a_stack_that_docker_removed_go_with_their_contents_in_the_end(state_dir, clock):
+    store = await SqliteStore.open(state_dir, clock)
+    service = a_service("there_web")
+    labelled = replace(service, spec=replace(service.spec, labels={"com.docker.stack.namespace": "there"}))
+    revisions = [
+        StackRevision(stack=name, spec=StackSpec(name=name), contents={"secret/pw": f"stack/{name}/1"})
+        for name in ("there", "gone")
+    ]
+    contents = tuple(Contents(key=f"stack/{name}/1", data=b"x") for name in ("there", "gone"))
+    changes = Changes(put_services=(labelled,), put_stack_revisions=tuple(revisions), put_contents=contents)
+    await store.commit(lambda _: changes)
+    await store.close()
+    for days, kept in ((29, ["gone", "there"]), (2, ["there"])):
+        clock.pass_time(days * 86400.0)
+        store = await SqliteStore.open(state_dir, clock)
+        assert [name for name in ("gone", "there") if await store.stack_revisions(name)] == kept
+        assert store.secret_keys() == [f"stack/{name}/1" for name in kept]
+        await store.close()
 
 
 async def test_revisions_of_an_older_database_are_numbered_and_their_authors_unknown(state_dir, clock):
