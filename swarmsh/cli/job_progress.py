@@ -37,11 +37,7 @@ class JobWatch:
         if self._iteration is None:
             self._iteration = service["JobStatus"]["JobIteration"]["Index"]
         replicated, _ = job_modes(service["Spec"]["Mode"])
-        key = "NodeID" if replicated is None else "Slot"
-        mine = [t for t in tasks if (t.get("JobIteration") or {}).get("Index") == self._iteration]
-        places: dict[Any, Json] = {}
-        for task in sorted(mine, key=_rank, reverse=True):
-            places[task.get(key)] = task
+        places = _places(service, tasks, self._iteration)
         total = len(places) if replicated is None else replicated.get("TotalCompletions", 0)
         if replicated is None and not places:
             self._screen.set("job progress", "waiting for tasks")
@@ -56,7 +52,7 @@ class JobWatch:
             self._screen.set("active tasks", f"{active:>{width}} out of {wanted:>{width}} tasks")
         if total <= self._most:
             self._draw(places, total, replicated is None)
-        if complete < total == len(places) and all(_settled(task) for task in places.values()):
+        if complete < total == len(places) and all(settled(task) for task in places.values()):
             name = service["Spec"]["Name"]
             raise SwarmshError(
                 f"job {name} failed: {total - complete} of {total} tasks are not complete",
@@ -73,11 +69,24 @@ class JobWatch:
             self._screen.set(label, error[:75] or status["State"], state="" if error else status["State"])
 
 
+def newest_run(service: Json, tasks: list[Json]) -> dict[Any, Json]:
+    """The task that counts of each place of the newest iteration."""
+    status = (service.get("JobStatus") or {}).get("JobIteration") or {}
+    return _places(service, tasks, status.get("Index", 0))
+
+
+def _places(service: Json, tasks: list[Json], iteration: int) -> dict[Any, Json]:
+    replicated, _ = job_modes(service["Spec"]["Mode"])
+    key = "NodeID" if replicated is None else "Slot"
+    mine = [t for t in tasks if ((t.get("JobIteration") or {}).get("Index") or 0) == iteration]
+    return {task.get(key): task for task in sorted(mine, key=_rank, reverse=True)}
+
+
 def _rank(task: Json) -> int:
     return ALL.get(task.get("Status", {}).get("State", ""), 0)
 
 
-def _settled(task: Json) -> bool:
+def settled(task: Json) -> bool:
     """Its place is done: complete, or failed and followed by no other task."""
     return task["Status"]["State"] == "complete" or (
         task.get("DesiredState") == "shutdown" and _rank(task) > ALL["complete"]

@@ -8,6 +8,7 @@ from math import ceil
 from typing import Any
 
 from swarmsh.cli.common import node_names
+from swarmsh.cli.job_progress import is_job, job_modes, newest_run, settled
 from swarmsh.cli.progress import MONITOR_S, POLL_S, Display
 from swarmsh.client import ManagerClient
 from swarmsh.errors import SwarmshError
@@ -57,6 +58,7 @@ class StackWatch:
         self._manager, self._quiet = manager, quiet
         self._filter = {"label": [f"{NAMESPACE}={stack}"]}
         self._left = set(service_ids)
+        self._names: dict[str, str] = {}  # of services, by id
         self._since: dict[str, float] = {}
         self._reported: set[str] = set()
         self._nodes: dict[str, str] = {}
@@ -67,8 +69,11 @@ class StackWatch:
         tasks: dict[str, list[Json]] = {}
         for task in self._manager.tasks(self._filter | {"_up-to-date": ["true"]}):
             tasks.setdefault(task["ServiceID"], []).append(task)
+        self._names.update((i, _name(service)) for i, service in services.items())
         for service_id in sorted(self._left, key=lambda i: _name(services.get(i))):
             service = services.get(service_id)
+            if service is None:
+                self.failed[self._names.get(service_id, service_id)] = "was removed meanwhile"
             if service is None or self._look(service, tasks.get(service_id, []), now):
                 self._left.discard(service_id)
         return not self._left
@@ -83,10 +88,10 @@ class StackWatch:
             self.screen.set(name, f"failed: {self.failed[name]}")
             return True
         if state == "completed":
-            self.screen.set(name, "converged" if not _is_job(service) else _first_line(status.get("Message", "")))
+            self.screen.set(name, "converged" if not is_job(service) else _first_line(status.get("Message", "")))
             return True
-        if _is_job(service):
-            return self._look_at_job(service)
+        if is_job(service):
+            return self._look_at_job(service, tasks)
         running, wanted = sum(map(_runs, tasks)), _wanted(service)
         if running < wanted or state in ("updating", "rollback_started"):
             self._since.pop(name, None)
@@ -101,16 +106,21 @@ class StackWatch:
         self.screen.set(name, f"{running} of {wanted} running, watched {left}to be stable")
         return False
 
-    def _look_at_job(self, service: Json) -> bool:
+    def _look_at_job(self, service: Json, tasks: list[Json]) -> bool:
+        name, places = _name(service), newest_run(service, tasks)
+        replicated, _ = job_modes(service["Spec"]["Mode"])
         counts = service.get("ServiceStatus") or {}
-        done, to_do = (
-            counts.get("CompletedTasks", 0),
-            counts.get("RunningTasks", 0) or counts.get("DesiredTasks", 0),
-        )
-        job = (service["Spec"]["Mode"] or {}).get("ReplicatedJob")
-        total = (job or {}).get("TotalCompletions") or done + to_do
-        self.screen.set(_name(service), f"{done} of {total} complete")
-        return bool(done) and done >= total
+        done = counts.get("CompletedTasks", 0)
+        if replicated is None:
+            total = max(len(places), done + counts.get("DesiredTasks", 0))
+        else:
+            total = replicated.get("TotalCompletions", 0)
+        failed = done < total == len(places) and all(map(settled, places.values()))
+        if failed:
+            self.failed[name] = f"{total - done} of {total} tasks of the job are not complete"
+        self.screen.set(name, f"{'failed: ' if failed else ''}{done} of {total} complete")
+        # A global job has no tasks yet when it is new.
+        return failed or (done >= total and (bool(done) or replicated is not None))
 
     def _report_failures(self, name: str, tasks: list[Json]) -> None:
         for task in tasks:
@@ -128,10 +138,6 @@ class StackWatch:
 
 def _name(service: Json | None) -> str:
     return str(service["Spec"]["Name"]) if service is not None else ""
-
-
-def _is_job(service: Json) -> bool:
-    return bool({"ReplicatedJob", "GlobalJob"} & (service["Spec"].get("Mode") or {}).keys())
 
 
 def _wanted(service: Json) -> int:

@@ -26,8 +26,8 @@ _DOWN = "down"
 def rm(names: tuple[str, ...], detach: bool, quiet: bool) -> None:
     """Remove stacks: services, networks, secrets, configs, and their revisions.
 
-    Returns when their tasks have ended; with exit code 1 if some are on nodes that are down. Volumes stay. A deploy
-    of the same name works at once, also before that.
+    Returns when their tasks have ended; with exit code 1 if some are on nodes that are down. Volumes stay. A
+    deploy of the same name works at once, also before that.
     """
     manager = connect()
     with Failures() as failures:

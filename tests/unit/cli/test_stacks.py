@@ -227,10 +227,10 @@ def test_rm_returns_when_no_task_is_left(cli: Cli, manager: Recorder) -> None:
 
 
 # --- progress -----------------------------------------------------------------------------------------------
-def play(manager: Recorder, services: list[Any], passes: list[list[Any]]) -> tuple[str, float]:
+def play(manager: Recorder, services: list[Any], passes: list[list[Any]], there: Any = None) -> tuple[str, float]:
     """What is shown while `passes[n]` are the tasks at the n-th look, and how long it took."""
     rounds: Iterator[list[Any]] = chain(passes, repeat(passes[-1]))
-    manager.on("GET", "/services", services)
+    manager.on("GET", "/services", there or services)
     manager.on("GET", "/tasks", lambda _: next(rounds))
     manager.on("GET", "/nodes", [make_node("n1")])
     clock, output = Clock(), io.StringIO()
@@ -285,11 +285,38 @@ def test_what_failed_is_named_when_nothing_else_is_left_to_wait_for(manager: Rec
     assert took > 4.0
 
 
-def test_a_job_is_waited_for_until_it_is_complete(manager: Recorder) -> None:
+def a_job(completions: int, done: int) -> dict[str, Any]:
     job = make_service("shop_migrate")
-    job["Spec"]["Mode"] = {"ReplicatedJob": {"TotalCompletions": 1, "MaxConcurrent": 1}}
-    job["ServiceStatus"] = {"RunningTasks": 0, "DesiredTasks": 0, "CompletedTasks": 1}
-    assert play(manager, [job], [[]])[0] == "shop_migrate: 1 of 1 complete\n"
+    job["Spec"]["Mode"] = {"ReplicatedJob": {"TotalCompletions": completions, "MaxConcurrent": 1}}
+    job["ServiceStatus"] = {"RunningTasks": 0, "DesiredTasks": 1, "CompletedTasks": done}
+    job["JobStatus"] = {"JobIteration": {"Index": 2}}
+    return job
+
+
+def test_a_job_that_failed_for_good_fails_the_deploy(manager: Recorder) -> None:
+    job = a_job(2, 1)
+    run = {"JobIteration": {"Index": 2}}
+    complete = make_task(job, 0, "complete", **run)
+    failed = make_task(job, 1, "failed", DesiredState="shutdown", **run)
+    retried = [failed, make_task(job, 1, "preparing", node="node2", **run)]
+    shown, _ = play(manager, [job], [[complete, *retried], [complete, failed]])
+    assert "shop_migrate: 1 of 2 complete\n" in shown
+    assert "Error: stack shop: shop_migrate: 1 of 2 tasks of the job are not complete" in shown
+
+
+def test_a_job_without_completions_is_done_at_once(manager: Recorder) -> None:
+    assert play(manager, [a_job(0, 0)], [[]])[0] == "shop_migrate: 0 of 0 complete\n"
+
+
+def test_a_service_that_is_removed_while_it_is_waited_for_is_a_failure(manager: Recorder) -> None:
+    web, db = stack_service("shop_web", 1), stack_service("shop_db", 1)
+    rounds = chain([[web, db]], repeat([web]))
+    shown, _ = play(manager, [web, db], [[make_task(web, 1), make_task(db, 1)]], lambda _: next(rounds))
+    assert "Error: stack shop: shop_db: was removed meanwhile" in shown
+
+
+def test_a_job_is_waited_for_until_it_is_complete(manager: Recorder) -> None:
+    assert play(manager, [a_job(1, 1)], [[]])[0] == "shop_migrate: 1 of 1 complete\n"
 
 
 # --- files --------------------------------------------------------------------------------------------------
