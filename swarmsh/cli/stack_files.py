@@ -36,7 +36,7 @@ class StackFiles:
 
 
 def read_project(
-    files: Sequence[str], *, env_files: Sequence[str] = (), profiles: Sequence[str] = ()
+    files: Sequence[str], *, env_files: Sequence[str] = (), profiles: Sequence[str] = (), name: str = ""
 ) -> tuple[Project, str]:
     """The project of these files, by default those that compose looks for here; and the folder of the first.
 
@@ -44,7 +44,8 @@ def read_project(
     """
     names = list(files) or _found_here()
     folder = os.path.dirname(names[0]) if names[0] != "-" else ""
-    project = load(names, environment=os.environ, profiles=profiles, env_files=list(env_files) or None)
+    chosen = list(env_files) or None
+    project = load(names, environment=os.environ, profiles=profiles, env_files=chosen, name=name)
     return project, folder or "."
 
 
@@ -52,7 +53,7 @@ def read_stack(
     name: str | None, files: Sequence[str], *, env_files: Sequence[str] = (), profiles: Sequence[str] = ()
 ) -> StackFiles:
     """The stack that the files describe, under `name` or the one that they give. Raises as `read_project`."""
-    project, folder = read_project(files, env_files=env_files, profiles=profiles)
+    project, folder = read_project(files, env_files=env_files, profiles=profiles, name=name or "")
     stack = name or project.name or ""
     if not stack:
         raise InvalidSpec(
@@ -63,10 +64,27 @@ def read_stack(
 
 
 def canonical(project: Project) -> Json:
-    """The project as one compose file in the long syntax, for people and programs."""
+    """The project as one compose file in the long syntax, for people and programs; read again it means the same.
+
+    So a `$` of a value is `$$`, as variables were filled in, and services that are there belong to no profile.
+    """
     sections = ("services", "networks", "volumes", "secrets", "configs")
-    found = {name: getattr(project, name) for name in sections if getattr(project, name)}
+    found = {name: _escaped(getattr(project, name)) for name in sections if getattr(project, name)}
+    for service in found.get("services", {}).values():
+        service.pop("profiles", None)
     return {**({"name": project.name} if project.name else {}), **found, **project.extensions}
+
+
+def _escaped(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _escaped(inner) for key, inner in value.items()}
+        case list():
+            return [_escaped(inner) for inner in value]
+        case str():
+            return value.replace("$", "$$")
+        case _:
+            return value
 
 
 def _found_here() -> list[str]:

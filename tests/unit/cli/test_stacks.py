@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from swarmsh.cli.progress import Display
+from swarmsh.cli.stack_files import read_stack
 from swarmsh.cli.stack_progress import wait_for_stack
 from swarmsh.client import ManagerClient
 from swarmsh.errors import SwarmshError
@@ -332,3 +333,16 @@ def test_the_usual_files_are_found_with_their_override(
     cli("stack", "plan", "shop", "--env-file", "vars", "--resolve-image", "never")
     container = stacks.sent("POST", ".*")[0].body["Services"]["web"]["TaskTemplate"]["ContainerSpec"]
     assert (container["Hostname"], container["Env"]) == ("h", ["A=from-vars"])
+
+
+def test_the_output_of_config_means_the_same(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "compose.yaml"
+    path.write_text(
+        "name: shop\nx-note: {a: '$$b'}\n"
+        "services: {web: {image: 'web:1', command: [echo, '$$HOME'], profiles: [dev], labels: {a: '$$$$'}}}\n"
+    )
+    first = cli("stack", "config", "-c", str(path), "--profile", "dev")
+    again = tmp_path / "again.yaml"
+    again.write_text(first.out)
+    assert cli("stack", "config", "-c", str(again)).out == first.out
+    assert read_stack(None, [str(again)]).spec == read_stack(None, [str(path)], profiles=["dev"]).spec
