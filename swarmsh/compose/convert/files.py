@@ -43,7 +43,7 @@ class Sources:
         value = self.environment.get(spot.text())
         if value is None:
             raise spot.wrong(f"variable {spot.text()} is not set", hint="Export it, or put it in .env")
-        return value.encode()
+        return os.fsencode(value)  # the very bytes, also where they are no text
 
 
 # --- declared -----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from swarmsh.compose.load.template import Lookup, TemplateError, substitute
@@ -24,19 +25,20 @@ class EnvFileError(ValueError):
     hint: str = ""
 
 
-def parse_env(text: str, lookup: Lookup) -> dict[str, str]:
+def parse_env(text: str, lookup: Lookup, on_unset: Callable[[str], None] | None = None) -> dict[str, str]:
     """The variables of a file with compose's rules. Raises EnvFileError.
 
     `KEY=value`, `KEY: value`, `export KEY=value`; a bare KEY takes the value of `lookup`. Quotes may span lines;
     within '…' nothing has a meaning, within "…" escapes and variables, without quotes variables and comments that
-    begin with ` #`. Variables are looked up first, then among those above.
+    begin with ` #`. Variables are looked up first, then among those above; `on_unset` hears of those in neither.
     """
-    return _Reading(text, lookup).variables()
+    return _Reading(text, lookup, on_unset).variables()
 
 
 class _Reading:
-    def __init__(self, text: str, lookup: Lookup) -> None:
+    def __init__(self, text: str, lookup: Lookup, on_unset: Callable[[str], None] | None) -> None:
         self._text = text
+        self._on_unset = on_unset
         self._lookup = lookup
         self._at = 0
         self._found: dict[str, str] = {}
@@ -127,7 +129,7 @@ class _Reading:
             return self._found.get(name) if value is None else value
 
         try:
-            return substitute(text, find)
+            return substitute(text, find, self._on_unset)
         except TemplateError as e:
             raise self._error(str(e), at, e.hint) from e
 

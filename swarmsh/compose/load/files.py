@@ -54,12 +54,22 @@ class Files:
         return True
 
     def variables(
-        self, file: str, lookup: Lookup, place: Position | None = None, path: Path = (), *, raw: bool = False
+        self,
+        file: str,
+        lookup: Lookup,
+        place: Position | None = None,
+        path: Path = (),
+        *,
+        raw: bool = False,
+        on_unset: Callable[[str], None] | None = None,
     ) -> dict[str, str]:
-        """The variables of a file. Raises ComposeError with the place in that file."""
+        """The variables of a file; `on_unset` hears of those in values that are not set.
+
+        Raises ComposeError with the place in that file.
+        """
         text = self.text(file, place, path)
         try:
-            return (parse_raw_env if raw else parse_env)(text, lookup)
+            return parse_raw_env(text, lookup) if raw else parse_env(text, lookup, on_unset)
         except EnvFileError as e:
             raise ComposeError(e.message, Position(file, e.line, e.column), path, e.hint) from e
 

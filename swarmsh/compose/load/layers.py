@@ -42,22 +42,35 @@ class Layers:
         self, names: list[str], context: Context, place: Position | None = None, path: Path = ()
     ) -> tree.Mapping:
         """Files merged in their order. `place` and `path` say who named them. Raises ComposeError."""
-        model: Node | None = None
+        return self.merged(self.documents(names, place, path), context, place, path)
+
+    def documents(
+        self, names: list[str], place: Position | None = None, path: Path = ()
+    ) -> list[tuple[str, tree.Mapping]]:
+        """The documents of files as they were written, each with its file. Raises ComposeError."""
+        documents: list[tuple[str, tree.Mapping]] = []
         for name in names:
-            for document in self.documents(name, context, place, path):
-                model = document if model is None else merge(model, document)
+            found = parse_documents(self.files.text(name, place, path), name)
+            if not found:
+                raise ComposeError("the file is empty", Position(name, 1, 1), path)
+            documents += [(name, document) for document in found]
+        return documents
+
+    def merged(
+        self,
+        documents: list[tuple[str, tree.Mapping]],
+        context: Context,
+        place: Position | None = None,
+        path: Path = (),
+    ) -> tree.Mapping:
+        """Documents made whole and merged in their order. Raises ComposeError."""
+        model: Node | None = None
+        for name, document in documents:
+            whole = self._whole(name, document, context)
+            model = whole if model is None else merge(model, whole)
         if model is None:
             raise ComposeError("no compose file was given", place, path)
         return cast(tree.Mapping, model)
-
-    def documents(
-        self, name: str, context: Context, place: Position | None = None, path: Path = ()
-    ) -> list[tree.Mapping]:
-        """The documents of one file, whole. Raises ComposeError."""
-        found = parse_documents(self.files.text(name, place, path), name)
-        if not found:
-            raise ComposeError("the file is empty", Position(name, 1, 1), path)
-        return [self._whole(name, document, context) for document in found]
 
     def _canonical(self, document: tree.Mapping, context: Context) -> tree.Mapping:
         filled = interpolate(document, context.environment.get, self.on_unset)
@@ -111,7 +124,7 @@ class Layers:
         found: dict[str, str] = {}
         for file in files:
             lookup: Callable[[str], str | None] = {**found, **environment}.get
-            found |= self.files.variables(file, lookup, place, path)
+            found |= self.files.variables(file, lookup, place, path, on_unset=lambda n: self.on_unset(n, path))
         return {**found, **environment}
 
     # --- extends ---

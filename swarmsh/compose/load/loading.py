@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import PurePath
 from typing import cast
 
@@ -23,6 +25,7 @@ from swarmsh.compose.load.files import Files, Read, read_file
 from swarmsh.compose.load.forms import node_text
 from swarmsh.compose.load.layers import Context, Layers
 from swarmsh.compose.load.merge import settled
+from swarmsh.compose.load.template import TemplateError, substitute
 from swarmsh.compose.load.tree import Node, places, plain, scalar
 from swarmsh.compose.project import Marks, Notice, Project
 
@@ -37,20 +40,22 @@ def load(
     profiles: Iterable[str] = (),
     env_files: Sequence[str | PurePath] | None = None,
     read: Read = read_file,
+    name: str = "",
 ) -> Project:
     """Load compose files into a project, later files on top of earlier ones. Raises ComposeError, nothing else.
 
     `working_dir` is what relative paths in the files start from: by default the folder of the first file.
     Variables come from `environment`, then from `env_files` (by default `.env` in `working_dir`, if it is
     there). `profiles` are the active ones, by default those of the variable COMPOSE_PROFILES. `read` gives a
-    file's content by its path and raises OSError; `-` among `files` is the standard input.
+    file's content by its path and raises OSError; `-` among `files` is the standard input. The variable
+    COMPOSE_PROJECT_NAME is `name`, else the name that the files give at their top.
     """
     names = [str(file) for file in files]
     if not names:
         raise ComposeError("no compose file was given")
     folder = os.path.dirname(names[0]) if working_dir is None and names[0] != "-" else str(working_dir or "")
     directory = os.path.abspath(folder)
-    return _Loading(read, directory).project(names, environment, list(profiles), env_files)
+    return _Loading(read, directory).project(names, environment, list(profiles), env_files, name)
 
 
 class _Loading:
@@ -70,14 +75,20 @@ class _Loading:
         environment: Mapping[str, str],
         profiles: list[str],
         env_files: Sequence[str | PurePath] | None,
+        name: str,
     ) -> Project:
-        variables = self._environment(environment, env_files)
-        model = cast(tree.Mapping, settled(self._layers.model(names, Context(self._directory, variables))))
+        variables = dict(self._environment(environment, env_files))
+        documents = self._layers.documents(names)
+        if known := name or _name_at_top(documents, variables):
+            variables["COMPOSE_PROJECT_NAME"] = known
+        whole = self._layers.merged(documents, Context(self._directory, variables))
+        model = cast(tree.Mapping, settled(whole))
         if "models" in model.items:
             message = "models are run by Docker Desktop, not by Engines: run the model as a service"
             self._warnings.append(Notice(("models",), message))
         profiles = profiles or [word for word in variables.get("COMPOSE_PROFILES", "").split(",") if word]
         model = self._checked(model, profiles, variables.get)
+        _refuse_what_is_no_text(model, ())
         self._warnings += [
             Notice(path, f"the variable {name} is not set; it stands for an empty text")
             for name, path in self._unset.items()
@@ -155,7 +166,9 @@ class _Loading:
         labels = tree.Mapping(place=node.place)
         for i, file in enumerate(items(node.items.get("label_file"))):
             here = (*path, "label_file", i)
-            for key, value in self._files.variables(node_text(file), lookup, file.place, here).items():
+            hear = partial(self._hear_of_unset, path=here)
+            found = self._files.variables(node_text(file), lookup, file.place, here, on_unset=hear)
+            for key, value in found.items():
                 labels.put(key, scalar(value, file.place))
         made = _laid_under(node, "environment", environment, lookup)
         return _laid_under(made, "labels", labels, lambda key: None)
@@ -168,7 +181,14 @@ class _Loading:
             return
         how = entry.items.get("format")
         raw = node_text(how) == "raw"
-        found = self._files.variables(file, lookup, place, path, raw=raw)
+        above = {key: node_text(node) for key, node in environment.items.items()}
+
+        def find(name: str) -> str | None:
+            known = lookup(name)
+            return above.get(name) if known is None else known
+
+        hear = partial(self._hear_of_unset, path=path)
+        found = self._files.variables(file, find, place, path, raw=raw, on_unset=hear)
         if raw and isinstance(how, tree.Scalar) and not how.text:
             self._warn_of_raw(file, found, lookup, path)
         for key, value in found.items():
@@ -191,6 +211,32 @@ class _Loading:
                     f"compose would give another value for {', '.join(differing[:5])}",
                 )
             )
+
+
+def _name_at_top(documents: Sequence[tuple[str, tree.Mapping]], variables: Mapping[str, str]) -> str:
+    """The last top-level `name` of the files; empty if there is none, or none that could be read."""
+    for _, document in reversed(documents):
+        node = document.items.get("name")
+        if isinstance(node, tree.Scalar) and isinstance(node.value, str):
+            with suppress(TemplateError):  # said when the files are read whole
+                return substitute(node.value, variables.get)
+    return ""
+
+
+def _refuse_what_is_no_text(node: Node, path: Path) -> None:
+    """Variables may hold any bytes, and what comes of others than UTF-8 cannot be sent."""
+    if isinstance(node, tree.Mapping):
+        for key, value in node.items.items():
+            _refuse_what_is_no_text(value, (*path, key))
+    elif isinstance(node, tree.Sequence):
+        for i, item in enumerate(node.items):
+            _refuse_what_is_no_text(item, (*path, i))
+    elif isinstance(node, tree.Scalar) and isinstance(node.value, str):
+        try:
+            node.value.encode()
+        except UnicodeEncodeError:
+            hint = "Put what is no text into a secret or config, with `environment:` or `file:`"
+            raise ComposeError("the value of its variable is not UTF-8", node.place, path, hint) from None
 
 
 def _laid_under(

@@ -390,3 +390,9 @@ def test_what_others_wait_for_to_be_done_is_not_run_again(body, condition, warne
     assert stack.services["migrate"].task_template.restart_policy.condition == condition
     assert stack.services["web"].task_template.restart_policy is None
     assert any("run again each time" in text for text in warnings.values()) == warned
+
+
+def test_a_secret_from_the_environment_is_the_very_bytes():
+    text = "services: {web: {image: x}}\nsecrets: {pw: {environment: PW}}"
+    stack, _ = converted(text, variables={"PW": b"\xff\x00\xc3".decode("utf-8", "surrogateescape")})
+    assert stack.secrets["pw"].data == b"\xff\x00\xc3"

@@ -211,3 +211,33 @@ def test_labels_from_a_file_lie_under_those_of_the_service() -> None:
     text = "services: {web: {image: a, label_file: l.env, labels: {b: own}}}"
     web = load_texts({"c.yml": text, "l.env": "a=1\nb=1"}).services["web"]
     assert web["labels"] == {"a": "1", "b": "own"} and web["label_file"] == ["/shop/l.env"]
+
+
+def test_variables_of_an_env_file_are_found_in_those_above_and_unset_ones_are_named() -> None:
+    text = "services: {web: {image: a, env_file: [1.env, 2.env]}}"
+    files = {"c.yml": text, ".env": "", "1.env": "HOST=db\nSHELL_=x", "2.env": "URL=http://$HOST/$SHELL_/$GONE"}
+    project = load_texts(files, environment={"SHELL_": "outer"})
+    assert project.services["web"]["environment"]["URL"] == "http://db/outer/"
+    (warning,) = project.warnings
+    assert warning.path == ("services", "web", "env_file", 1) and "GONE is not set" in warning.message
+
+
+# --- the project's name ---
+@pytest.mark.parametrize(
+    ("top", "given", "expected"),
+    [("name: shop\n", "", "shop"), ("name: shop-$V\n", "", "shop-v"), ("name: shop\n", "other", "other")],
+)
+def test_the_projects_name_is_a_variable(top: str, given: str, expected: str) -> None:
+    text = f"{top}services: {{web: {{image: 'a:$COMPOSE_PROJECT_NAME'}}}}"
+    environment = {"V": "v", "COMPOSE_PROJECT_NAME": "elsewhere"}
+    project = load_text(text, environment=environment, name=given)
+    assert project.services["web"]["image"] == f"a:{expected}"
+
+
+# --- bytes ---
+@pytest.mark.parametrize(
+    "body", ["environment: {A: $PW}", "environment: [PW]", "command: [$PW]", "labels: {a: $PW}"]
+)
+def test_a_variable_that_is_no_text_is_refused_with_its_place(body: str) -> None:
+    with pytest.raises(ComposeError, match=r"compose\.yml:\d+:\d+: services\.web\..*not UTF-8"):
+        service(body, environment={"PW": "\udcff"})
