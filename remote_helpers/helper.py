@@ -320,14 +320,17 @@ class Helper:
             return
         if self.volumes.known is None:
             await self.volumes.refresh()
-        self.description = dict(own_facts(), **from_info(info, self.engine.version), volumes=self.volumes.known)
+        self.description = dict(own_facts(), **from_info(info, self.engine.version), **self._volumes_told())
         self._described.set()
         self._tell_description()
         self.tasks.set_harmless_runtimes(await harmless_runtimes(info))
 
     def _on_volumes(self) -> None:
-        self.description = dict(self.description, volumes=self.volumes.known)
+        self.description = dict(self.description, **self._volumes_told())
         self._tell_description()
+
+    def _volumes_told(self) -> dict:
+        return {"volumes": self.volumes.known, "volumes_cut": self.volumes.cut}
 
     def _tell_description(self) -> None:
         session = self.session

@@ -22,8 +22,8 @@ _SETTLED_S = 0.2  # after an event: a prune brings many
 _LOST_S = 2.0
 
 
-def with_data(listed: dict) -> list:
-    """Names, sorted, of the volumes of `GET /volumes` that are tied to this node."""
+def with_data(listed: dict) -> tuple:
+    """Names, sorted, of the volumes of `GET /volumes` that are tied to this node; and whether there are more."""
     found = (one for one in listed.get("Volumes") or () if one.get("Driver") == "local")
     names = sorted(
         one["Name"] for one in found if not _ANONYMOUS.fullmatch(one["Name"]) and on_disk(one.get("Options") or {})
@@ -36,7 +36,7 @@ def with_data(listed: dict) -> list:
         told.append(name)
     if len(told) < len(names):
         log("volumes_not_all_told", volumes=len(names), told=len(told))
-    return told
+    return told, len(told) < len(names)
 
 
 def on_disk(options: dict) -> bool:
@@ -56,10 +56,14 @@ def made_with(action: dict) -> set:
 
 
 class Volumes:
-    """`known` are their names, None before the Engine has told. `changed()` is called when they did."""
+    """`known` are their names, None before the Engine has told, and `cut` that there are more of them.
+
+    `changed()` is called when they did.
+    """
 
     def __init__(self, engine: Engine, wait_ok, changed) -> None:
         self.known = None
+        self.cut = False
         self._engine, self._wait_ok, self._changed = engine, wait_ok, changed
         self._dirty = asyncio.Event()
 
@@ -70,16 +74,16 @@ class Volumes:
         except (EngineGone, EngineError) as e:
             log("volumes_not_listed", cause=e)
             return
-        self._take(found)
+        self._take(*found)
 
     def made(self, names: set) -> None:
         """A container was made that has these: they are here, whatever a list that is on its way says."""
         if self.known is not None and not names <= set(self.known):
-            self._take(sorted(names | set(self.known)))
+            self._take(sorted(names | set(self.known)), self.cut)
 
-    def _take(self, names: list) -> None:
-        if names != self.known:
-            self.known = names
+    def _take(self, names: list, cut: bool) -> None:
+        if (names, cut) != (self.known, self.cut):
+            self.known, self.cut = names, cut
             self._changed()
 
     async def run(self) -> None:

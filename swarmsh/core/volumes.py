@@ -3,7 +3,7 @@
 A slot goes back to the node that has its volume. What another node would make under the same name is an empty one,
 so a task waits rather than start there; label `swarmsh.volume.move=allow` of its service lets it go. Which volumes
 a node has, its Engine tells (`NodeDescription.volumes`, without anonymous and remote ones); which of several nodes
-is a slot's own, its former tasks tell.
+is a slot's own, its former tasks tell. A node with very many does not tell them all: there they tell that too.
 """
 
 from __future__ import annotations
@@ -74,9 +74,17 @@ def last_home(
     placed = [t for t in of_slot if t.slot == task.slot and t.placed and t.node_id in nodes]
     for former in sorted(placed, key=lambda t: (t.created_at, t.id), reverse=True):
         node = nodes[former.node_id]
-        if volume := data_on(task, node, mounts):
+        if volume := data_on(task, node, mounts) or _untold(task, former, node, mounts):
             return Home(volume, (node,))
     return None
+
+
+def _untold(task: Task, former: Task, node: Node, mounts: Iterable[Mount]) -> str:
+    """A volume of the task that a former one had there, on a node with more volumes than it tells."""
+    ran = former.running_since is not None or bool(former.status.container_id)
+    if not node.description.volumes_cut or not ran:
+        return ""
+    return min(names_on(task, node, mounts) & names_on(former, node, local_mounts(former.spec)), default="")
 
 
 def homes(task: Task, mounts: Iterable[Mount], nodes: Iterable[Node]) -> Home | None:

@@ -387,7 +387,10 @@ def _described(snapshot: ClusterSnapshot, node_id: str, report: NodeReport) -> C
 def _known(node: Node, report: NodeReport) -> NodeDescription:
     """What the node said; where its Engine could not tell its volumes, those that it had are there still."""
     said = report.description
-    return replace(said, volumes=node.description.volumes) if said.volumes is None else said
+    before = node.description
+    return (
+        said if said.volumes is not None else replace(said, volumes=before.volumes, volumes_cut=before.volumes_cut)
+    )
 
 
 def _state_event(node: Node, status: NodeStatus, now: float) -> tuple[Event, ...]:

@@ -337,6 +337,7 @@ class NodeDescription(Record):
     routes: tuple[str, ...] = ()  # subnets in CIDR that the node reaches without us: no overlay may overlap them
     # Names of its volumes with data of its own: neither anonymous nor remote ones. None: it could not tell.
     volumes: tuple[str, ...] | None = None
+    volumes_cut: bool = False  # it has more than it could tell
     mtus: tuple[tuple[str, int], ...] = ()  # its IPv4 addresses, each with the MTU of the device that has it
 
 

@@ -69,6 +69,7 @@ class Description(msgspec.Struct):
     routes: list[str] | None = None
     mtus: list[tuple[str, int]] | None = None
     volumes: list[str] | None = None
+    volumes_cut: bool = False
 
 
 class Hello(msgspec.Struct):
@@ -246,6 +247,7 @@ def to_description(seen: Description) -> NodeDescription:
         routes=tuple(seen.routes or ()),
         mtus=tuple(seen.mtus or ()),
         volumes=None if seen.volumes is None else tuple(seen.volumes),
+        volumes_cut=seen.volumes_cut,
     )
 
 

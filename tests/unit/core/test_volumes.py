@@ -43,6 +43,7 @@ class VolumeWorld(World):
         super().__init__(nodes)
         self.disks: dict[str, set[str]] = {node_id: set() for node_id in self.snapshot.nodes}
         self._at = ""
+        self.most_told = 2000
 
     def work(self, node_id: str) -> None:
         self._at = node_id
@@ -61,7 +62,9 @@ class VolumeWorld(World):
 
     def tell_disk(self, node_id: str) -> None:
         node = self.snapshot.nodes[node_id]
-        told = replace(node, description=replace(node.description, volumes=tuple(sorted(self.disks[node_id]))))
+        names = tuple(sorted(self.disks[node_id]))
+        said = {"volumes": names[: self.most_told], "volumes_cut": len(names) > self.most_told}
+        told = replace(node, description=replace(node.description, **said))
         if told != node:
             self._apply(Changes(put_nodes=(told,)))
 
@@ -148,6 +151,17 @@ def test_a_task_that_failed_is_followed_where_its_data_is_though_other_nodes_are
         world.settle()
         assert world.running()[0].node_id == task.node_id
     assert sum(map(bool, world.disks.values())) == 1
+
+
+def test_a_node_that_cannot_tell_all_of_its_volumes_keeps_the_tasks_that_had_one_there() -> None:
+    world = made()
+    (task,) = world.running()
+    world.most_told = 0
+    world.tell_disk(task.node_id)
+    for _ in range(3):
+        world.fail(world.running()[0])
+        world.settle()
+        assert world.running()[0].node_id == task.node_id
 
 
 @pytest.mark.parametrize("order", ["stop-first", "start-first"])

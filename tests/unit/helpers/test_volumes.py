@@ -25,13 +25,15 @@ def test_only_named_volumes_with_data_on_the_node_are_told() -> None:
         volume("ram", type="tmpfs"),
         volume("rbd", "ceph/rbd"),
     ]
-    assert with_data({"Volumes": listed}) == ["pg", "web"]
-    assert with_data({"Volumes": None}) == []
+    assert with_data({"Volumes": listed}) == (["pg", "web"], False)
+    assert with_data({"Volumes": None}) == ([], False)
 
 
 def test_so_many_are_told_as_a_line_has_room_for() -> None:
-    assert len(with_data({"Volumes": [volume(f"v{n:04}") for n in range(2500)]})) == MOST
-    long = with_data({"Volumes": [volume(f"{n:04}" + "x" * 250) for n in range(2500)]})
+    told, cut = with_data({"Volumes": [volume(f"v{n:04}") for n in range(2500)]})
+    assert (len(told), cut) == (MOST, True)
+    long, cut = with_data({"Volumes": [volume(f"{n:04}" + "x" * 250) for n in range(2500)]})
+    assert cut
     assert 0 < len(json.dumps(long)) <= ROOM
     assert long == sorted(long)
 
@@ -60,6 +62,7 @@ async def test_hello_tells_them_and_changes_on_the_node_follow(world: World) -> 
     manager = await world.manager()
     hello = await manager.event("hello")
     assert hello["description"]["volumes"] == ["pgdata"]
+    assert hello["description"]["volumes_cut"] is False
     await manager.until(lambda: world.engine._volume_streams)
     world.engine.add_volume("more")
     world.engine.add_volume("remote", type="nfs", o="addr=10.0.0.9")
