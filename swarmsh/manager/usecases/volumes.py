@@ -99,14 +99,24 @@ async def find(snapshot: ClusterSnapshot, engines: EngineVolumes, ref: str, *, s
     if found.silent:
         names = ", ".join(one.node.spec.name for one in found.silent)
         raise NotFound(f"get {name}: no such volume", hint=f"Not asked, since they do not answer: {names}")
-    raise NotFound(f"get {name}: no such volume")
+    raise _NotThere(f"get {name}: no such volume")
 
 
-async def remove(snapshot: ClusterSnapshot, engines: EngineVolumes, ref: str, *, force: bool = False) -> Listed:
-    """Remove one volume. Raises NameConflict naming who has it, and as `find` does."""
-    one = await find(snapshot, engines, ref)
-    await _remove(engines, one, force=force)
-    return one
+class _NotThere(NotFound):
+    """The volume is on none of the nodes, and all of them have said so."""
+
+
+async def remove(snapshot: ClusterSnapshot, engines: EngineVolumes, ref: str, *, force: bool = False) -> None:
+    """Remove one volume. Raises NameConflict naming who has it, and as `find` does.
+
+    With `force` one that is not there is removed, as with an Engine; not where a node could not be asked.
+    """
+    try:
+        one = await find(snapshot, engines, ref)
+        await _remove(engines, one, force=force)
+    except _NotThere:
+        if not force:
+            raise
 
 
 async def _remove(engines: EngineVolumes, one: Listed, *, force: bool = False) -> None:
@@ -118,7 +128,7 @@ async def _remove(engines: EngineVolumes, one: Listed, *, force: bool = False) -
             hint = "" if one.tasks else "Containers of ended tasks hold it too: see `swarmsh service ps`"
             raise NameConflict(f"volume {one.name} is in use{holders}: {e.message}", hint=hint) from e
         if e.fields.get("status") == 404:
-            raise NotFound(f"get {one.name}: no such volume") from e
+            raise _NotThere(f"get {one.name}: no such volume") from e
         raise
 
 

@@ -174,3 +174,12 @@ async def test_clients_of_old_prune_named_volumes_too(api):
 
 async def test_volumes_are_not_made_by_hand(api):
     assert "docker -H ssh://NODE volume create" in await refused(api, "POST", "/volumes/create", 501)
+
+
+async def test_what_is_not_there_is_removed_by_force_unless_a_node_is_silent(api):
+    assert (await api.call("DELETE", "/volumes/nothing?force=1"))[0] == 204
+    assert (await api.call("DELETE", "/volumes/n1/nothing?force=1"))[0] == 204
+    assert "no such volume" in await refused(api, "DELETE", "/volumes/nothing", 404)
+    assert "node n9 not found" in await refused(api, "DELETE", "/volumes/n9/nothing?force=1", 404)
+    api.nodes.away.add(node_id(3))
+    assert "Not asked" in await refused(api, "DELETE", "/volumes/nothing?force=1", 404)
