@@ -63,6 +63,19 @@ def gate_of(snapshot: ClusterSnapshot, service: Service) -> Gate:
     return Gate(tuple(unmet), tuple(runs), frozenset(others))
 
 
+def run_to_the_end(snapshot: ClusterSnapshot) -> frozenset[str]:
+    """Ids of plain services that others wait for to be done, and that are not run again once they are."""
+    found: set[str] = set()
+    for service in snapshot.services.values():
+        labels = service.spec.labels
+        for name, wanted in parse_depends_on(labels[DEPENDS_ON]).items() if DEPENDS_ON in labels else ():
+            ids = [snapshot.service_ids[full] for full in full_names(labels, name) if full in snapshot.service_ids]
+            if ids and wanted.condition is Condition.COMPLETED:
+                found.add(ids[0])
+    policies = {i: snapshot.services[i].spec.task_template.restart_policy for i in found}
+    return frozenset(i for i, policy in policies.items() if policy and policy.condition in ("none", "on-failure"))
+
+
 def begun(tasks: Iterable[Task]) -> bool:
     """Whether any of a service's tasks was let go before: it ran, runs, or is to run now."""
     return any(

@@ -36,12 +36,12 @@ class Step(Record, kw_only=True):
     waits: str = ""  # why what is new does not run in the end
 
 
-def obey(task: Task, node: Node | None, now: float, *, job: bool = False) -> Task:
+def obey(task: Task, node: Node | None, now: float, *, ends: bool = False) -> Task:
     """The task once its node did what is wanted of it; the same object if it has, or cannot be told now.
 
-    Tasks of a job end by themselves as soon as they run.
+    Tasks of what `ends` (a job, a migration that others wait for) do so by themselves as soon as they run.
     """
-    wanted = _wanted(task, job=job)
+    wanted = _wanted(task, ends=ends)
     if wanted is None or not task.placed or task.status.state.terminal or not answers(node):
         return task
     ready = wanted is TaskState.RUNNING
@@ -54,8 +54,8 @@ def obey(task: Task, node: Node | None, now: float, *, job: bool = False) -> Tas
     return merge_report(task, report, now)
 
 
-def _wanted(task: Task, *, job: bool) -> TaskState | None:
-    if task.desired is TaskState.COMPLETE or (job and task.desired is TaskState.RUNNING):
+def _wanted(task: Task, *, ends: bool) -> TaskState | None:
+    if task.desired is TaskState.COMPLETE or (ends and task.desired is TaskState.RUNNING):
         return TaskState.COMPLETE if task.status.state is TaskState.RUNNING else TaskState.RUNNING
     if task.desired > TaskState.RUNNING:
         return TaskState.SHUTDOWN

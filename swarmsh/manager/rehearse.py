@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from swarmsh.core.allocate import with_releases
+from swarmsh.core.gate import run_to_the_end
 from swarmsh.core.rehearsal import Rehearsal, obey
 from swarmsh.manager.dirt import Dirt
 from swarmsh.manager.orchestrator import Orchestrator
@@ -85,6 +86,7 @@ async def rehearse_all(
     rehearsals = {i: Rehearsal(snapshot.services[i], now) for i in sorted(service_ids)}
     asked_back = {i for i, r in rehearsals.items() if _rolls_back(r.service)}
     looks = most_looks
+    ending = run_to_the_end(snapshot) | {i for i, r in rehearsals.items() if r.service.spec.mode.is_job}
 
     def look() -> None:
         after = store.snapshot
@@ -99,7 +101,7 @@ async def rehearse_all(
         look()
         if any(rehearsal.failed(i in asked_back) for i, rehearsal in rehearsals.items()):
             break
-        store.observe(lambda state: _obeyed(state, rehearsals, clock.at))
+        store.observe(lambda state: _obeyed(state, rehearsals, ending, clock.at))
         look()
         looks -= 10 + len(before.tasks) + sum(len(before.task_ids_by_service.get(i, ())) for i in rehearsals)
         if store.snapshot is not before:
@@ -118,12 +120,13 @@ def _rolls_back(service: Service) -> bool:
     return service.update_status is not None and service.update_status.state == "rollback_started"
 
 
-def _obeyed(snapshot: ClusterSnapshot, service_ids: Iterable[str], now: float) -> Changes:
+def _obeyed(
+    snapshot: ClusterSnapshot, service_ids: Iterable[str], ending: Collection[str], now: float
+) -> Changes:
     put = []
     for service_id in service_ids:
-        job = snapshot.services[service_id].spec.mode.is_job
         for task in snapshot.tasks_of_service(service_id):
-            after = obey(task, snapshot.nodes.get(task.node_id), now, job=job)
+            after = obey(task, snapshot.nodes.get(task.node_id), now, ends=service_id in ending)
             if after is not task:
                 put.append(after)
     return Changes(put_tasks=tuple(put))

@@ -289,6 +289,20 @@ async def test_a_plan_tells_parts_fields_tasks_and_order_and_does_nothing(api):
     assert "horse" not in str(plan) and data("correct horse") not in str(plan)
 
 
+@pytest.mark.parametrize("mode", ["Replicated", "ReplicatedJob"])
+async def test_a_plan_has_what_others_wait_for_to_be_done_end(api, mode):
+    stack = shop()
+    stack["DependsOn"]["web"]["db"]["Condition"] = "completed"
+    db = stack["Services"]["db"]
+    db["TaskTemplate"]["RestartPolicy"] = {"Condition": "on-failure"}
+    db["Mode"] = {mode: {"Replicas": 1} if mode == "Replicated" else {"MaxConcurrent": 1, "TotalCompletions": 1}}
+    plan = await deploy(api, stack, plan="true")
+    assert plan["Whole"] is True
+    db_step, web_step = sorted(plan["Tasks"], key=lambda task: task["Order"])
+    assert (db_step["Service"], db_step["Action"], db_step["Waits"]) == ("shop_db", "start", "")
+    assert (web_step["Service"], web_step["Action"], web_step["Waits"]) == ("shop_web", "start", "")
+
+
 async def test_a_deploy_is_bound_to_its_plan(api):
     plan = await deploy(api, shop(), plan="true")
     await deploy(api, shop(), digest=plan["Digest"])
