@@ -12,7 +12,7 @@ from swarmsh.model.specs import ServiceSpec
 from swarmsh.model.stacks import NAMESPACE, Condition, Dependency
 
 DEPENDS_ON = "swarmsh.depends-on"
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+_NAME = re.compile(r"[a-zA-Z0-9_.-]+")  # what compose files may call a service
 _OPTIONAL = "optional"
 _WORDS = (*(c.value for c in Condition), _OPTIONAL)
 

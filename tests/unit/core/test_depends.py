@@ -50,6 +50,7 @@ def test_the_label_is_read_and_written() -> None:
         "queue": Dependency(),
     }
     assert parse_depends_on(depends_on_label(found)) == found
+    assert parse_depends_on("_db,.cache,-x") == {"_db": Dependency(), ".cache": Dependency(), "-x": Dependency()}
 
 
 @pytest.mark.parametrize(
