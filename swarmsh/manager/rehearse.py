@@ -120,9 +120,7 @@ def _rolls_back(service: Service) -> bool:
     return service.update_status is not None and service.update_status.state == "rollback_started"
 
 
-def _obeyed(
-    snapshot: ClusterSnapshot, service_ids: Iterable[str], ending: Collection[str], now: float
-) -> Changes:
+def _obeyed(snapshot: ClusterSnapshot, service_ids: Iterable[str], ending: Collection[str], now: float) -> Changes:
     put = []
     for service_id in service_ids:
         for task in snapshot.tasks_of_service(service_id):

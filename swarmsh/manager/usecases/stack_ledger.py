@@ -12,6 +12,7 @@ from swarmsh.core.accept import accept_service, accept_update
 from swarmsh.core.accept_attachments import resolve_networks
 from swarmsh.core.allocate import with_releases
 from swarmsh.core.container import PREDEFINED_NETWORKS
+from swarmsh.core.depends import start_levels
 from swarmsh.core.secrets import Kind, accept_spec, named_to_ids
 from swarmsh.core.spec_diff import diff_specs
 from swarmsh.core.stacks import (
@@ -34,7 +35,7 @@ from swarmsh.manager.usecases.revisions import names_of
 from swarmsh.model.objects import Cluster, Config, Event, Network, Secret, Service, Task
 from swarmsh.model.revisions import Author
 from swarmsh.model.snapshot import Changes, ClusterSnapshot, Contents
-from swarmsh.model.specs import ConfigSpec, SecretSpec, ServiceSpec
+from swarmsh.model.specs import ConfigSpec, PortConfig, SecretSpec, ServiceSpec
 from swarmsh.model.stacks import StackConfig, StackNetwork, StackSecret, StackSpec
 
 
@@ -107,6 +108,7 @@ class _Ledger:
     at: ClusterSnapshot = field(init=False)
     parts: dict[tuple[str, str], PartChange] = field(default_factory=dict)
     touched: list[str] = field(default_factory=list)
+    _freed: dict[str, Service] = field(default_factory=dict)  # as they were before they gave up ports
     _cluster: Cluster | None = None
     _services: dict[str, Service] = field(default_factory=dict)
     _tasks: dict[str, Task] = field(default_factory=dict)
@@ -219,7 +221,10 @@ class _Ledger:
 
     # --- services ---
     def all_services(self) -> None:
-        """Take on each service. One may need what another one gives up (a port), so the order is tried out."""
+        """Take on each service. One may need what another one gives up (a port), so the order is tried out.
+
+        Where each needs what another one has, all that they give up is freed first.
+        """
         left = dict(self.spec.services)
         while left:
             tried = len(left)
@@ -231,8 +236,26 @@ class _Ledger:
                     refused.append(e)
                 else:
                     del left[short]
-            if len(refused) == tried:
+            if len(refused) == tried and not self._give_up_ports(left):
                 raise refused[0]
+
+    def _give_up_ports(self, left: Mapping[str, ServiceSpec]) -> bool:
+        """Free the published ports that these services have and are not to have; whether there are any.
+
+        For this decision only: each is taken on, with all that it was, or nothing is written.
+        """
+        freed = []
+        for wanted in left.values():
+            stored = self.at.services.get(self.at.service_ids.get(wanted.name, ""))
+            if stored is None or stored.id in self._freed:
+                continue
+            less = _without_ports(stored, wanted)
+            if less is not stored:
+                self._freed[stored.id] = stored
+                freed.append(less)
+        changes = with_releases(self.at, Changes(put_services=tuple(freed)), self.now)
+        self.at = self.at.apply(changes, self.at.index)
+        return bool(freed)
 
     def _service(self, short: str, wanted: ServiceSpec) -> None:
         names = names_of(self.at)
@@ -247,6 +270,7 @@ class _Ledger:
             self._take(made, service, PartChange(kind="service", name=wanted.name, short=short, action="create",
                                                  fields=fields))  # fmt: skip
             return
+        stored = self._freed.get(stored.id, stored)
         refuse_foreign("service", wanted.name, stored.spec.labels, self.spec.name)
         spec = named_to_ids(self.at, adopted(stored.spec, wanted))
         accepted = resolve_networks(self.at, accept_update(stored, spec))
@@ -259,9 +283,15 @@ class _Ledger:
         self._take(made, made.put_services[0], replace(change, action="update"))
 
     def restarts(self) -> None:
-        """Replace the tasks of what asks for it (`restart: true`) where those of another service are replaced."""
+        """Replace the tasks of what asks for it (`restart: true`) where those of another service are replaced.
+
+        In the order of starts, for what is replaced may have others replaced in its turn.
+        """
         replaced = {short for short in self.spec.services if self._replaced(short)}
-        for short, others in self.spec.depends_on.items():
+        waits = {short: list(others) for short, others in self.spec.depends_on.items()}
+        levels = start_levels(list(self.spec.services), waits)
+        for short in (short for level in levels for short in level):
+            others = self.spec.depends_on.get(short, {})
             if short in replaced or not any(o in replaced and wanted.restart for o, wanted in others.items()):
                 continue
             stored = self._stored(short)
@@ -275,6 +305,7 @@ class _Ledger:
             change = self.parts["service", stored.spec.name]
             fields = diff_specs(self.before.services[stored.id].spec, spec, names_of(self.at))
             self._take(made, made.put_services[0], replace(change, action="update", fields=fields))
+            replaced.add(short)
 
     def _replaced(self, short: str) -> bool:
         """Whether the deploy replaces tasks that the service had before."""
@@ -310,6 +341,26 @@ def _file_spec(wanted: StackSecret | StackConfig) -> SecretSpec | ConfigSpec:
     if isinstance(wanted, StackConfig):
         return ConfigSpec(name=wanted.name, labels=wanted.labels, templating=wanted.templating)
     return SecretSpec(name=wanted.name, labels=wanted.labels, driver=wanted.driver, templating=wanted.templating)
+
+
+def _without_ports(stored: Service, wanted: ServiceSpec) -> Service:
+    """The service without ports, published by number, that `wanted` has not; itself if there are none."""
+    endpoint = stored.spec.endpoint_spec
+    asked = {(p.protocol or "tcp", p.published_port) for p in _ports(wanted)}
+    gone = {(p.protocol, p.published_port) for p in _ports(stored.spec) if p.published_port} - asked
+    if endpoint is None or not gone:
+        return stored
+    kept = tuple(p for p in endpoint.ports if (p.protocol, p.published_port) not in gone)
+    marks = tuple(p for p in stored.endpoint.ports if (p.protocol, p.published_port) not in gone)
+    return replace(
+        stored,
+        spec=replace(stored.spec, endpoint_spec=replace(endpoint, ports=kept)),
+        endpoint=replace(stored.endpoint, ports=marks),
+    )
+
+
+def _ports(spec: ServiceSpec) -> tuple[PortConfig, ...]:
+    return spec.endpoint_spec.ports if spec.endpoint_spec is not None else ()
 
 
 def part_removal(snapshot: ClusterSnapshot, part: Network | Secret | Config, now: float) -> Changes:

@@ -154,6 +154,35 @@ async def test_a_port_may_go_from_one_service_to_another(api):
     assert actions(await deploy(api, moved))["service shop_db"] == "update"
 
 
+@pytest.mark.parametrize("mode", ["ingress", "host"])
+async def test_services_may_swap_their_ports(api, mode):
+    def ports(*published):
+        return {
+            "Ports": [
+                {"Protocol": "tcp", "TargetPort": 80, "PublishedPort": port, "PublishMode": mode}
+                for port in published
+            ]
+        }
+
+    stack = shop()
+    web, db = stack["Services"]["web"], stack["Services"]["db"]
+    web["EndpointSpec"], db["EndpointSpec"] = ports(8080, 9000), ports(8081)
+    await deploy(api, stack)
+    before = await api.get("/services/shop_web")
+    web["EndpointSpec"], db["EndpointSpec"] = ports(8081, 9000), ports(8080)
+    found = await deploy(api, stack)
+    assert actions(found)["service shop_web"] == actions(found)["service shop_db"] == "update"
+    after = {name: await api.get(f"/services/shop_{name}") for name in ("web", "db")}
+    assert [p["PublishedPort"] for p in after["web"]["Spec"]["EndpointSpec"]["Ports"]] == [8081, 9000]
+    assert [p["PublishedPort"] for p in after["db"]["Spec"]["EndpointSpec"]["Ports"]] == [8080]
+    assert after["web"]["PreviousSpec"] == before["Spec"]
+    assert set(actions(await deploy(api, stack)).values()) == {"unchanged"}
+    web["EndpointSpec"], db["EndpointSpec"] = ports(8080, 8080), ports(8081)
+    index = api.store.snapshot.index
+    await deploy(api, stack, status=400)
+    assert api.store.snapshot.index == index
+
+
 async def test_one_bad_part_leaves_everything_as_it_was(api):
     index = api.store.snapshot.index
     bad = shop()
@@ -251,6 +280,17 @@ async def test_what_depends_with_restart_is_replaced_along_with_what_it_depends_
     assert actions(found)["service shop_web"] == "update"
     assert (await api.get("/services/shop_web"))["Spec"]["TaskTemplate"]["ForceUpdate"] == web + 1
     assert set(actions(await deploy(api, stack)).values()) == {"unchanged"}
+
+
+async def test_restarts_go_on_from_what_is_replaced_along(api):
+    stack = shop()
+    stack["Services"] = {"edge": service("edge"), **stack["Services"]}
+    stack["DependsOn"]["web"]["db"]["Restart"] = True
+    stack["DependsOn"] = {"edge": {"web": {"Condition": "started", "Restart": True}}, **stack["DependsOn"]}
+    await deploy(api, stack)
+    stack["Services"]["db"]["TaskTemplate"]["ContainerSpec"]["Image"] = "db:2"
+    found = actions(await deploy(api, stack))
+    assert {found[f"service shop_{name}"] for name in ("db", "web", "edge")} == {"update"}
 
 
 async def test_many_large_configs_come_along(api):
