@@ -75,6 +75,9 @@ class Store(DecisionStore, Protocol):
     async def stack_revisions(self, stack: str) -> Sequence[StackRevision]:
         """Kept revisions of a stack, oldest first; as many as of a service's spec."""
 
+    async def newest_stack_revision(self, stack: str) -> int:
+        """The number of the newest kept revision of a stack, 0 if it has none; read without its contents."""
+
     async def next_epoch(self) -> int:
         """One higher than ever before, on disk."""
 

@@ -130,6 +130,9 @@ class MemoryStore:
     async def stack_revisions(self, stack: str) -> Sequence[StackRevision]:
         return list(self.kept_stacks.get(stack, ()))
 
+    async def newest_stack_revision(self, stack: str) -> int:
+        return max((revision.number for revision in self.kept_stacks.get(stack, ())), default=0)
+
     async def revisions(self, service_id: str) -> Sequence[Revision]:
         return list(self.kept_revisions.get(service_id, ()))
 

@@ -283,7 +283,7 @@ def write_stack_revisions(
         db.execute("DELETE FROM stack_revisions WHERE stack = ?", (stack,))
         unneeded += _drop_contents(db, stack)
     for revision in put:
-        newest = _scalar(db, "SELECT max(number) FROM stack_revisions WHERE stack = ?", (revision.stack,)) or 0
+        newest = newest_stack_revision(db, revision.stack)
         kept = replace(revision, number=newest + 1, version=index, time=now)
         db.execute(
             "INSERT INTO stack_revisions (stack, number, time, data) VALUES (?, ?, ?, ?)",
@@ -296,12 +296,19 @@ def write_stack_revisions(
 
 
 def _drop_contents(db: Database, stack: str) -> list[str]:
-    needed = {key for revision in read_stack_revisions(db, stack) for key in revision.contents.values()}
+    # Only the keys are read: to make records of all specs takes long where there are many.
+    sql = "SELECT DISTINCT one.value FROM stack_revisions, json_each(data, '$.Contents') AS one WHERE stack = ?"
+    needed = {key for (key,) in db.execute(sql, (stack,))}
     prefix = contents_prefix(stack)
     keys = db.execute("SELECT key FROM secrets WHERE substr(key, 1, ?) = ?", (len(prefix), prefix)).fetchall()
     gone = [key for (key,) in keys if key not in needed]
     db.conn.executemany("DELETE FROM secrets WHERE key = ?", [(key,) for key in gone])
     return gone
+
+
+def newest_stack_revision(db: Database, stack: str) -> int:
+    """0 if it has none."""
+    return int(_scalar(db, "SELECT max(number) FROM stack_revisions WHERE stack = ?", (stack,)) or 0)
 
 
 def read_stack_revisions(db: Database, stack: str) -> list[StackRevision]:

@@ -226,6 +226,9 @@ class SqliteStore:
     async def stack_revisions(self, stack: str) -> Sequence[StackRevision]:
         return await self._in_thread(lambda: schema.read_stack_revisions(self._normal, stack))
 
+    async def newest_stack_revision(self, stack: str) -> int:
+        return await self._in_thread(lambda: schema.newest_stack_revision(self._normal, stack))
+
     # --- writing ----------------------------------------------------------------------------------------------
     async def commit(self, decide: Decide) -> ClusterSnapshot:
         return await self._submit(decide, durable=True)

@@ -105,7 +105,7 @@ class _Attempt:
         known = Known(ids=ids, contents=await _contents_of(store, before, spec))
         attempt = cls(store, clock, spec, prune, author, known, before)
         attempt.state = digest_of(before, spec, _PLANS_KEY, prune=prune)
-        if parts_of(before, spec.name) and not await store.stack_revisions(spec.name):
+        if parts_of(before, spec.name) and not await store.newest_stack_revision(spec.name):
             attempt.found = (_as_found(before, spec.name),)
         attempt.deployment = attempt.decide(before)
         return attempt
@@ -212,10 +212,8 @@ async def _committed(attempt: _Attempt, occupied: Mapping[str, int], auths: Mapp
         await store.commit(decide)
     for service_id in last.changes.delete_services:
         await credentials.forget(store, service_id)
-    kept = await store.stack_revisions(spec.name)
-    return Deployed(
-        stack=spec.name, parts=last.parts, touched=last.touched, revision=kept[-1].number if kept else 0
-    )
+    number = await store.newest_stack_revision(spec.name)
+    return Deployed(stack=spec.name, parts=last.parts, touched=last.touched, revision=number)
 
 
 async def _contents_of(store: Store, snapshot: ClusterSnapshot, spec: StackSpec) -> dict[str, bytes]:
@@ -405,7 +403,7 @@ async def remove_stack(store: Store, clock: Clock, name: str) -> tuple[PartChang
     """
     removed: tuple[PartChange, ...] = ()
     gone: tuple[str, ...] = ()
-    recorded = bool(await store.stack_revisions(name))  # all that others (Docker's CLI) leave of it
+    recorded = bool(await store.newest_stack_revision(name))  # all that others (Docker's CLI) leave of it
 
     def decide(snapshot: ClusterSnapshot) -> Changes:
         nonlocal removed, gone

@@ -112,6 +112,14 @@ async def test_a_second_deploy_touches_nothing(api):
     assert api.store.snapshot.index == index
 
 
+async def test_a_deploy_reads_no_revisions(api, monkeypatch):
+    await deploy(api, shop())
+    monkeypatch.setattr(api.store, "stack_revisions", None)
+    changed = shop()
+    changed["Services"]["web"]["TaskTemplate"]["ContainerSpec"]["Image"] = "web:2"
+    assert (await deploy(api, changed))["Revision"] == 2
+
+
 async def test_only_what_differs_is_updated(api):
     await deploy(api, shop())
     before = {s["Spec"]["Name"]: s["Version"]["Index"] for s in await api.get("/services")}

@@ -218,6 +218,22 @@ async def test_revisions_of_a_stack_that_docker_removed_go_with_their_contents_i
         await store.close()
 
 
+async def test_revisions_of_a_stack_are_not_read_to_write_another_one(state_dir, clock, monkeypatch):
+    store = await SqliteStore.open(state_dir, clock)
+    await store.commit(
+        lambda _: Changes(cluster=Cluster(id="c", version=0, created_at=1, updated_at=1, revisions_kept=2))
+    )
+    monkeypatch.delattr(schema, "read_stack_revisions")
+    assert await store.newest_stack_revision("shop") == 0
+    for n in range(4):
+        one = StackRevision(stack="shop", spec=StackSpec(name="shop"), contents={"secret/pw": f"stack/shop/{n}"})
+        contents = (Contents(key=f"stack/shop/{n}", data=b"x"),)
+        await store.commit(lambda _, one=one, c=contents: Changes(put_stack_revisions=(one,), put_contents=c))
+    assert await store.newest_stack_revision("shop") == 4
+    assert store.secret_keys() == ["stack/shop/2", "stack/shop/3"]
+    await store.close()
+
+
 async def test_revisions_of_an_older_database_are_numbered_and_their_authors_unknown(state_dir, clock):
     state_dir.mkdir()
     db = Database(sqlite3.connect(state_dir / "swarmsh.db"))
