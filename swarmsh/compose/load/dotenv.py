@@ -38,7 +38,7 @@ def parse_env(text: str, lookup: Lookup, on_unset: Callable[[str], None] | None 
 class _Reading:
     def __init__(self, text: str, lookup: Lookup, on_unset: Callable[[str], None] | None) -> None:
         self._text = text
-        self._on_unset = on_unset
+        self._on_unset = on_unset or (lambda name: None)
         self._lookup = lookup
         self._at = 0
         self._found: dict[str, str] = {}
