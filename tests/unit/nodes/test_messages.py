@@ -164,6 +164,8 @@ def test_answers_are_read() -> None:
 def test_a_node_without_volumes_is_told_from_one_that_cannot_tell_them() -> None:
     said = sample("description")["data"]
     assert to_description(msgspec.convert(said, Description)).volumes == ("pgdata",)
+    assert not to_description(msgspec.convert(said, Description)).volumes_cut
+    assert to_description(msgspec.convert(said | {"volumes_cut": True}, Description)).volumes_cut
     assert to_description(msgspec.convert(said | {"volumes": []}, Description)).volumes == ()
     assert to_description(msgspec.convert(said | {"volumes": None}, Description)).volumes is None
     said.pop("volumes")
