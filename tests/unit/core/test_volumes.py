@@ -156,12 +156,15 @@ def test_a_task_that_failed_is_followed_where_its_data_is_though_other_nodes_are
 def test_a_node_that_cannot_tell_all_of_its_volumes_keeps_the_tasks_that_had_one_there() -> None:
     world = made()
     (task,) = world.running()
+    here = f"node.hostname=={world.snapshot.nodes[task.node_id].description.hostname}"
+    world.create(make_spec(name="busy", replicas=3, constraints=(here,)), "busy")  # other nodes have more room
+    world.settle()
     world.most_told = 0
     world.tell_disk(task.node_id)
     for _ in range(3):
-        world.fail(world.running()[0])
+        world.fail(next(t for t in world.running() if t.service_id == "svc"))
         world.settle()
-        assert world.running()[0].node_id == task.node_id
+        assert next(t for t in world.running() if t.service_id == "svc").node_id == task.node_id
 
 
 @pytest.mark.parametrize("order", ["stop-first", "start-first"])
