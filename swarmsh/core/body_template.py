@@ -18,6 +18,7 @@ from swarmsh.core.template import Context
 from swarmsh.core.template_functions import FUNCTIONS, Misused, Struct, as_text, is_true
 from swarmsh.errors import InvalidSpec
 
+LONGEST_WORD = 80  # characters of a template in a message
 DEEPEST = 50  # of nested blocks and parentheses
 MOST_STEPS = 200_000
 LARGEST = 4 * 1024 * 1024  # characters of the result; nodes take no more than 16 MiB
@@ -27,12 +28,21 @@ class BodyError(InvalidSpec):
     """A template cannot be expanded; what the trouble is and with which word stay apart."""
 
     def __init__(self, line: int, what: str, word: str = "") -> None:
-        super().__init__(f"line {line}: {what}{f': {word}' if word else ''}")
+        super().__init__(f"line {line}: {what}{f': {shown_word(word)}' if word else ''}")
         self._line, self._what = line, what
 
     def shown(self, *, secret: bool) -> str:
         """The message; that of a secret has nothing of its text."""
         return f"its template cannot be expanded: {f'line {self._line}: {self._what}' if secret else self.message}"
+
+
+def shown_word(word: str) -> str:
+    """A word of a template as messages have it: short, and of nothing but what can be printed and written down.
+
+    Templates are of any bytes; those that are no text are lone surrogates here, which no record can hold.
+    """
+    cut = word if len(word) <= LONGEST_WORD else word[:LONGEST_WORD] + "…"
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in cut)
 
 
 class Wanted(Exception):
@@ -291,9 +301,11 @@ class _Parser:
         if quoted.startswith("`"):
             return quoted[1:-1]
         try:
-            return str(json.loads(quoted, strict=False))
+            text = str(json.loads(quoted, strict=False))
+            _ = text.encode(errors="surrogateescape")  # Go has no escapes of lone surrogates either
         except ValueError:
             raise BodyError(self._line, "malformed string", quoted) from None
+        return text
 
 
 def _path(text: str) -> tuple[str, ...]:

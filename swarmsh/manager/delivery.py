@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence, Set
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from swarmsh.core.body_template import BodyError, Wanted, expand_body
+from swarmsh.core.body_template import BodyError, Wanted, expand_body, shown_word
 from swarmsh.core.task_files import lacking, target_of
 from swarmsh.core.tasks import ended
 from swarmsh.core.template import context_of
@@ -202,7 +202,7 @@ class Delivery:
                 key = wanted.kind, wanted.target
                 other = snapshot.secrets.get(ids.get(key, "")) or snapshot.configs.get(ids.get(key, ""))
                 if other is None:
-                    words = f"{wanted.kind} target {wanted.target} not found"
+                    words = f"{wanted.kind} target {shown_word(wanted.target)} not found"
                     hidden = f"a {wanted.kind} that its template names is not given to the task"
                     raise InvalidSpec(
                         f"{_name(kept)}: {hidden if isinstance(kept, Secret) else words}",
@@ -216,23 +216,29 @@ class Delivery:
         if not outcome.waits and not outcome.refused:
             return
         now = self.clock.now()
+        refused, waits = _writable(outcome.refused), _writable(outcome.waits)
 
         def decide(snapshot: ClusterSnapshot) -> Changes:
             put = []
-            for task_id, reason in (*outcome.waits.items(), *outcome.refused.items()):
+            for task_id, reason in (*waits.items(), *refused.items()):
                 task = snapshot.tasks.get(task_id)
                 if task is None or not task.live:
                     continue
-                noted = _refused(task, reason, now) if task_id in outcome.refused else _waiting(task, reason)
+                noted = _refused(task, reason, now) if task_id in refused else _waiting(task, reason)
                 if noted != task:
                     put.append(noted)
             return Changes(put_tasks=tuple(put))
 
         self.store.observe(decide)
-        for task_id, reason in outcome.refused.items():
+        for task_id, reason in refused.items():
             log.warning("contents_refused node=%s task=%s reason=%s", self.node_id, task_id, reason)
-        for task_id, reason in outcome.waits.items():
+        for task_id, reason in waits.items():
             log.warning("contents_wait node=%s task=%s reason=%s", self.node_id, task_id, reason)
+
+
+def _writable(reasons: Mapping[str, str]) -> dict[str, str]:
+    """With nothing in them that a record cannot hold, wherever the words came from."""
+    return {task_id: words.encode(errors="backslashreplace").decode() for task_id, words in reasons.items()}
 
 
 def _waiting(task: Task, reason: str) -> Task:

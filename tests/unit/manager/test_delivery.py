@@ -318,6 +318,14 @@ async def test_a_large_template_is_expanded_too() -> None:
             "secret pass: a secret that its template names is not given to the task. Give the service that too: "
             "templates see what the task is given, by its target",
         ),
+        (
+            a_config(template="golang"),
+            b'{{config "\xff' + b"x" * 90 + b'"}}',
+            "config conf: config target \\udcff"
+            + "x" * 79
+            + "… not found. Give the service that too: templates see "
+            "what the task is given, by its target",
+        ),
         (a_config(template="jinja"), b"x", "config conf: unrecognized template type jinja"),
     ],
 )
@@ -332,6 +340,14 @@ async def test_a_template_that_cannot_be_expanded_rejects_the_task(
         assert scene.task().status.err == err
         await scene.until_started(other)
         assert not scene.started(task) and scene.lines() == []
+
+
+async def test_words_that_no_record_can_hold_are_noted_as_escapes() -> None:
+    task = a_web_task(1, a_secret())
+    async with scene_of() as scene:
+        scene.nodes.full[N1.id] = NodeRequestFailed("node n1: \udcff")
+        await scene.put(a_secret(), task)
+        await scene.nodes.until(lambda: scene.task().status.err == "node n1: \\udcff")
 
 
 # --- exchanged under a running task ----------------------------------------------------------------------------
