@@ -102,6 +102,7 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.ASCII,
 )
+_LONGEST_INT = 64  # characters; more than 64 bits have, with some zeros before them
 _BLOCKS = ("if", "with", "range")
 _NOT_THERE = ("define", "template", "block", "break", "continue", "nil")
 
@@ -278,7 +279,7 @@ class _Parser:
             case "string":
                 return _Term("literal", self._unquoted(token.text))
             case "number":
-                return _Term("literal", float(token.text) if "." in token.text else int(token.text))
+                return _Term("literal", self._number(token.text))
             case "field":
                 return _Term("field", None, _path(token.text))
             case "variable":
@@ -296,6 +297,13 @@ class _Parser:
             case "word":
                 raise BodyError(self._line, "function not defined", token.text)
         raise BodyError(self._line, "unexpected word", token.text)
+
+    def _number(self, text: str) -> int | float:
+        if "." in text:
+            return float(text)
+        if len(text) > _LONGEST_INT or not -(2**63) <= int(text) < 2**63:
+            raise BodyError(self._line, "integer overflow", text)
+        return int(text)
 
     def _unquoted(self, quoted: str) -> str:
         if quoted.startswith("`"):
@@ -365,6 +373,7 @@ class _Run:
                 del self._variables[known:]
                 self._dot = dot
             if not value:
+                self._variables += ((name, value) for name in node.pipe.declares)  # Go has them there too
                 yield from self._texts(node.otherwise)
         else:
             chosen = node.body if is_true(value) else node.otherwise

@@ -156,6 +156,10 @@ class Delivery:
             except SwarmshError as e:
                 outcome.waits[need.task.id] = str(e)
                 continue
+            except Exception as e:  # a bug; it may not keep from the node what others need
+                log.error("contents_failed node=%s task=%s error=%s", self.node_id, need.task.id, type(e).__name__)
+                outcome.waits[need.task.id] = f"its secrets and configs cannot be read: {type(e).__name__}"
+                continue
             for object_id, data in found:
                 for part in _cut(need.task.id, object_id, data):
                     yield part
@@ -209,6 +213,8 @@ class Delivery:
                         hint="Give the service that too: templates see what the task is given, by its target",
                     ) from None
                 read[key] = _text(await self._read(other))
+            except Exception:  # whose words may have anything of the text
+                raise InvalidSpec(f"{_name(kept)}: its template cannot be expanded") from None
 
     # --- what is said of it ---------------------------------------------------------------------------------
     def note(self, outcome: Outcome) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,9 @@ def test_what_go_makes_of_it(text: str, result: str) -> None:
         ('{{"\udcff\\q"}}', 1, 'malformed string: "\\udcff\\q"'),
         ('{{config "\\ud800"}}', 1, 'malformed string: "\\ud800"'),
         ("{{%s}}" % ("y" * 81), 1, "function not defined: %s…" % ("y" * 80)),
+        ("{{ %s }}" % ("7" * 5000), 1, "integer overflow: %s…" % ("7" * 80)),
+        ("{{9223372036854775808}}", 1, "integer overflow: 9223372036854775808"),
+        ('{{urlquery "\\udd00"}}', 1, 'malformed string: "\\udd00"'),
         ("{{^}}", 1, "unexpected character in an action: '^'"),
         ("{{" + "(" * 60 + "}}", 1, "more than 50 blocks or parentheses inside each other"),
     ],
@@ -95,6 +99,11 @@ def test_what_cannot_be_expanded_names_line_and_word(text: str, line: int, words
     with pytest.raises(BodyError) as caught:
         expanded(text)
     assert caught.value.message == f"line {line}: {words}"
+
+
+def test_variables_of_a_range_without_a_round_are_the_empty_map() -> None:
+    text = "{{range $k, $x := .Service.Labels}}{{$x}}{{else}}{{$x}}{{$k}}{{end}}"
+    assert expand_body(text, replace(CONTEXT, service_labels={}), (), {}) == "map[]map[]"
 
 
 def test_the_error_of_a_secret_has_nothing_of_it() -> None:

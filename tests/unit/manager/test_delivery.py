@@ -342,6 +342,33 @@ async def test_a_template_that_cannot_be_expanded_rejects_the_task(
         assert not scene.started(task) and scene.lines() == []
 
 
+async def test_a_bug_in_an_expansion_rejects_its_task_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> str:
+        raise RuntimeError("hunter2")
+
+    monkeypatch.setattr(delivery, "expand_body", broken)
+    config = a_config(template="golang")
+    task, other = a_web_task(1, config), a_web_task(2, a_secret())
+    async with scene_of(a_secret(), config, task, other) as scene:
+        await scene.nodes.until(lambda: scene.task().status.state is TaskState.REJECTED)
+        assert scene.task().status.err == "config conf: its template cannot be expanded"
+        await scene.until_started(other)
+
+
+async def test_a_bug_in_reading_keeps_nothing_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, other = a_web_task(1, a_config()), a_web_task(2, a_secret())
+    async with scene_of() as scene:
+
+        async def broken(_: str) -> bytes:
+            raise RuntimeError("hunter2")
+
+        monkeypatch.setattr(scene.store, "config_data", broken)
+        await scene.put(a_secret(), a_config(), task, other)
+        await scene.until_started(other)
+        await scene.nodes.until(lambda: "cannot be read: RuntimeError" in scene.task().status.err)
+        assert not scene.started(task)
+
+
 async def test_words_that_no_record_can_hold_are_noted_as_escapes() -> None:
     task = a_web_task(1, a_secret())
     async with scene_of() as scene:
