@@ -19,9 +19,7 @@ def forbid() -> None:
     import ctypes  # not every command needs it
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(
-        OSError
-    ):  # not there without CONFIG_COREDUMP; to be written before prctl shuts it
+    with contextlib.suppress(OSError):  # not there without CONFIG_COREDUMP; to be written before prctl shuts it
         fd = os.open("/proc/self/coredump_filter", os.O_WRONLY)
         try:
             os.write(fd, b"0")

@@ -8,6 +8,7 @@ import json
 import pytest
 from msgspec.structs import replace
 
+from swarmsh.errors import Locked, NotFound, StoreCorrupt
 from swarmsh.model.snapshot import Changes
 from swarmsh.model.states import TaskState
 from tests.fakes.objects import a_task
@@ -408,6 +409,24 @@ async def test_while_locked_secrets_wait_and_all_else_goes_on(api):
     assert (await api.get(f"/configs/{config}"))["Spec"]["Data"] == coded("swordfish")
     status, answer = await api.call("POST", "/swarmsh/key/rotate", {"Place": "passphrase", "Passphrase": "y"})
     assert (status, answer) == (200, {"Place": "passphrase"})
+
+
+@pytest.mark.parametrize("error", [Locked("locked"), NotFound("not found"), StoreCorrupt("does not open")])
+async def test_a_config_without_contents_keeps_no_other_from_the_list(api, monkeypatch, error):
+    ids = {name: await create(api, "config", name) for name in ("a", "gone", "z")}
+    read = api.store.config_data
+
+    async def data_of(config_id):
+        if config_id == ids["gone"]:
+            await api.store.commit(lambda _: Changes(delete_configs=(config_id,)))
+        if config_id != ids["a"]:
+            raise error
+        return await read(config_id)
+
+    monkeypatch.setattr(api.store, "config_data", data_of)
+    found = await api.get("/configs")
+    assert [(f["Spec"]["Name"], f["Spec"].get("Data")) for f in found] == [("a", coded("swordfish")), ("z", None)]
+    assert (await api.call("GET", "/configs/z"))[0] >= 400
 
 
 def test_what_clients_send_is_in_no_repr():
