@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from swarmsh.core.body_template import BodyError, Wanted, expand_body, shown_word
+from swarmsh.core.body_template import BodyError, Costly, Wanted, expand_body, shown_word
 from swarmsh.core.task_files import lacking, target_of
 from swarmsh.core.tasks import ended
 from swarmsh.core.template import context_of
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 LINE_ROOM = 512 * 1024  # bytes of contents in a line, which base64 makes a third longer
 _PART_OVERHEAD = 256
-LONG_TEMPLATE = 16 * 1024  # bytes from which on its expansion would be felt in the event loop
+AT_ONCE = 1024 * 1024  # work of an expansion, some milliseconds, that is not felt in the event loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +194,10 @@ class Delivery:
         while True:
             try:
                 work = _text(data), context_of(task, node), spec.env, read
-                if len(data) < LONG_TEMPLATE:
-                    return _bytes(expand_body(*work))
-                return _bytes(await asyncio.to_thread(expand_body, *work))
+                try:
+                    return _bytes(expand_body(*work, AT_ONCE))
+                except Costly:
+                    return _bytes(await asyncio.to_thread(expand_body, *work))
             except BodyError as e:
                 # The text of a secret is not shown, not even the word that is wrong in it.
                 raise InvalidSpec(

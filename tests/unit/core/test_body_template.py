@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmsh.core.body_template import _BLOCKS, _GIVEN, _NOT_THERE, BodyError, Wanted, expand_body
+from swarmsh.core.body_template import _BLOCKS, _GIVEN, _NOT_THERE, BodyError, Costly, Wanted, expand_body
 from swarmsh.core.template import PLACEHOLDERS
 from swarmsh.core.template_functions import FUNCTIONS
 from tests.unit.core.test_template import CONTEXT
@@ -126,11 +126,30 @@ def test_contents_that_were_not_read_yet_are_asked_for() -> None:
         "{{$x := `ab`}}" + "{{$x = print $x $x}}" * 50,
         "{{$x := `ab`}}" + "{{$x = print $x $x}}" * 20 + "{{$x = join $x" + " ``" * 1000 + "}}",
         "{{$x := `ab`}}" + "{{$x = print $x $x}}" * 20 + "{{$x}}" * 10,
+        "{{$x := `ab`}}" + "{{$x = print $x $x}}" * 19 + "{{if eq $x $x}}{{end}}" * 100,
+        "{{$x := `ab`}}" + "{{$x = print $x $x}}" * 15 + "{{$y := html $x | urlquery}}" * 500,
+        "{{range $.Service.Labels}}" * 15 + "{{if true}}{{end}}" * 100 + "{{end}}" * 15,
+        "{{$a := 1}}" + "".join(f"{{{{$v{n} := 1}}}}" for n in range(900)) + "{{if $a}}{{end}}" * 10_000,
     ],
 )
 def test_an_expansion_that_grows_without_measure_is_ended(text: str) -> None:
     with pytest.raises(BodyError, match="more than is reasonable"):
         expanded(text)
+
+
+def test_an_expansion_of_more_work_than_is_allowed_for_is_left_to_others() -> None:
+    text = "{{$x := `ab`}}" + "{{$x = print $x $x}}" * 15 + "{{len $x}}"
+    assert len(text) < 400
+    for costly in (text, "x" * 20_000 + "{{1}}"):
+        with pytest.raises(Costly):
+            expand_body(costly, CONTEXT, (), {}, allowed=100_000)
+        assert expand_body(costly, CONTEXT, (), {}).endswith(("65536", "x1"))
+    assert expand_body("{{.Task.ID}}", CONTEXT, (), {}, allowed=100_000) == "tid"
+
+
+def test_many_words_in_one_action_are_read_in_time_that_grows_with_them() -> None:
+    with pytest.raises(BodyError, match="wrong arguments for not"):
+        expanded("{{not" + " 1" * 400_000 + "}}")
 
 
 @given(st.text(alphabet='{}-|()$=:."`a b\n1ifelsendrange,', max_size=60))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from swarmsh.core.body_template import expand_body
 from swarmsh.errors import NodeRequestFailed, NotFound, Unavailable
 from swarmsh.manager import delivery
 from swarmsh.manager.loop import Manager
@@ -283,14 +285,37 @@ async def test_templates_are_expanded_for_each_task() -> None:
         ]
 
 
+LONG = 32 * 1024  # bytes of a template that is not expanded in the event loop
+
+
 async def test_a_large_template_is_expanded_too() -> None:
     config = a_config(template="golang")
     task = a_web_task(1, config)
     async with scene_of() as scene:
-        scene.store.data["cfg1"] = b"x" * delivery.LONG_TEMPLATE + b"{{.Task.Slot}}"
+        scene.store.data["cfg1"] = b"x" * LONG + b"{{.Task.Slot}}"
         await scene.put(config, task)
         await scene.until_started(task)
-        assert scene.given(task, "cfg1") == b"x" * delivery.LONG_TEMPLATE + b"1"
+        assert scene.given(task, "cfg1") == b"x" * LONG + b"1"
+
+
+async def test_a_short_template_of_much_work_keeps_nothing_from_the_event_loop() -> None:
+    config = a_config(template="golang")
+    task = a_web_task(1, config)
+    async with scene_of() as scene:
+        scene.store.data["cfg1"] = b"{{$x := `ab`}}" + b"{{$x = print $x $x}}" * 15 + b"{{len $x}}"
+        expanding: list[str] = []
+        with pytest.MonkeyPatch.context() as patch:
+
+            def expand(*work: Any) -> str:
+                expanding.append(threading.current_thread().name)
+                return expand_body(*work)
+
+            patch.setattr(delivery, "expand_body", expand)
+            patch.setattr(delivery, "AT_ONCE", 100_000)
+            await scene.put(config, task)
+            await scene.until_started(task)
+        assert scene.given(task, "cfg1") == b"65536"
+        assert [name == threading.main_thread().name for name in expanding] == [True, False]
 
 
 @pytest.mark.parametrize(
