@@ -2,7 +2,8 @@
 
 The *data key* wraps the keys of the values; it is in the database, wrapped itself by a *key-encryption key* that
 is not: that is in a file beside the database, in the OS keyring, or made of a passphrase (scrypt, RFC 7914).
-All of it belongs to the store's thread.
+What needs the database belongs to the store's thread. Keys are made, looked for and dropped in any other, since a
+keyring may ask somebody first, and scrypt takes its time; one at a time, which is the caller's part.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ import base64
 import hashlib
 import hmac
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -36,6 +40,7 @@ T = TypeVar("T")
 _META = "sealing"
 _NONCE, _KEY_BYTES = 12, 32
 _KEYRING_SERVICE = "swarmsh"
+KEYRING_S = 20.0  # for one answer of the OS keyring
 
 
 class Keyring(Protocol):
@@ -57,6 +62,17 @@ class Wrapping(Record):
     entry: str = ""  # of the keyring
     salt: bytes = b""
     scrypt_n: int = 0
+
+
+@dataclass
+class Made:
+    """New keys. `outcome`: "" while it is not known what became of them, "done", or "undone" if all is as it was.
+    `before` is what nothing needs any more once it is done."""
+
+    wrapping: Wrapping
+    data_key: bytes = field(repr=False)
+    outcome: str = ""
+    before: Wrapping | None = None
 
 
 class Vault:
@@ -191,19 +207,26 @@ class Vault:
                 (self._directory / name).unlink(missing_ok=True)
 
     # --- changed ----------------------------------------------------------------------------------------------
-    def rotate(self, db: Database, place: str, passphrase: str = "", *, forget: bool = False) -> None:
-        """A new data key and a new key-encryption key at `place` ("" for where it is now).
+    # Whatever happens in between, the database opens with what is there: the new key is in its place before the
+    # one transaction that hands all values over, and the old one goes after it.
+    def make(self, place: str, passphrase: str = "", *, forget: bool = False) -> Made:
+        """A new data key, and a new key-encryption key that is at `place` from now on ("" for where it is now).
 
-        `forget` deletes all values in place of handing them over, for an old key that is lost.
-        Whatever happens in between, the database opens with what is there: the new key is in its place before
-        the one transaction that hands all values over, and the old one goes after it. Raises Locked, InvalidSpec,
-        Unavailable, and what the database raises.
+        Raises Locked, InvalidSpec, Unavailable.
         """
-        before, old = self._wrapping, None if forget else self.sealer
-        place = place or self.place
-        fresh, key = self._new_key(place, passphrase)
+        if not forget:
+            _ = self.sealer  # refuses
+        fresh, key = self._new_key(place or self.place, passphrase)
         data_key = AESGCM.generate_key(256)
-        wrapping = _wrap(fresh, key, data_key)
+        return Made(_wrap(fresh, key, data_key), data_key)
+
+    def hand_over(self, db: Database, made: Made, *, forget: bool = False) -> None:
+        """Let all values be opened by what was made. What the database raises leaves all as it was.
+
+        `forget` deletes all values instead, for an old key that is lost.
+        """
+        old = None if forget else self.sealer
+        wrapping, data_key = made.wrapping, made.data_key
         try:
             with db.atomic():
                 if old is not None:
@@ -212,10 +235,10 @@ class Vault:
                     db.execute("DELETE FROM secrets")
                 self._write(db, wrapping)
         except BaseException:
-            self._drop_unused(wrapping)
+            made.outcome = "undone"
             raise
+        made.outcome, made.before = "done", self._wrapping
         self._wrapping, self._data_key, self._reason = wrapping, data_key, ""
-        self._settle(before, wrapping)
         # Neither the file nor its log may have the keys as the old one wrapped them.
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
@@ -240,16 +263,23 @@ class Vault:
                 return fresh, _stretched(passphrase, fresh)
         raise InvalidSpec(f"invalid place of the key '{place}'", hint=f"It is one of {', '.join(KEY_PLACES)}")
 
-    def _settle(self, before: Wrapping | None, now: Wrapping) -> None:
-        """Put the new key where it is looked for, and let the old one go."""
+    def settle(self, made: Made) -> None:
+        """Put the new key where it is looked for, and let the old one go; or the new one, if it came to nothing.
+
+        What is left where neither is known is settled when the database is opened next.
+        """
+        if made.outcome == "undone":
+            self._drop_unused(made.wrapping)
+        if made.outcome != "done":
+            return
         path = self._directory / KEY_FILE
-        if now.place == "file":
+        if made.wrapping.place == "file":
             (self._directory / f"{KEY_FILE}.next").rename(path)
         else:
             path.unlink(missing_ok=True)
         _sync(self._directory)
-        if before is not None and before.place == "keyring":
-            self._drop_unused(before)
+        if made.before is not None and made.before.place == "keyring":
+            self._drop_unused(made.before)
 
     def _drop_unused(self, wrapping: Wrapping) -> None:
         if wrapping.place == "file":
@@ -275,11 +305,26 @@ def os_keyring() -> Keyring:
 
 
 def _keyring_does(act: Callable[[], T]) -> T:
+    """What `act` gives. Raises Unavailable, also if nothing came within KEYRING_S: it may be asking somebody who
+    is not there. Its thread is left to it then."""
+    done: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(act())
+        except BaseException as e:  # its backends raise what they like
+            done.set_exception(e)
+
+    threading.Thread(target=work, name="swarmsh-keyring", daemon=True).start()
     try:
-        return act()
+        return done.result(KEYRING_S)
     except Unavailable:
         raise
-    except Exception as e:  # its backends raise what they like
+    except TimeoutError:
+        raise Unavailable(
+            f"the OS keyring has not answered for {KEYRING_S:g} s", hint="Unlock it where it asks for that"
+        ) from None
+    except Exception as e:
         raise Unavailable(f"the OS keyring failed: {type(e).__name__}: {e}") from e
 
 

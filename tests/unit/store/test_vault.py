@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import sqlite3
 import sys
+import threading
 
 import pytest
 from sqlite_utils import Database
@@ -278,6 +280,69 @@ async def test_a_keyring_that_fails_says_so_and_locks(opened, keyring, monkeypat
     await store.close()
 
 
+async def test_a_keyring_that_waits_for_somebody_keeps_nothing_from_the_store(opened, keyring, monkeypatch):
+    asked, answer = threading.Event(), threading.Event()
+    store = await opened()
+    await fill(store)
+
+    def waiting(*_):
+        asked.set()
+        answer.wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keyring, "set_password", waiting)
+        rotation = asyncio.create_task(store.rotate_key("keyring"))
+        await asyncio.to_thread(asked.wait)
+        await check(store)
+        await store.put_secret("registry-auth/y", b"x")
+        await store.commit(lambda _: Changes(put_services=(a_service("other"),)))
+        patch.setattr(vault, "KEYRING_S", 0.01)
+        second = asyncio.create_task(store.rotate_key("keyring"))  # one after the other
+        answer.set()
+        with pytest.raises(Unavailable, match="does not give back"):
+            await rotation
+        with pytest.raises(Unavailable, match="does not give back"):
+            await second
+    await store.rotate_key("keyring")
+    await store.close()
+    answer.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(keyring, "get_password", waiting)
+        patch.setattr(vault, "KEYRING_S", 0.01)
+        store = await opened()
+        assert "has not answered" in store.locked
+    answer.set()
+    await store.unlock()
+    await check(store)
+    await store.close()
+
+
+async def test_a_change_of_keys_goes_to_its_end_without_who_asked_for_it(opened, monkeypatch):
+    store = await opened()
+    await fill(store)
+    began, go_on, real = threading.Event(), threading.Event(), Vault._new_key
+
+    def slow(*arguments):
+        began.set()
+        go_on.wait()
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Vault, "_new_key", slow)
+        first = asyncio.create_task(store.rotate_key())
+        await asyncio.to_thread(began.wait)
+        first.cancel()
+        await asyncio.wait([first])
+        second = asyncio.create_task(store.rotate_key())
+        go_on.set()
+        await second
+    await check(store)
+    await store.close()
+    store = await opened()
+    await check(store)
+    await store.close()
+
+
 def test_without_the_library_for_keyrings_it_is_said_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "keyring", None)
     with pytest.raises(Unavailable, match=r"pip install 'swarmsh\[keyring\]'"):
@@ -287,7 +352,7 @@ def test_without_the_library_for_keyrings_it_is_said_how_to_get_it(monkeypatch):
 # --- cut off --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("since", ["file", "keyring"])
 @pytest.mark.parametrize("to", ["file", "keyring", "passphrase"])
-@pytest.mark.parametrize("step", ["_new_key", "_hand_over", "_settle"])
+@pytest.mark.parametrize("step", ["_new_key", "_hand_over", "settle"])
 async def test_a_rotation_that_is_cut_off_loses_nothing(state_dir, opened, monkeypatch, since, to, step):
     """After the new key was made, within the transaction, and after it."""
     store = await opened()
@@ -297,7 +362,7 @@ async def test_a_rotation_that_is_cut_off_loses_nothing(state_dir, opened, monke
     real = getattr(where, step)
 
     def cut_off(*arguments):
-        if step != "_settle":
+        if step != "settle":
             real(*arguments)
         raise RuntimeError("power cut")
 
@@ -310,7 +375,7 @@ async def test_a_rotation_that_is_cut_off_loses_nothing(state_dir, opened, monke
     await store.close()
     store = await opened()
     if store.locked:
-        assert (to, step) == ("passphrase", "_settle")
+        assert (to, step) == ("passphrase", "settle")
         await store.unlock("long enough")
     await check(store)
     assert not (state_dir / f"{KEY_FILE}.next").exists()
