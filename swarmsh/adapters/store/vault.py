@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -37,6 +38,7 @@ KEY_PLACES = ("file", "keyring", "passphrase")
 SCRYPT_N, SCRYPT_R, SCRYPT_P = 1 << 17, 8, 1  # 128 MiB and some 0.4 s for each guess
 LEAST_PASSPHRASE = 8
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 _META = "sealing"
 _NONCE, _KEY_BYTES = 12, 32
 _KEYRING_SERVICE = "swarmsh"
@@ -82,6 +84,7 @@ class Vault:
         self._wrapping: Wrapping | None = None
         self._data_key: bytes | None = None
         self._reason = ""
+        self._uncertain = False
 
     def __repr__(self) -> str:
         return f"Vault(place={self.place!r}, locked={self.locked!r})"
@@ -216,6 +219,11 @@ class Vault:
         """
         if not forget:
             _ = self.sealer  # refuses
+        if self._uncertain:
+            raise Unavailable(
+                "the last change of keys failed as it was written, and may be on the disk or not",
+                hint="Start the manager again, which finds out; then change them once more",
+            )
         fresh, key = self._new_key(place or self.place, passphrase)
         data_key = AESGCM.generate_key(256)
         return Made(_wrap(fresh, key, data_key), data_key)
@@ -227,6 +235,7 @@ class Vault:
         """
         old = None if forget else self.sealer
         wrapping, data_key = made.wrapping, made.data_key
+        committing = False
         try:
             with db.atomic():
                 if old is not None:
@@ -234,9 +243,16 @@ class Vault:
                 else:
                     db.execute("DELETE FROM secrets")
                 self._write(db, wrapping)
+                committing = True
         except BaseException:
-            made.outcome = "undone"
-            raise
+            if not committing:
+                made.outcome = "undone"
+                raise
+            # It may be on the disk: then it is the new key that opens it after a start.
+            self._uncertain = not self._is_written(db, wrapping)
+            if self._uncertain:
+                raise
+            log.warning("key_change_written_in_spite_of_an_error")
         made.outcome, made.before = "done", self._wrapping
         self._wrapping, self._data_key, self._reason = wrapping, data_key, ""
         # Neither the file nor its log may have the keys as the old one wrapped them.
@@ -287,6 +303,12 @@ class Vault:
         elif wrapping.place == "keyring":
             with suppress(Unavailable):
                 _keyring_does(lambda: self._keyring().delete_password(_KEYRING_SERVICE, wrapping.entry))
+
+    def _is_written(self, db: Database, wrapping: Wrapping) -> bool:
+        try:
+            return bool(schema.get_meta(db, _META, None) == msgspec.json.encode(wrapping).decode())
+        except Exception:
+            return False  # nothing is sure of a database that cannot be read
 
     def _write(self, db: Database, wrapping: Wrapping) -> None:
         schema.set_meta(db, _META, msgspec.json.encode(wrapping).decode())

@@ -7,6 +7,7 @@ import base64
 import sqlite3
 import sys
 import threading
+from contextlib import contextmanager, suppress
 
 import pytest
 from sqlite_utils import Database
@@ -14,7 +15,7 @@ from sqlite_utils import Database
 from swarmsh.adapters.store import SqliteStore, schema, vault
 from swarmsh.adapters.store.sealing import Sealer
 from swarmsh.adapters.store.vault import KEY_FILE, Vault
-from swarmsh.errors import InvalidSpec, Locked, StoreCorrupt, Unavailable
+from swarmsh.errors import InvalidSpec, Locked, StoreCorrupt, SwarmshError, Unavailable
 from swarmsh.model.objects import Cluster
 from swarmsh.model.snapshot import Changes, Contents, config_key, secret_key
 from tests.fakes.objects import a_config, a_secret, a_service, using
@@ -380,6 +381,38 @@ async def test_a_rotation_that_is_cut_off_loses_nothing(state_dir, opened, monke
     await check(store)
     assert not (state_dir / f"{KEY_FILE}.next").exists()
     assert (state_dir / KEY_FILE).exists() is (store.key_place == "file")
+    await store.close()
+
+
+@pytest.mark.parametrize("written", [True, False])
+@pytest.mark.parametrize("to", ["file", "keyring"])
+async def test_a_rotation_whose_commit_fails_keeps_both_keys(opened, monkeypatch, to, written):
+    """The disk may have it or not: an error at COMMIT does not say."""
+    store = await opened()
+    await fill(store)
+
+    @contextmanager
+    def failing(db):
+        db.conn.execute("BEGIN IMMEDIATE")
+        yield
+        db.conn.execute("COMMIT" if written else "ROLLBACK")
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "atomic", failing)
+        with suppress(SwarmshError) if written else pytest.raises(SwarmshError, match="disk I/O error"):
+            await store.rotate_key(to)
+    await check(store)
+    await store.put_secret("registry-auth/y", b"sealed since")
+    if not written:
+        with pytest.raises(Unavailable, match="Start the manager again"):
+            await store.rotate_key(to)
+    await store.close()
+    store = await opened()
+    assert not store.locked
+    await store.rotate_key(to)
+    await check(store)
+    assert await store.get_secret("registry-auth/y") == b"sealed since"
     await store.close()
 
 
