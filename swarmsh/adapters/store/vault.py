@@ -64,6 +64,7 @@ class Wrapping(Record):
     entry: str = ""  # of the keyring
     salt: bytes = b""
     scrypt_n: int = 0
+    left_file: str = ""  # key_id of the last key that was in the file, which is to be gone
 
 
 @dataclass
@@ -136,9 +137,10 @@ class Vault:
         if present is not None and len(present) != _KEY_BYTES:
             raise StoreCorrupt(
                 f"the key file {path} has {len(present)} bytes in place of {_KEY_BYTES}",
-                hint="Restore it from a backup; without it stored credentials must be given again, so remove it",
+                hint="Restore it from a backup",
                 path=str(path),
             )
+        _refuse_another(db, present, path)
         key = present or AESGCM.generate_key(256)
         if present is None:
             _write_durably(path, key)
@@ -206,8 +208,16 @@ class Vault:
     def _opened(self, data_key: bytes) -> None:
         self._data_key, self._reason = data_key, ""
         if self.place != "file":  # left by a change of keys that was cut off after its last write
-            for name in (KEY_FILE, f"{KEY_FILE}.next"):
-                (self._directory / name).unlink(missing_ok=True)
+            (self._directory / f"{KEY_FILE}.next").unlink(missing_ok=True)
+            self._drop_left_file()
+
+    def _drop_left_file(self) -> None:
+        """Only the file of our own former key: what else is there may be all that opens an older copy."""
+        assert self._wrapping is not None
+        path = self._directory / KEY_FILE
+        present = _read_key(path)
+        if present is not None and _key_id(present) == self._wrapping.left_file:
+            path.unlink(missing_ok=True)
 
     # --- changed ----------------------------------------------------------------------------------------------
     # Whatever happens in between, the database opens with what is there: the new key is in its place before the
@@ -226,6 +236,9 @@ class Vault:
             )
         fresh, key = self._new_key(place or self.place, passphrase)
         data_key = AESGCM.generate_key(256)
+        if fresh.place != "file" and self._wrapping is not None:
+            in_file = self._wrapping.place == "file"
+            fresh = replace(fresh, left_file=self._wrapping.key_id if in_file else self._wrapping.left_file)
         return Made(_wrap(fresh, key, data_key), data_key)
 
     def hand_over(self, db: Database, made: Made, *, forget: bool = False) -> None:
@@ -292,7 +305,7 @@ class Vault:
         if made.wrapping.place == "file":
             (self._directory / f"{KEY_FILE}.next").rename(path)
         else:
-            path.unlink(missing_ok=True)
+            self._drop_left_file()
         _sync(self._directory)
         if made.before is not None and made.before.place == "keyring":
             self._drop_unused(made.before)
@@ -372,6 +385,20 @@ def _unwrap(wrapping: Wrapping, key: bytes) -> bytes:
 def _stretched(passphrase: str, wrapping: Wrapping) -> bytes:
     kdf = Scrypt(salt=wrapping.salt, length=_KEY_BYTES, n=wrapping.scrypt_n, r=SCRYPT_R, p=SCRYPT_P)
     return kdf.derive(passphrase.encode())
+
+
+def _refuse_another(db: Database, key: bytes | None, path: Path) -> None:
+    """Raises StoreCorrupt for a key that opens none of the values: with another in its place none ever would."""
+    rows = db.execute("SELECT key, sealed FROM secrets").fetchall()
+    sealer = Sealer(key) if key is not None else None
+    if not rows or (sealer is not None and any(sealer.opens(name, sealed) for name, sealed in rows)):
+        return
+    raise StoreCorrupt(
+        f"the credentials in the database do not open with {path}" if sealer else f"there is no {path}",
+        hint="Put the key file of this database there; if it is lost, remove what it encrypted: "
+        f"sqlite3 {path.parent}/swarmsh.db 'DELETE FROM secrets'",
+        path=str(path),
+    )
 
 
 def _hand_over(db: Database, old: Sealer, new: Sealer) -> None:

@@ -384,6 +384,22 @@ async def test_a_rotation_that_is_cut_off_loses_nothing(state_dir, opened, monke
     await store.close()
 
 
+@pytest.mark.parametrize("place", ["keyring", "passphrase"])
+async def test_a_key_file_that_is_not_of_this_database_stays(state_dir, opened, place):
+    store = await opened()
+    await fill(store)
+    await store.rotate_key(place, "long enough")
+    assert not (state_dir / KEY_FILE).exists()
+    await store.close()
+    (state_dir / KEY_FILE).write_bytes(bytes(32))  # of an older copy, say
+    store = await opened()
+    await store.unlock("long enough")
+    await check(store)
+    await store.rotate_key(place, "long enough")
+    assert (state_dir / KEY_FILE).read_bytes() == bytes(32)
+    await store.close()
+
+
 @pytest.mark.parametrize("written", [True, False])
 @pytest.mark.parametrize("to", ["file", "keyring"])
 async def test_a_rotation_whose_commit_fails_keeps_both_keys(opened, monkeypatch, to, written):
@@ -434,4 +450,24 @@ async def test_values_of_a_database_without_a_data_key_are_carried_over(state_di
     (state_dir / KEY_FILE).write_bytes(b"short")
     store = await opened()
     assert "not the one" in store.locked
+    await store.close()
+
+
+@pytest.mark.parametrize("present", [None, bytes(32)])
+async def test_a_key_of_another_database_begins_nothing(state_dir, opened, present):
+    state_dir.mkdir()
+    db = Database(sqlite3.connect(state_dir / "swarmsh.db"))
+    schema.migrate(db, "p", schema.MIGRATIONS[:3])
+    with db.atomic():
+        sealed = Sealer(bytes(range(32))).seal("registry-auth/x", b"auth-needle")
+        schema.write_sealed(db, [("registry-auth/x", sealed)])
+    db.close()
+    if present is not None:
+        (state_dir / KEY_FILE).write_bytes(present)
+    for _ in range(2):
+        with pytest.raises(StoreCorrupt, match="Put the key file of this database there"):
+            await opened()
+    (state_dir / KEY_FILE).write_bytes(bytes(range(32)))
+    store = await opened()
+    assert await store.get_secret("registry-auth/x") == b"auth-needle"
     await store.close()
