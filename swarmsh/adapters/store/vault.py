@@ -208,8 +208,9 @@ class Vault:
     def _opened(self, data_key: bytes) -> None:
         self._data_key, self._reason = data_key, ""
         if self.place != "file":  # left by a change of keys that was cut off after its last write
-            (self._directory / f"{KEY_FILE}.next").unlink(missing_ok=True)
-            self._drop_left_file()
+            with suppress(OSError, Unavailable):  # it stays then, and opens nothing
+                (self._directory / f"{KEY_FILE}.next").unlink(missing_ok=True)
+                self._drop_left_file()
 
     def _drop_left_file(self) -> None:
         """Only the file of our own former key: what else is there may be all that opens an older copy."""
@@ -276,7 +277,15 @@ class Vault:
         match place:
             case "file":
                 key = AESGCM.generate_key(256)
-                _write_durably(self._directory / f"{KEY_FILE}.next", key)
+                path = self._directory / f"{KEY_FILE}.next"
+                try:
+                    self._put_in_place()
+                    _write_durably(path, key)
+                except OSError as e:
+                    raise Unavailable(
+                        f"the new key cannot be written to {path}: {e.strerror}",
+                        hint="Make space on that disk, or correct its permissions; nothing was changed",
+                    ) from e
                 return fresh, key
             case "keyring":
                 key, entry = AESGCM.generate_key(256), os.urandom(8).hex()
@@ -301,18 +310,28 @@ class Vault:
             self._drop_unused(made.wrapping)
         if made.outcome != "done":
             return
-        path = self._directory / KEY_FILE
-        if made.wrapping.place == "file":
-            (self._directory / f"{KEY_FILE}.next").rename(path)
-        else:
-            self._drop_left_file()
-        _sync(self._directory)
+        try:
+            self._put_in_place()
+            if made.wrapping.place != "file":
+                self._drop_left_file()
+            _sync(self._directory)
+        except (OSError, Unavailable) as e:
+            # All is handed over; the rest is done when the key is looked for next, or before the next change.
+            log.warning("key_files_not_settled folder=%s error=%s", self._directory, e)
         if made.before is not None and made.before.place == "keyring":
             self._drop_unused(made.before)
 
+    def _put_in_place(self) -> None:
+        """Have the key in use in the file where it is looked for, if it is still in the one beside it."""
+        following = self._directory / f"{KEY_FILE}.next"
+        new = _read_key(following) if self.place == "file" else None
+        if new is not None and self._wrapping is not None and _key_id(new) == self._wrapping.key_id:
+            following.rename(self._directory / KEY_FILE)
+
     def _drop_unused(self, wrapping: Wrapping) -> None:
         if wrapping.place == "file":
-            (self._directory / f"{KEY_FILE}.next").unlink(missing_ok=True)
+            with suppress(OSError):
+                (self._directory / f"{KEY_FILE}.next").unlink(missing_ok=True)
         elif wrapping.place == "keyring":
             with suppress(Unavailable):
                 _keyring_does(lambda: self._keyring().delete_password(_KEYRING_SERVICE, wrapping.entry))

@@ -8,6 +8,7 @@ import sqlite3
 import sys
 import threading
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from sqlite_utils import Database
@@ -397,6 +398,47 @@ async def test_a_key_file_that_is_not_of_this_database_stays(state_dir, opened, 
     await check(store)
     await store.rotate_key(place, "long enough")
     assert (state_dir / KEY_FILE).read_bytes() == bytes(32)
+    await store.close()
+
+
+async def test_a_full_disk_changes_no_key_and_says_so(opened, monkeypatch):
+    store = await opened()
+    await fill(store)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vault, "_write_durably", full)
+        with pytest.raises(Unavailable, match=r"No space left on device\. Make space"):
+            await store.rotate_key()
+    await check(store)
+    await store.close()
+
+
+async def test_a_key_that_could_not_be_put_in_its_place_is_there_before_the_next(state_dir, opened, monkeypatch):
+    store = await opened()
+    await fill(store)
+    rename = Path.rename
+
+    def read_only(path, target):
+        if path.name.endswith(".next"):
+            raise OSError(30, "Read-only file system")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", read_only)
+        await store.rotate_key()
+        needed = (state_dir / f"{KEY_FILE}.next").read_bytes()
+        with pytest.raises(Unavailable, match="Read-only"):  # which would lose the key in use, cut off
+            await store.rotate_key()
+        assert (state_dir / f"{KEY_FILE}.next").read_bytes() == needed
+    await check(store)
+    await store.rotate_key()
+    await check(store)
+    await store.close()
+    store = await opened()
+    await check(store)
     await store.close()
 
 
