@@ -635,6 +635,7 @@ class SqliteStore:
             schema.prune_events(self._normal, self._retention.events, oldest)
             schema.prune_revisions(self._normal, oldest)
         schema.give_space_back(self._normal)
+        self._vault.tidy(self._full)
 
     def _move_aside(self, target: Path) -> None:
         target.parent.mkdir(mode=0o700, exist_ok=True)

@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import logging
 import os
+import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -86,6 +87,7 @@ class Vault:
         self._data_key: bytes | None = None
         self._reason = ""
         self._uncertain = False
+        self._log_holds_old = False
 
     def __repr__(self) -> str:
         return f"Vault(place={self.place!r}, locked={self.locked!r})"
@@ -269,8 +271,21 @@ class Vault:
             log.warning("key_change_written_in_spite_of_an_error")
         made.outcome, made.before = "done", self._wrapping
         self._wrapping, self._data_key, self._reason = wrapping, data_key, ""
-        # Neither the file nor its log may have the keys as the old one wrapped them.
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._log_holds_old = True
+        self.tidy(db)
+
+    def tidy(self, db: Database) -> None:
+        """Neither file nor log may have the keys as the old one wrapped them; a reader may be in the way."""
+        if not self._log_holds_old:
+            return
+        try:
+            # (busy, pages in the log, of them copied): https://www.sqlite.org/pragma.html#pragma_wal_checkpoint
+            self._log_holds_old = bool(db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+        except sqlite3.Error as e:
+            log.warning("old_keys_in_log error=%s", e)
+            return
+        if self._log_holds_old:
+            log.warning("old_keys_in_log error=another program reads the database")
 
     def _new_key(self, place: str, passphrase: str) -> tuple[Wrapping, bytes]:
         fresh = Wrapping(place=place, key_id="", wrapped=b"")

@@ -7,7 +7,7 @@ import base64
 import sqlite3
 import sys
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from sqlite_utils import Database
 
 from swarmsh.adapters.store import SqliteStore, schema, vault
 from swarmsh.adapters.store.sealing import Sealer
+from swarmsh.adapters.store.sqlite import TIDY_EVERY_S
 from swarmsh.adapters.store.vault import KEY_FILE, Vault
 from swarmsh.errors import InvalidSpec, Locked, StoreCorrupt, SwarmshError, Unavailable
 from swarmsh.model.objects import Cluster
@@ -438,6 +439,25 @@ async def test_a_key_that_could_not_be_put_in_its_place_is_there_before_the_next
     await check(store)
     await store.close()
     store = await opened()
+    await check(store)
+    await store.close()
+
+
+async def test_the_log_is_emptied_of_old_keys_once_no_reader_is_in_the_way(state_dir, keyring, monkeypatch):
+    clock = FakeClock()
+    store = await SqliteStore.open(state_dir, clock, keyring=lambda: keyring)
+    await fill(store)
+    await store._in_thread(lambda: store._full.execute("PRAGMA busy_timeout = 1"))
+    log = state_dir / "swarmsh.db-wal"
+    with closing(sqlite3.connect(store.path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM secrets").fetchall()
+        await store.rotate_key()
+        assert log.stat().st_size > 0
+    clock.pass_time(TIDY_EVERY_S + 1)
+    await store.commit(lambda _: Changes(put_services=(a_service("other"),)))
+    await store.put_secret("registry-auth/x", b"auth-needle")  # after the tidying
+    assert not store._vault._log_holds_old
     await check(store)
     await store.close()
 
