@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from swarmsh.core.body_template import BodyError, Costly, Wanted, expand_body, shown_word
+from swarmsh.core.secrets import Kind
 from swarmsh.core.task_files import lacking, target_of
 from swarmsh.core.tasks import ended
 from swarmsh.core.template import context_of
+from swarmsh.core.versions import GIVEN_UP
 from swarmsh.errors import InvalidSpec, NodeRequestFailed, NotFound, SwarmshError
 from swarmsh.manager.ports import Clock, ContentClient, ContentSource, DecisionStore
 from swarmsh.model.actions import (
@@ -169,7 +171,14 @@ class Delivery:
         kept = snapshot.secrets.get(object_id) or snapshot.configs.get(object_id)
         if kept is None:
             raise NotFound(f"secret or config {object_id} not found")
-        data = await self._read(kept)
+        try:
+            data = await self._read(kept)
+        except NotFound:
+            kind: Kind = "secret" if isinstance(kept, Secret) else "config"
+            raise NotFound(
+                f"{_name(kept)} has no contents: {GIVEN_UP}",
+                hint=f"Give them again: `swarmsh {kind} rotate {kept.spec.name} FILE`",
+            ) from None
         templating = kept.spec.templating
         if templating is None or not templating.name:
             return data

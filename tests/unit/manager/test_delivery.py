@@ -270,6 +270,15 @@ async def test_a_secret_that_is_gone_rejects_the_task() -> None:
         assert scene.task().status.err == "secret or config sec1 not found"
 
 
+async def test_a_config_whose_contents_were_given_up_says_so() -> None:
+    task = a_web_task(1, a_config())
+    async with scene_of() as scene:
+        del scene.store.data["cfg1"]
+        await scene.put(a_config(), task)
+        await scene.nodes.until(lambda: scene.task().status.state is TaskState.REJECTED)
+        assert scene.task().status.err.startswith("config conf has no contents: they were given up with their key")
+
+
 # --- templates -------------------------------------------------------------------------------------------------
 async def test_templates_are_expanded_for_each_task() -> None:
     config = a_config(template="golang")
