@@ -191,6 +191,16 @@ async def test_many_small_contents_are_one_line_and_large_ones_several(monkeypat
         ]
 
 
+async def test_no_line_is_long_enough_to_keep_a_slow_uplink_from_heartbeats() -> None:
+    task = a_web_task(1, a_secret())
+    async with scene_of() as scene:
+        scene.store.data["sec1"] = whole = bytes(range(256)) * 1600
+        await scene.put(a_secret(), task)
+        await scene.until_started(task)
+        assert scene.given(task, "sec1") == whole
+        assert max(sum(len(p.data) for p in line.items) for line in scene.lines()) <= 64 * 1024
+
+
 async def test_what_needs_nothing_does_not_wait_for_contents(monkeypatch: pytest.MonkeyPatch) -> None:
     needy, plain = a_web_task(1, a_secret()), a_web_task(2)
     async with scene_of(a_secret(), needy, plain) as scene:
