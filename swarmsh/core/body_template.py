@@ -8,7 +8,6 @@ secret has no word of it.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 from swarmsh.core.template import Context
 from swarmsh.core.template_functions import FUNCTIONS, Misused, Struct, as_text, is_true
+from swarmsh.core.template_literals import unquoted
 from swarmsh.errors import InvalidSpec
 
 LONGEST_WORD = 80  # characters of a template in a message
@@ -326,13 +326,9 @@ class _Parser:
         return int(text)
 
     def _unquoted(self, quoted: str) -> str:
-        if quoted.startswith("`"):
-            return quoted[1:-1]
-        try:
-            text = str(json.loads(quoted, strict=False))
-            _ = text.encode(errors="surrogateescape")  # Go has no escapes of lone surrogates either
-        except ValueError:
-            raise BodyError(self._line, "malformed string", quoted) from None
+        text = unquoted(quoted)
+        if text is None:
+            raise BodyError(self._line, "malformed string", quoted)
         return text
 
 
