@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from remote_helpers import secretfiles
+from remote_helpers.engine import Engine, EngineError
 from remote_helpers.fence import Refused
 from remote_helpers.secretfiles import SecretFiles, in_folder, is_file, with_mounts
 from tests.unit.helpers.conftest import Manager, World, ensure
@@ -401,6 +402,32 @@ async def test_an_exchange_puts_new_contents_in_place_and_sends_the_signal_once(
     manager = await world.manager(epoch=2)
     assert manager.tasks["t1"]["refreshed"] == 1
     assert kept(world) == ["t1/placed.json", "t1/run/pass"]
+
+
+async def test_signals_of_exchanges_that_were_overtaken_are_sent_first(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    manager = await world.manager()
+    await give(manager, content())
+    await manager.apply(ensure(files=[FILE]))
+    await manager.task("t1", "running")
+    real = Engine.call
+
+    async def call(engine: Engine, method: str, path: str, **more: Any) -> Any:
+        if path.endswith("/kill"):
+            sent.append(more["query"]["signal"])
+            if sent[-1] == "SIGFOO":
+                raise EngineError(400, "no such signal")
+            return None
+        return await real(engine, method, path, **more)
+
+    monkeypatch.setattr(Engine, "call", call)
+    await give(manager, content("new"))
+    await manager.apply({**refresh(3, FILE, signal="SIGHUP"), "earlier": ["SIGFOO", "SIGUSR1"]})
+    report = await manager.task("t1", "running", refreshed=3)
+    assert sent == ["SIGFOO", "SIGUSR1", "SIGHUP"]
+    assert "SIGFOO" in report["refresh_err"]
 
 
 async def test_an_exchange_takes_what_was_given_again_under_the_same_id(world: World) -> None:
