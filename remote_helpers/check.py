@@ -71,6 +71,7 @@ async def _engine(engine: Engine, root: str) -> list:
         ),
         _space("disk_docker", info.get("DockerRootDir", "/var/lib/docker"), LEAST_FREE_ROOT),
         _space("disk_run", root, LEAST_FREE_RUN),
+        *_user_namespace(info),
     ]
 
 
@@ -87,6 +88,15 @@ def _space(name: str, path: str, least: int) -> dict:
     inodes = f", {found.f_favail} inodes" if found.f_files else ""
     ok = free >= least and (not found.f_files or found.f_favail > 1000)
     return _item(name, ok, f"{free // 1024**2} MiB{inodes} free at {path}", fixes[name])
+
+
+def _user_namespace(info: dict) -> list:
+    """Nothing where containers have the host's users."""
+    if not any(one.split(",")[0] == "name=userns" for one in info.get("SecurityOptions") or ()):
+        return []
+    fix = "Take userns-remap from /etc/docker/daemon.json, or give services --userns host"
+    detail = "userns-remap: files of secrets and configs have owners that containers do not see as those asked for"
+    return [_item("userns", False, detail, fix)]
 
 
 def _module(name: str, purpose: str) -> dict:

@@ -52,13 +52,20 @@ def with_mounts(body: dict, mounts: list) -> dict:
     return {**body, "HostConfig": {**host, "Mounts": [*(host.get("Mounts") or ()), *mounts]}} if mounts else body
 
 
-def in_folder(config: dict) -> bool:
-    """Whether /run/secrets can be one folder: not if the task itself mounts something there or below."""
+def in_folder(config: dict, files: list) -> bool:
+    """Whether /run/secrets can be one folder: not if the task itself mounts something there or below.
+
+    /var/run is a link to /run in most images: what has its target below /var/run/secrets would have to be made in
+    that folder, which is read-only.
+    """
     host = config.get("HostConfig") or {}
     targets = [one.get("Target") or "" for one in host.get("Mounts") or ()]
     targets += [bind.split(":")[1] for bind in host.get("Binds") or () if ":" in bind]
     targets += list(host.get("Tmpfs") or ())
-    return not any(_is_below(posixpath.normpath(target), SECRETS) for target in targets)
+    targets = [posixpath.normpath(target) for target in targets]
+    if any(_is_below(target, "/var" + SECRETS) for target in (*targets, *(one["target"] for one in files))):
+        return False
+    return not any(_is_below(target, SECRETS) for target in targets)
 
 
 def _is_below(path: str, folder: str) -> bool:
@@ -133,11 +140,14 @@ class SecretFiles:
         """
         if not files:
             return
-        placed, shared, folder = self._placed(task_id), in_folder(config), self._of(task_id)
+        placed, shared, folder = self._placed(task_id), in_folder(config, files), self._of(task_id)
         given = {one["id"] for one in files if os.path.exists(f"{folder}/{one['id']}.given")}
         todo = [one for one in files if one["id"] in given or not self._is_placed(task_id, one, placed)]
         for one in todo:
             place = _place_of(one["target"], shared)
+            if placed.pop(one["target"], None) is not None:
+                # What is written halfway, as on a full disk, is neither the one nor the other.
+                _write_new(f"{folder}/placed.json", json.dumps(placed).encode())
             try:
                 self._put(f"{folder}/{one['id']}.given", folder, place, one)
             except OSError as e:
@@ -171,7 +181,7 @@ class SecretFiles:
 
     def mounts(self, task_id: str, files: list, config: dict) -> list:
         """The mounts of a container for these files, in order of their targets."""
-        shared, found = in_folder(config), {}
+        shared, found = in_folder(config, files), {}
         for one in files:
             place = _place_of(one["target"], shared)
             target, source = (SECRETS, "run") if place.startswith("run/") else (one["target"], place)

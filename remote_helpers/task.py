@@ -641,6 +641,7 @@ class Task:
     async def _exchange(self, view) -> None:
         """Put other contents in place, and tell its process."""
         refresh, words = self._refresh, ""
+        signals = [name for name in (*refresh.get("earlier", ()), refresh.get("signal")) if name]
         missing = self.node.files.missing(self.id, refresh["files"])
         self._set(missing=missing)
         if missing:
@@ -648,13 +649,14 @@ class Task:
         try:
             self.node.files.place(self.id, refresh["files"], self.action["config"])
             self.action = dict(self.action, files=refresh["files"])
-            if view is not None and view.running and refresh.get("signal"):
-                path = f"/containers/{view.id}/kill"
-                await self.node.engine.call("POST", path, query={"signal": refresh["signal"]}, timeout_s=30.0)
         except OSError as e:
-            words = f"secrets and configs: {e.strerror}"
-        except EngineError as e:
-            words = f"signal {refresh['signal']}: {e.message}"
+            words, signals = f"secrets and configs: {e.strerror}", []
+        for name in signals if view is not None and view.running else ():
+            try:
+                path = f"/containers/{view.id}/kill"
+                await self.node.engine.call("POST", path, query={"signal": name}, timeout_s=30.0)
+            except EngineError as e:
+                words = f"signal {name}: {e.message}"
         if self._refresh is refresh:
             self._refresh = {}
         self._set(refreshed=refresh["number"], refresh_err=words)

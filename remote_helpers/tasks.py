@@ -46,6 +46,9 @@ def check_action(action) -> None:
     files = action.get("files") or []
     if not (isinstance(files, list) and all(map(is_file, files))):
         raise BadAction(f"{kind}: field files is no list of files with id and target")
+    earlier = action.get("earlier") or []
+    if not (isinstance(earlier, list) and all(isinstance(name, str) for name in earlier)):
+        raise BadAction(f"{kind}: field earlier is no list of signals")
     joins = action.get("networks") or []
     if kind == "ensure_task" and not (isinstance(joins, list) and all(map(is_join, joins))):
         raise BadAction("ensure_task: field networks is no list of networks with an address each")

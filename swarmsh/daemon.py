@@ -6,13 +6,13 @@ import asyncio
 import gc
 import logging
 import os
-import resource
 import signal
 import sys
 from pathlib import Path
 
 from msgspec.structs import replace
 
+from swarmsh import core_dumps
 from swarmsh.adapters.inventory import Inventory, describe_changes, load_inventory, regrouped, with_stored_pins
 from swarmsh.adapters.nodes.engine import NodeEngines
 from swarmsh.adapters.nodes.payload import load_helper, stub_command
@@ -40,7 +40,7 @@ def run(state_dir: Path, socket: Path, inventory: Path | None = None) -> None:
     in the cluster yet are added, and of known ones the way to reach them and their groups are taken over; none is
     removed. Raises InventoryError, and what opening the store raises.
     """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # secrets pass through our memory: none of it goes to a disk
+    core_dumps.forbid()  # secrets pass through our memory: none of it goes to a disk
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for chatty in ("asyncssh", "aiohttp.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -17,8 +17,8 @@ from swarmsh.api.context import Deps, Handler, body_of, filters_of, index_of, js
 from swarmsh.api.render import rfc3339
 from swarmsh.api.who import author_of
 from swarmsh.core.secrets import Kind
-from swarmsh.core.versions import Kept
-from swarmsh.errors import InvalidSpec
+from swarmsh.core.versions import Kept, shelf
+from swarmsh.errors import InvalidSpec, Locked, NotFound, StoreCorrupt
 from swarmsh.manager.usecases import secrets
 from swarmsh.manager.usecases.secrets import Follow, Turned, Version
 from swarmsh.model.specs import ConfigSpec, Driver, SecretSpec
@@ -62,12 +62,22 @@ async def create(kind: Kind, request: web.Request, deps: Deps) -> web.Response:
 
 
 async def index(kind: Kind, request: web.Request, deps: Deps) -> web.Response:
-    found = secrets.listed(deps.snapshot, kind, filters_of(request))
-    return json_response([await _json(deps, kind, kept) for kept in found])
+    """One whose contents cannot be had keeps no other from the list: it is there without them."""
+    answers = []
+    for kept in secrets.listed(deps.snapshot, kind, filters_of(request)):
+        try:
+            data = await _shown(deps, kind, kept)
+        except (NotFound, StoreCorrupt, Locked):
+            data = {}
+            if kept.id not in shelf(deps.snapshot, kind):
+                continue  # removed meanwhile
+        answers.append(_json(kept, data))
+    return json_response(answers)
 
 
 async def inspect(kind: Kind, request: web.Request, deps: Deps) -> web.Response:
-    return json_response(await _json(deps, kind, secrets.inspect(deps.snapshot, kind, segment(request))))
+    kept = secrets.inspect(deps.snapshot, kind, segment(request))
+    return json_response(_json(kept, await _shown(deps, kind, kept)))
 
 
 async def update(kind: Kind, request: web.Request, deps: Deps) -> web.Response:
@@ -103,12 +113,16 @@ def _decoded(kind: Kind, data: str | None) -> bytes | None:
         raise InvalidSpec(f"invalid {kind.title()}Spec: Data is not base64") from None
 
 
-async def _json(deps: Deps, kind: Kind, kept: Kept) -> Json:
-    spec = to_wire(kept.spec)
+async def _shown(deps: Deps, kind: Kind, kept: Kept) -> Json:
+    """What of its contents a spec has. Raises Locked, NotFound, StoreCorrupt."""
+    if kind == "secret":
+        return {}
+    return {"Data": base64.b64encode(await secrets.contents(deps.store, kind, kept.id)).decode()}
+
+
+def _json(kept: Kept, data: Json) -> Json:
+    spec = to_wire(kept.spec) | data
     spec.setdefault("Labels", {})
-    if kind == "config":
-        data = await secrets.contents(deps.store, kind, kept.id)
-        spec["Data"] = base64.b64encode(data).decode()
     return {
         "ID": kept.id,
         "Version": {"Index": kept.version},

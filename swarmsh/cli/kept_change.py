@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,6 +16,8 @@ from swarmsh.client import ManagerClient, segment
 
 Json = dict[str, Any]
 _Command = TypeVar("_Command", bound=Any)
+
+POLL_S = 0.2
 
 _WORDS = {
     "rolled": "is updated to it",
@@ -61,6 +64,27 @@ def _tell(manager: ManagerClient, kind: str, answer: Json, *, detach: bool, quie
     for service in answer["Services"]:
         if service["Action"] == "rolled":
             wait_for_service(manager, manager.service(service["Name"])["ID"], quiet=quiet)
+    if any(service["Action"] == "signalled" for service in answer["Services"]):
+        _wait_for_exchange(manager, kind, answer, quiet=quiet)
+
+
+def _wait_for_exchange(manager: ManagerClient, kind: str, answer: Json, *, quiet: bool) -> None:
+    """Until every task that runs has the version, or its node said why not: then the command fails with that."""
+    told = -1
+    while True:
+        versions = manager.get(f"/swarmsh/{kind}s/{segment(answer['Name'])}/versions")
+        now = next((one for one in versions if one["ID"] == answer["ID"]), None)
+        if now is None or not now["Waiting"]:
+            break
+        if not quiet and now["Waiting"] != told:
+            note(f"{now['Waiting']} running tasks are yet to get it.")
+            told = now["Waiting"]
+        time.sleep(POLL_S)
+    failed = now["Failed"] if now is not None else {}
+    for task, why in sorted(failed.items()):
+        note(f"{task} could not be given it: {why}")
+    if failed:
+        raise click.exceptions.Exit(1)
 
 
 def _rotate(kind: str) -> click.Command:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
+from swarmsh import core_dumps
 from swarmsh.errors import SwarmshError
 
 _Command = TypeVar("_Command", bound=Any)
@@ -46,6 +47,7 @@ def read_source(file: str | None, from_env: str | None, from_command: str | None
         ways.append(lambda: _output(from_command))
     if len(ways) != 1:
         raise click.UsageError("Name one of FILE, - (standard input), --from-env and --from-command.")
+    core_dumps.forbid()
     data = ways[0]()
     if trim_newline:
         data = data.removesuffix(b"\n").removesuffix(b"\r")

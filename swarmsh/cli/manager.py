@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from swarmsh import core_dumps
 from swarmsh.cli.output import format_option, lb_timeouts_words, note, print_json
 from swarmsh.cli.values import POSITIVE_DURATION
 from swarmsh.client import ManagerClient, NoManager
@@ -313,6 +314,7 @@ def rotate_key(to: str | None, forget: bool, yes: bool) -> None:
 
 
 def _passphrase(*, confirm: bool) -> str:
+    core_dumps.forbid()
     if sys.stdin.isatty():
         return str(click.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm, err=True))
     return sys.stdin.readline().rstrip("\r\n")

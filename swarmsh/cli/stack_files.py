@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swarmsh import core_dumps
 from swarmsh.compose.convert import convert
 from swarmsh.compose.load import load
 from swarmsh.compose.project import Project
@@ -42,6 +43,7 @@ def read_project(
 
     Raises ComposeError naming file, line and column; InvalidSpec if there is no file.
     """
+    core_dumps.forbid()  # environment and files may hold secrets
     names = list(files) or _found_here()
     folder = os.path.dirname(names[0]) if names[0] != "-" else ""
     chosen = list(env_files) or None

@@ -8,31 +8,44 @@ secret has no word of it.
 
 from __future__ import annotations
 
-import json
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from swarmsh.core.template import Context
 from swarmsh.core.template_functions import FUNCTIONS, Misused, Struct, as_text, is_true
+from swarmsh.core.template_literals import unquoted
 from swarmsh.errors import InvalidSpec
 
+LONGEST_WORD = 80  # characters of a template in a message
 DEEPEST = 50  # of nested blocks and parentheses
-MOST_STEPS = 200_000
+MOST_VARIABLES = 1000  # known at one place
 LARGEST = 4 * 1024 * 1024  # characters of the result; nodes take no more than 16 MiB
+MOST_WORK = 64 * 1024 * 1024  # characters that are read and made on the way there, and so many for each step
+_STEP = 64  # what a step costs beside them: about as much time as to copy so many
 
 
 class BodyError(InvalidSpec):
     """A template cannot be expanded; what the trouble is and with which word stay apart."""
 
     def __init__(self, line: int, what: str, word: str = "") -> None:
-        super().__init__(f"line {line}: {what}{f': {word}' if word else ''}")
+        super().__init__(f"line {line}: {what}{f': {shown_word(word)}' if word else ''}")
         self._line, self._what = line, what
 
     def shown(self, *, secret: bool) -> str:
         """The message; that of a secret has nothing of its text."""
         return f"its template cannot be expanded: {f'line {self._line}: {self._what}' if secret else self.message}"
+
+
+def shown_word(word: str) -> str:
+    """A word of a template as messages have it: short, and of nothing but what can be printed and written down.
+
+    Templates are of any bytes; those that are no text are lone surrogates here, which no record can hold.
+    """
+    cut = word if len(word) <= LONGEST_WORD else word[:LONGEST_WORD] + "…"
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in cut)
 
 
 class Wanted(Exception):
@@ -43,14 +56,27 @@ class Wanted(Exception):
         self.kind, self.target = kind, target
 
 
-def expand_body(text: str, context: Context, env: Sequence[str], read: Mapping[tuple[str, str], str]) -> str:
+class Costly(Exception):
+    """The expansion takes more work than was allowed for; to be done again where that disturbs nobody."""
+
+
+def expand_body(
+    text: str,
+    context: Context,
+    env: Sequence[str],
+    read: Mapping[tuple[str, str], str],
+    allowed: int = MOST_WORK,
+) -> str:
     """The text with all its actions carried out. `read`: (kind, target) -> contents, of `secret` and `config`.
 
-    Raises BodyError, and Wanted for what is not in `read`.
+    Raises BodyError, Wanted for what is not in `read`, and Costly for more work than `allowed`, which is in
+    characters as MOST_WORK.
     """
     if "{{" not in text:
         return text
-    return _Run(context, env, read).all_of(_parse(text))
+    if allowed < MOST_WORK and len(text) * _STEP > allowed:
+        raise Costly
+    return _Run(context, env, read, allowed).all_of(_parse(text))
 
 
 # --- reading --------------------------------------------------------------------------------------------------
@@ -92,6 +118,7 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.ASCII,
 )
+_LONGEST_INT = 64  # characters; more than 64 bits have, with some zeros before them
 _BLOCKS = ("if", "with", "range")
 _NOT_THERE = ("define", "template", "block", "break", "continue", "nil")
 
@@ -222,7 +249,8 @@ class _Parser:
             if not names or len(names) > (2 if ranges else 1) or not all(n.startswith("$") for n in names):
                 raise BodyError(self._line, "what is before := or = is no variable")
             assigns, tokens = tokens[at].text == "=", tokens[at + 1 :]
-        commands, rest = self._commands(tokens)
+        rest = deque(tokens)
+        commands = self._commands(rest)
         if rest:
             raise BodyError(
                 self._line,
@@ -233,30 +261,33 @@ class _Parser:
             raise BodyError(self._line, "undefined variable", names[0])
         if not assigns:
             self._variables += names
+        if len(self._variables) > MOST_VARIABLES:
+            raise BodyError(self._line, f"more than {MOST_VARIABLES} variables")
         return _Pipe(commands, tuple(names), assigns)
 
-    def _commands(self, tokens: list[_Token]) -> tuple[tuple[tuple[_Term, ...], ...], list[_Token]]:
+    def _commands(self, tokens: deque[_Token]) -> tuple[tuple[_Term, ...], ...]:
+        """Up to a right parenthesis, which stays, or the end."""
         commands: list[tuple[_Term, ...]] = []
         terms: list[_Term] = []
         while tokens and tokens[0].text != ")":
-            token, tokens = tokens[0], tokens[1:]
+            token = tokens.popleft()
             if token.kind == "mark" and token.text == "|":
                 commands.append(self._command(terms))
                 terms = []
             elif token.kind == "mark" and token.text == "(":
                 self._deeper()
-                inner, tokens = self._commands(tokens)
+                inner = self._commands(tokens)
                 if not tokens:
                     raise BodyError(self._line, "unclosed left parenthesis")
                 self._depth -= 1
-                tokens = tokens[1:]
+                tokens.popleft()
                 terms.append(_Term("pipe", _Pipe(inner)))
             elif token.kind == "field" and token.glued and terms and terms[-1].kind in ("variable", "pipe"):
                 terms[-1] = _Term(terms[-1].kind, terms[-1].value, _path(token.text))
             else:
                 terms.append(self._term(token))
         commands.append(self._command(terms))
-        return tuple(commands), tokens
+        return tuple(commands)
 
     def _command(self, terms: list[_Term]) -> tuple[_Term, ...]:
         if not terms:
@@ -268,7 +299,7 @@ class _Parser:
             case "string":
                 return _Term("literal", self._unquoted(token.text))
             case "number":
-                return _Term("literal", float(token.text) if "." in token.text else int(token.text))
+                return _Term("literal", self._number(token.text))
             case "field":
                 return _Term("field", None, _path(token.text))
             case "variable":
@@ -287,13 +318,18 @@ class _Parser:
                 raise BodyError(self._line, "function not defined", token.text)
         raise BodyError(self._line, "unexpected word", token.text)
 
+    def _number(self, text: str) -> int | float:
+        if "." in text:
+            return float(text)
+        if len(text) > _LONGEST_INT or not -(2**63) <= int(text) < 2**63:
+            raise BodyError(self._line, "integer overflow", text)
+        return int(text)
+
     def _unquoted(self, quoted: str) -> str:
-        if quoted.startswith("`"):
-            return quoted[1:-1]
-        try:
-            return str(json.loads(quoted, strict=False))
-        except ValueError:
-            raise BodyError(self._line, "malformed string", quoted) from None
+        text = unquoted(quoted)
+        if text is None:
+            raise BodyError(self._line, "malformed string", quoted)
+        return text
 
 
 def _path(text: str) -> tuple[str, ...]:
@@ -311,12 +347,16 @@ def _root(c: Context) -> Struct:
 
 
 class _Run:
-    def __init__(self, context: Context, env: Sequence[str], read: Mapping[tuple[str, str], str]) -> None:
-        self._env, self._read = env, read
+    def __init__(
+        self, context: Context, env: Sequence[str], read: Mapping[tuple[str, str], str], allowed: int
+    ) -> None:
+        variables = (one.partition("=") for one in reversed(env))
+        self._env = {name: value for name, given, value in variables if given}  # of several the first
+        self._read, self._allowed = read, allowed
         self._dot: Any = _root(context)
         self._variables: list[tuple[str, Any]] = [("$", self._dot)]
         self._line = 1
-        self._steps = self._size = 0
+        self._work = self._size = 0
 
     def all_of(self, nodes: Sequence[_Node]) -> str:
         return "".join(self._texts(nodes))
@@ -324,7 +364,7 @@ class _Run:
     def _texts(self, nodes: Sequence[_Node]) -> Iterator[str]:
         for node in nodes:
             self._line = node.line
-            self._steps += 1
+            self._spend(0)
             if node.kind == "text":
                 text = node.text
             elif node.kind == "pipe":
@@ -334,9 +374,17 @@ class _Run:
                 yield from self._branch(node)
                 continue
             self._size += len(text)
-            if self._size > LARGEST or self._steps > MOST_STEPS:
+            if self._size > LARGEST:
                 raise BodyError(self._line, _TOO_MUCH)
+            self._spend(len(text))
             yield text
+
+    def _spend(self, characters: int) -> None:
+        self._work += characters + _STEP
+        if self._work > MOST_WORK:
+            raise BodyError(self._line, _TOO_MUCH)
+        if self._work > self._allowed:
+            raise Costly
 
     def _branch(self, node: _Node) -> Iterator[str]:
         known, dot = len(self._variables), self._dot
@@ -344,6 +392,7 @@ class _Run:
         if node.kind == "range":
             if not isinstance(value, dict) or isinstance(value, Struct):
                 raise BodyError(node.line, "range can iterate over maps only")
+            self._spend(_size(value))
             for key in sorted(value):
                 names = node.pipe.declares
                 given = {1: (value[key],), 2: (key, value[key])}.get(len(names), ())
@@ -353,6 +402,7 @@ class _Run:
                 del self._variables[known:]
                 self._dot = dot
             if not value:
+                self._variables += ((name, value) for name in node.pipe.declares)  # Go has them there too
                 yield from self._texts(node.otherwise)
         else:
             chosen = node.body if is_true(value) else node.otherwise
@@ -373,6 +423,7 @@ class _Run:
 
     def _declare(self, name: str, value: Any, assigns: bool) -> None:
         if assigns:
+            self._spend(8 * len(self._variables))
             at = max(i for i, (known, _) in enumerate(self._variables) if known == name)
             self._variables[at] = (name, value)
         else:
@@ -387,6 +438,7 @@ class _Run:
         return self._value(head)
 
     def _value(self, term: _Term) -> Any:
+        self._spend(0)
         match term.kind:
             case "literal":
                 return term.value
@@ -395,6 +447,7 @@ class _Run:
             case "pipe":
                 value = self._pipe(term.value)
             case "variable":
+                self._spend(8 * len(self._variables))
                 value = next(v for name, v in reversed(self._variables) if name == term.value)
             case _:
                 value = self._dot
@@ -412,22 +465,33 @@ class _Run:
         size = sum(len(value) for value in arguments if isinstance(value, str))
         if size * (len(arguments) if name == "join" else 1) > LARGEST:
             raise BodyError(self._line, _TOO_MUCH)
+        self._spend(sum(_size(value) for value in arguments))
         try:
-            return FUNCTIONS[name](*arguments)
+            made = FUNCTIONS[name](*arguments)
         except Misused as e:
             raise BodyError(self._line, f"{name}: {e}") from None
         except TypeError:
             raise BodyError(self._line, f"wrong arguments for {name}") from None
+        self._spend(_size(made))
+        return made
 
     def _given(self, name: str, what: str) -> str:
         if name == "env":
-            return next((v for n, e, v in (one.partition("=") for one in self._env) if e and n == what), "")
+            return self._env.get(what, "")
         if (name, what) not in self._read:
             raise Wanted(name, what)
         return self._read[name, what]
 
     def _printed(self, value: Any) -> str:
+        self._spend(_size(value))
         try:
             return as_text(value)
         except Misused as e:
             raise BodyError(self._line, str(e)) from None
+
+
+def _size(value: Any) -> int:
+    """Characters that it takes to look through a value."""
+    if isinstance(value, dict):
+        return sum(len(key) + _size(one) for key, one in value.items())
+    return len(value) if isinstance(value, str) else _STEP

@@ -26,8 +26,14 @@ def refreshed_task(task: Task, ids: Mapping[str, str], signal: str, now: float) 
         return None
     if not task.placed:
         return replace(task, spec=spec)
-    number = task.refresh.number + 1 if task.refresh is not None else 1
-    return replace(task, spec=spec, refresh=Refresh(number=number, signal=signal, asked_at=now))
+    before = task.refresh
+    number = before.number + 1 if before is not None else 1
+    earlier: tuple[str, ...] = ()
+    if before is not None and before.done_at is None:
+        # It is overtaken, and what it was to tell the process is not: each signal once, in the order of the last.
+        waiting = reversed((*before.earlier, before.signal))
+        earlier = tuple(reversed([one for one in dict.fromkeys(waiting) if one not in ("", signal)]))
+    return replace(task, spec=spec, refresh=Refresh(number=number, signal=signal, earlier=earlier, asked_at=now))
 
 
 def refreshed_service(service: Service, ids: Mapping[str, str]) -> Service:
@@ -54,7 +60,13 @@ def plan_refreshes(
         if found.state in _MAY and max(told.get(task.id, 0), found.refreshed) < refresh.number:
             files = task_files(task.spec)
             actions.append(
-                RefreshSecrets(task_id=task.id, number=refresh.number, signal=refresh.signal, files=files)
+                RefreshSecrets(
+                    task_id=task.id,
+                    number=refresh.number,
+                    signal=refresh.signal,
+                    earlier=refresh.earlier,
+                    files=files,
+                )
             )
     return tuple(actions)
 

@@ -26,10 +26,18 @@ Kept = Secret | Config
 K = TypeVar("K", Secret, Config)
 
 
+GIVEN_UP = "they were given up with their key"
+
+
 # --- found ----------------------------------------------------------------------------------------------------
 def shelf(snapshot: ClusterSnapshot, kind: Kind) -> Map[str, Any]:
     """All versions of all secrets, or configs, by id."""
     return snapshot.secrets if kind == "secret" else snapshot.configs
+
+
+def contents_key(kind: Kind, object_id: str) -> str:
+    """What the store has the contents of an object under."""
+    return secret_key(object_id) if kind == "secret" else config_key(object_id)
 
 
 def current_id(snapshot: ClusterSnapshot, kind: Kind, name: str) -> str | None:
@@ -40,6 +48,16 @@ def find_kept(snapshot: ClusterSnapshot, kind: Kind, ref: str) -> Any:
     """By id, name (of its current version) or id prefix. Raises NotFound, Ambiguous."""
     known, named = shelf(snapshot, kind), current_id(snapshot, kind, ref)
     return find_one(kind, known, ref, [known[named]] if named is not None else [])
+
+
+def find_exactly(snapshot: ClusterSnapshot, kind: Kind, ref: str) -> Any:
+    """By name (of its current version) or whole id. Raises NotFound."""
+    known, named = shelf(snapshot, kind), current_id(snapshot, kind, ref)
+    if named is None and ref not in known:
+        raise NotFound(
+            f"{kind} {ref} not found", hint=f"Give its name or whole id; `swarmsh {kind} ls` shows them"
+        )
+    return known[named if named is not None else ref]
 
 
 def versions_of(snapshot: ClusterSnapshot, kind: Kind, name: str) -> list[Any]:
@@ -120,7 +138,10 @@ def next_version(
     Versions that are over the number that is kept go in the same write. Raises NotFound, InvalidSpec.
     """
     accept_data(kind, data)
-    before = find_kept(snapshot, kind, current_id(snapshot, kind, name) or name)
+    current = current_id(snapshot, kind, name)
+    if current is None:  # a prefix of an id is no name: contents may not go to another secret than was meant
+        raise NotFound(f"{kind} {name} not found")
+    before = find_kept(snapshot, kind, current)
     kept = versions_of(snapshot, kind, before.spec.name)
     spec = before.spec if labels is None else replace(before.spec, labels=labels)
     number = kept[-1].number + 1
@@ -193,8 +214,7 @@ def _as(author: Author | None, action: str) -> Author:
 
 
 def _put(kind: Kind, objects: list[Any], made: Kept | None, data: bytes, event: Event) -> Changes:
-    key = secret_key if kind == "secret" else config_key
-    contents = () if made is None else (Contents(key=key(made.id), data=data),)
+    contents = () if made is None else (Contents(key=contents_key(kind, made.id), data=data),)
     changes = Changes(put_contents=contents, events=(event,))
     if kind == "secret":
         return replace(changes, put_secrets=tuple(objects))

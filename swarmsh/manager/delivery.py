@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence, Set
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from swarmsh.core.body_template import BodyError, Wanted, expand_body
+from swarmsh.core.body_template import BodyError, Costly, Wanted, expand_body, shown_word
+from swarmsh.core.secrets import Kind
 from swarmsh.core.task_files import lacking, target_of
 from swarmsh.core.tasks import ended
 from swarmsh.core.template import context_of
+from swarmsh.core.versions import GIVEN_UP
 from swarmsh.errors import InvalidSpec, NodeRequestFailed, NotFound, SwarmshError
 from swarmsh.manager.ports import Clock, ContentClient, ContentSource, DecisionStore
 from swarmsh.model.actions import (
@@ -34,9 +36,11 @@ from swarmsh.model.states import TaskState
 
 log = logging.getLogger(__name__)
 
-LINE_ROOM = 512 * 1024  # bytes of contents in a line, which base64 makes a third longer
+# Bytes of contents in a line, which base64 makes a third longer. Each line is answered, and nothing else of the
+# session passes it on its way: over an uplink of 1 Mbit/s it takes 0.7 s, which keeps no heartbeat from its lease.
+LINE_ROOM = 64 * 1024
 _PART_OVERHEAD = 256
-LONG_TEMPLATE = 16 * 1024  # bytes from which on its expansion would be felt in the event loop
+AT_ONCE = 1024 * 1024  # work of an expansion, some milliseconds, that is not felt in the event loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +160,10 @@ class Delivery:
             except SwarmshError as e:
                 outcome.waits[need.task.id] = str(e)
                 continue
+            except Exception as e:  # a bug; it may not keep from the node what others need
+                log.error("contents_failed node=%s task=%s error=%s", self.node_id, need.task.id, type(e).__name__)
+                outcome.waits[need.task.id] = f"its secrets and configs cannot be read: {type(e).__name__}"
+                continue
             for object_id, data in found:
                 for part in _cut(need.task.id, object_id, data):
                     yield part
@@ -165,7 +173,14 @@ class Delivery:
         kept = snapshot.secrets.get(object_id) or snapshot.configs.get(object_id)
         if kept is None:
             raise NotFound(f"secret or config {object_id} not found")
-        data = await self._read(kept)
+        try:
+            data = await self._read(kept)
+        except NotFound:
+            kind: Kind = "secret" if isinstance(kept, Secret) else "config"
+            raise NotFound(
+                f"{_name(kept)} has no contents: {GIVEN_UP}",
+                hint=f"Give them again: `swarmsh {kind} rotate {kept.spec.name} FILE`",
+            ) from None
         templating = kept.spec.templating
         if templating is None or not templating.name:
             return data
@@ -190,9 +205,10 @@ class Delivery:
         while True:
             try:
                 work = _text(data), context_of(task, node), spec.env, read
-                if len(data) < LONG_TEMPLATE:
-                    return _bytes(expand_body(*work))
-                return _bytes(await asyncio.to_thread(expand_body, *work))
+                try:
+                    return _bytes(expand_body(*work, AT_ONCE))
+                except Costly:
+                    return _bytes(await asyncio.to_thread(expand_body, *work))
             except BodyError as e:
                 # The text of a secret is not shown, not even the word that is wrong in it.
                 raise InvalidSpec(
@@ -202,13 +218,15 @@ class Delivery:
                 key = wanted.kind, wanted.target
                 other = snapshot.secrets.get(ids.get(key, "")) or snapshot.configs.get(ids.get(key, ""))
                 if other is None:
-                    words = f"{wanted.kind} target {wanted.target} not found"
+                    words = f"{wanted.kind} target {shown_word(wanted.target)} not found"
                     hidden = f"a {wanted.kind} that its template names is not given to the task"
                     raise InvalidSpec(
                         f"{_name(kept)}: {hidden if isinstance(kept, Secret) else words}",
                         hint="Give the service that too: templates see what the task is given, by its target",
                     ) from None
                 read[key] = _text(await self._read(other))
+            except Exception:  # whose words may have anything of the text
+                raise InvalidSpec(f"{_name(kept)}: its template cannot be expanded") from None
 
     # --- what is said of it ---------------------------------------------------------------------------------
     def note(self, outcome: Outcome) -> None:
@@ -216,23 +234,29 @@ class Delivery:
         if not outcome.waits and not outcome.refused:
             return
         now = self.clock.now()
+        refused, waits = _writable(outcome.refused), _writable(outcome.waits)
 
         def decide(snapshot: ClusterSnapshot) -> Changes:
             put = []
-            for task_id, reason in (*outcome.waits.items(), *outcome.refused.items()):
+            for task_id, reason in (*waits.items(), *refused.items()):
                 task = snapshot.tasks.get(task_id)
                 if task is None or not task.live:
                     continue
-                noted = _refused(task, reason, now) if task_id in outcome.refused else _waiting(task, reason)
+                noted = _refused(task, reason, now) if task_id in refused else _waiting(task, reason)
                 if noted != task:
                     put.append(noted)
             return Changes(put_tasks=tuple(put))
 
         self.store.observe(decide)
-        for task_id, reason in outcome.refused.items():
+        for task_id, reason in refused.items():
             log.warning("contents_refused node=%s task=%s reason=%s", self.node_id, task_id, reason)
-        for task_id, reason in outcome.waits.items():
+        for task_id, reason in waits.items():
             log.warning("contents_wait node=%s task=%s reason=%s", self.node_id, task_id, reason)
+
+
+def _writable(reasons: Mapping[str, str]) -> dict[str, str]:
+    """With nothing in them that a record cannot hold, wherever the words came from."""
+    return {task_id: words.encode(errors="backslashreplace").decode() for task_id, words in reasons.items()}
 
 
 def _waiting(task: Task, reason: str) -> Task:

@@ -94,6 +94,7 @@ class RefreshSecrets(Message, tag_field="do", tag="refresh_secrets"):
     task_id: str
     number: int
     signal: str = ""  # SIGHUP
+    earlier: tuple[str, ...] = ()  # sent before it: signals of exchanges that this one overtook
     files: tuple[TaskFile, ...] = ()  # all of the task's, at the targets of before
 
 

@@ -298,6 +298,7 @@ class Refresh(Record):
 
     number: int = 0  # of the task's refreshes, from 1
     signal: str = ""  # sent to its container when they are in place: "SIGHUP"
+    earlier: tuple[str, ...] = ()  # sent before it, of refreshes that this one overtook
     asked_at: float = 0.0
     done_at: float | None = None  # when its node said so
     err: str = ""  # why nothing came of it

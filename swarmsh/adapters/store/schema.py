@@ -121,7 +121,20 @@ def set_meta(db: Database, key: str, value: object) -> None:
 
 # --- records ------------------------------------------------------------------------------------------------
 def _json(record: object) -> str:
-    return msgspec.json.encode(record).decode()
+    """Also of words that are no text (lone surrogates, shown as escapes): one such row, which is written again
+    until it is on disk, would keep all others from it for ever."""
+    try:
+        return msgspec.json.encode(record).decode()
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_as_text(msgspec.to_builtins(record))).decode()
+
+
+def _as_text(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_as_text(key): _as_text(one) for key, one in value.items()}
+    return [_as_text(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _read(db: Database, table: str, kind: type[T]) -> Iterable[T]:

@@ -36,6 +36,13 @@ class Sealer:
         except (InvalidTag, ValueError) as e:
             raise _unopened(name) from e
 
+    def opens(self, name: str, sealed: bytes) -> bool:
+        try:
+            self._unwrapped(name, sealed)
+        except (InvalidTag, ValueError):
+            return False
+        return True
+
     def handed_over(self, name: str, sealed: bytes, to: Sealer) -> bytes:
         """The value as `to` opens it, its own key unchanged and its bytes untouched. Raises StoreCorrupt."""
         try:

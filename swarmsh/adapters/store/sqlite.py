@@ -166,6 +166,8 @@ class SqliteStore:
         self._full: Database
         self._normal: Database
         self._vault = Vault(directory, keyring)
+        self._key_turn = asyncio.Lock()
+        self._rotating: set[asyncio.Task[None]] = set()
         self._writer: asyncio.Task[None]
 
     @classmethod
@@ -302,17 +304,31 @@ class SqliteStore:
         return self._vault.place
 
     async def unlock(self, passphrase: str = "") -> None:
-        await self._alone(lambda: self._in_thread(lambda: self._vault.unlock(passphrase)))
+        async with self._key_turn:
+            await asyncio.to_thread(self._vault.unlock, passphrase)
 
     async def rotate_key(self, place: str = "", passphrase: str = "", *, forget: bool = False) -> None:
         self._refuse_if_closed_or_forbidden()
+        # To its end even if the caller goes: the next change must not make its key before this one's is in place.
+        rotating = asyncio.create_task(self._rotate_key(place, passphrase, forget))
+        self._rotating.add(rotating)
+        rotating.add_done_callback(self._rotating.discard)
+        await asyncio.shield(rotating)
 
-        async def job() -> None:
-            await self._in_thread(lambda: self._vault.rotate(self._full, place, passphrase, forget=forget))
-            if forget:
-                self._secret_keys.clear()
+    async def _rotate_key(self, place: str, passphrase: str, forget: bool) -> None:
+        async with self._key_turn:
+            # Outside of the store's thread, which all reads and writes wait for.
+            made = await asyncio.to_thread(self._vault.make, place, passphrase, forget=forget)
 
-        await self._alone(job)
+            async def job() -> None:
+                await self._in_thread(lambda: self._vault.hand_over(self._full, made, forget=forget))
+                if forget:
+                    self._secret_keys.clear()
+
+            try:
+                await self._alone(job)
+            finally:
+                await asyncio.to_thread(self._vault.settle, made)
 
     async def raise_index(self, at_least: int) -> None:
         """Let every write from now on have an index above `at_least`, on disk before this returns.
@@ -625,6 +641,7 @@ class SqliteStore:
             gone = schema.prune_stack_revisions(self._normal, oldest)
         self._gone_keys += gone
         schema.give_space_back(self._normal)
+        self._vault.tidy(self._full)
 
     def _move_aside(self, target: Path) -> None:
         target.parent.mkdir(mode=0o700, exist_ok=True)

@@ -2,7 +2,8 @@
 
 The *data key* wraps the keys of the values; it is in the database, wrapped itself by a *key-encryption key* that
 is not: that is in a file beside the database, in the OS keyring, or made of a passphrase (scrypt, RFC 7914).
-All of it belongs to the store's thread.
+What needs the database belongs to the store's thread. Keys are made, looked for and dropped in any other, since a
+keyring may ask somebody first, and scrypt takes its time; one at a time, which is the caller's part.
 """
 
 from __future__ import annotations
@@ -10,9 +11,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import logging
 import os
+import sqlite3
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -33,9 +39,11 @@ KEY_PLACES = ("file", "keyring", "passphrase")
 SCRYPT_N, SCRYPT_R, SCRYPT_P = 1 << 17, 8, 1  # 128 MiB and some 0.4 s for each guess
 LEAST_PASSPHRASE = 8
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 _META = "sealing"
 _NONCE, _KEY_BYTES = 12, 32
 _KEYRING_SERVICE = "swarmsh"
+KEYRING_S = 20.0  # for one answer of the OS keyring
 
 
 class Keyring(Protocol):
@@ -57,6 +65,18 @@ class Wrapping(Record):
     entry: str = ""  # of the keyring
     salt: bytes = b""
     scrypt_n: int = 0
+    left_file: str = ""  # key_id of the last key that was in the file, which is to be gone
+
+
+@dataclass
+class Made:
+    """New keys. `outcome`: "" while it is not known what became of them, "done", or "undone" if all is as it was.
+    `before` is what nothing needs any more once it is done."""
+
+    wrapping: Wrapping
+    data_key: bytes = field(repr=False)
+    outcome: str = ""
+    before: Wrapping | None = None
 
 
 class Vault:
@@ -66,6 +86,8 @@ class Vault:
         self._wrapping: Wrapping | None = None
         self._data_key: bytes | None = None
         self._reason = ""
+        self._uncertain = False
+        self._log_holds_old = False
 
     def __repr__(self) -> str:
         return f"Vault(place={self.place!r}, locked={self.locked!r})"
@@ -117,9 +139,10 @@ class Vault:
         if present is not None and len(present) != _KEY_BYTES:
             raise StoreCorrupt(
                 f"the key file {path} has {len(present)} bytes in place of {_KEY_BYTES}",
-                hint="Restore it from a backup; without it stored credentials must be given again, so remove it",
+                hint="Restore it from a backup",
                 path=str(path),
             )
+        _refuse_another(db, present, path)
         key = present or AESGCM.generate_key(256)
         if present is None:
             _write_durably(path, key)
@@ -187,23 +210,48 @@ class Vault:
     def _opened(self, data_key: bytes) -> None:
         self._data_key, self._reason = data_key, ""
         if self.place != "file":  # left by a change of keys that was cut off after its last write
-            for name in (KEY_FILE, f"{KEY_FILE}.next"):
-                (self._directory / name).unlink(missing_ok=True)
+            with suppress(OSError, Unavailable):  # it stays then, and opens nothing
+                (self._directory / f"{KEY_FILE}.next").unlink(missing_ok=True)
+                self._drop_left_file()
+
+    def _drop_left_file(self) -> None:
+        """Only the file of our own former key: what else is there may be all that opens an older copy."""
+        assert self._wrapping is not None
+        path = self._directory / KEY_FILE
+        present = _read_key(path)
+        if present is not None and _key_id(present) == self._wrapping.left_file:
+            path.unlink(missing_ok=True)
 
     # --- changed ----------------------------------------------------------------------------------------------
-    def rotate(self, db: Database, place: str, passphrase: str = "", *, forget: bool = False) -> None:
-        """A new data key and a new key-encryption key at `place` ("" for where it is now).
+    # Whatever happens in between, the database opens with what is there: the new key is in its place before the
+    # one transaction that hands all values over, and the old one goes after it.
+    def make(self, place: str, passphrase: str = "", *, forget: bool = False) -> Made:
+        """A new data key, and a new key-encryption key that is at `place` from now on ("" for where it is now).
 
-        `forget` deletes all values in place of handing them over, for an old key that is lost.
-        Whatever happens in between, the database opens with what is there: the new key is in its place before
-        the one transaction that hands all values over, and the old one goes after it. Raises Locked, InvalidSpec,
-        Unavailable, and what the database raises.
+        Raises Locked, InvalidSpec, Unavailable.
         """
-        before, old = self._wrapping, None if forget else self.sealer
-        place = place or self.place
-        fresh, key = self._new_key(place, passphrase)
+        if not forget:
+            _ = self.sealer  # refuses
+        if self._uncertain:
+            raise Unavailable(
+                "the last change of keys failed as it was written, and may be on the disk or not",
+                hint="Start the manager again, which finds out; then change them once more",
+            )
+        fresh, key = self._new_key(place or self.place, passphrase)
         data_key = AESGCM.generate_key(256)
-        wrapping = _wrap(fresh, key, data_key)
+        if fresh.place != "file" and self._wrapping is not None:
+            in_file = self._wrapping.place == "file"
+            fresh = replace(fresh, left_file=self._wrapping.key_id if in_file else self._wrapping.left_file)
+        return Made(_wrap(fresh, key, data_key), data_key)
+
+    def hand_over(self, db: Database, made: Made, *, forget: bool = False) -> None:
+        """Let all values be opened by what was made. What the database raises leaves all as it was.
+
+        `forget` deletes all values instead, for an old key that is lost.
+        """
+        old = None if forget else self.sealer
+        wrapping, data_key = made.wrapping, made.data_key
+        committing = False
         try:
             with db.atomic():
                 if old is not None:
@@ -211,20 +259,48 @@ class Vault:
                 else:
                     db.execute("DELETE FROM secrets")
                 self._write(db, wrapping)
+                committing = True
         except BaseException:
-            self._drop_unused(wrapping)
-            raise
+            if not committing:
+                made.outcome = "undone"
+                raise
+            # It may be on the disk: then it is the new key that opens it after a start.
+            self._uncertain = not self._is_written(db, wrapping)
+            if self._uncertain:
+                raise
+            log.warning("key_change_written_in_spite_of_an_error")
+        made.outcome, made.before = "done", self._wrapping
         self._wrapping, self._data_key, self._reason = wrapping, data_key, ""
-        self._settle(before, wrapping)
-        # Neither the file nor its log may have the keys as the old one wrapped them.
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._log_holds_old = True
+        self.tidy(db)
+
+    def tidy(self, db: Database) -> None:
+        """Neither file nor log may have the keys as the old one wrapped them; a reader may be in the way."""
+        if not self._log_holds_old:
+            return
+        try:
+            # (busy, pages in the log, of them copied): https://www.sqlite.org/pragma.html#pragma_wal_checkpoint
+            self._log_holds_old = bool(db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+        except sqlite3.Error as e:
+            log.warning("old_keys_in_log error=%s", e)
+            return
+        if self._log_holds_old:
+            log.warning("old_keys_in_log error=another program reads the database")
 
     def _new_key(self, place: str, passphrase: str) -> tuple[Wrapping, bytes]:
         fresh = Wrapping(place=place, key_id="", wrapped=b"")
         match place:
             case "file":
                 key = AESGCM.generate_key(256)
-                _write_durably(self._directory / f"{KEY_FILE}.next", key)
+                path = self._directory / f"{KEY_FILE}.next"
+                try:
+                    self._put_in_place()
+                    _write_durably(path, key)
+                except OSError as e:
+                    raise Unavailable(
+                        f"the new key cannot be written to {path}: {e.strerror}",
+                        hint="Make space on that disk, or correct its permissions; nothing was changed",
+                    ) from e
                 return fresh, key
             case "keyring":
                 key, entry = AESGCM.generate_key(256), os.urandom(8).hex()
@@ -240,23 +316,46 @@ class Vault:
                 return fresh, _stretched(passphrase, fresh)
         raise InvalidSpec(f"invalid place of the key '{place}'", hint=f"It is one of {', '.join(KEY_PLACES)}")
 
-    def _settle(self, before: Wrapping | None, now: Wrapping) -> None:
-        """Put the new key where it is looked for, and let the old one go."""
-        path = self._directory / KEY_FILE
-        if now.place == "file":
-            (self._directory / f"{KEY_FILE}.next").rename(path)
-        else:
-            path.unlink(missing_ok=True)
-        _sync(self._directory)
-        if before is not None and before.place == "keyring":
-            self._drop_unused(before)
+    def settle(self, made: Made) -> None:
+        """Put the new key where it is looked for, and let the old one go; or the new one, if it came to nothing.
+
+        What is left where neither is known is settled when the database is opened next.
+        """
+        if made.outcome == "undone":
+            self._drop_unused(made.wrapping)
+        if made.outcome != "done":
+            return
+        try:
+            self._put_in_place()
+            if made.wrapping.place != "file":
+                self._drop_left_file()
+            _sync(self._directory)
+        except (OSError, Unavailable) as e:
+            # All is handed over; the rest is done when the key is looked for next, or before the next change.
+            log.warning("key_files_not_settled folder=%s error=%s", self._directory, e)
+        if made.before is not None and made.before.place == "keyring":
+            self._drop_unused(made.before)
+
+    def _put_in_place(self) -> None:
+        """Have the key in use in the file where it is looked for, if it is still in the one beside it."""
+        following = self._directory / f"{KEY_FILE}.next"
+        new = _read_key(following) if self.place == "file" else None
+        if new is not None and self._wrapping is not None and _key_id(new) == self._wrapping.key_id:
+            following.rename(self._directory / KEY_FILE)
 
     def _drop_unused(self, wrapping: Wrapping) -> None:
         if wrapping.place == "file":
-            (self._directory / f"{KEY_FILE}.next").unlink(missing_ok=True)
+            with suppress(OSError):
+                (self._directory / f"{KEY_FILE}.next").unlink(missing_ok=True)
         elif wrapping.place == "keyring":
             with suppress(Unavailable):
                 _keyring_does(lambda: self._keyring().delete_password(_KEYRING_SERVICE, wrapping.entry))
+
+    def _is_written(self, db: Database, wrapping: Wrapping) -> bool:
+        try:
+            return bool(schema.get_meta(db, _META, None) == msgspec.json.encode(wrapping).decode())
+        except Exception:
+            return False  # nothing is sure of a database that cannot be read
 
     def _write(self, db: Database, wrapping: Wrapping) -> None:
         schema.set_meta(db, _META, msgspec.json.encode(wrapping).decode())
@@ -275,11 +374,26 @@ def os_keyring() -> Keyring:
 
 
 def _keyring_does(act: Callable[[], T]) -> T:
+    """What `act` gives. Raises Unavailable, also if nothing came within KEYRING_S: it may be asking somebody who
+    is not there. Its thread is left to it then."""
+    done: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(act())
+        except BaseException as e:  # its backends raise what they like
+            done.set_exception(e)
+
+    threading.Thread(target=work, name="swarmsh-keyring", daemon=True).start()
     try:
-        return act()
+        return done.result(KEYRING_S)
     except Unavailable:
         raise
-    except Exception as e:  # its backends raise what they like
+    except TimeoutError:
+        raise Unavailable(
+            f"the OS keyring has not answered for {KEYRING_S:g} s", hint="Unlock it where it asks for that"
+        ) from None
+    except Exception as e:
         raise Unavailable(f"the OS keyring failed: {type(e).__name__}: {e}") from e
 
 
@@ -305,6 +419,20 @@ def _unwrap(wrapping: Wrapping, key: bytes) -> bytes:
 def _stretched(passphrase: str, wrapping: Wrapping) -> bytes:
     kdf = Scrypt(salt=wrapping.salt, length=_KEY_BYTES, n=wrapping.scrypt_n, r=SCRYPT_R, p=SCRYPT_P)
     return kdf.derive(passphrase.encode())
+
+
+def _refuse_another(db: Database, key: bytes | None, path: Path) -> None:
+    """Raises StoreCorrupt for a key that opens none of the values: with another in its place none ever would."""
+    rows = db.execute("SELECT key, sealed FROM secrets").fetchall()
+    sealer = Sealer(key) if key is not None else None
+    if not rows or (sealer is not None and any(sealer.opens(name, sealed) for name, sealed in rows)):
+        return
+    raise StoreCorrupt(
+        f"the credentials in the database do not open with {path}" if sealer else f"there is no {path}",
+        hint="Put the key file of this database there; if it is lost, remove what it encrypted: "
+        f"sqlite3 {path.parent}/swarmsh.db 'DELETE FROM secrets'",
+        path=str(path),
+    )
 
 
 def _hand_over(db: Database, old: Sealer, new: Sealer) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from weakref import WeakValueDictionary
 
-from swarmsh.errors import InvalidSpec
+from swarmsh.errors import InvalidSpec, StoreCorrupt
 from swarmsh.manager.ports import Store
 
 # Two updates of one service must not put each other's credentials back; nothing else is shared between calls.
@@ -48,9 +48,14 @@ async def storing(store: Store, service_id: str, auth: str) -> AsyncIterator[Non
 
 
 async def forget(store: Store, service_id: str) -> None:
-    for previous in (False, True):
-        if await store.get_secret(_key(service_id, previous=previous)) is not None:
-            await store.put_secret(_key(service_id, previous=previous), None)
+    """Delete what a service was given; nothing of it is opened, so that a locked store forgets too."""
+    for key in _stored_keys(store, service_id):
+        await store.put_secret(key, None)
+
+
+def _stored_keys(store: Store, service_id: str) -> list[str]:
+    known = store.secret_keys()
+    return [key for key in (_key(service_id), _key(service_id, previous=True)) if key in known]
 
 
 async def forget_orphans(store: Store) -> int:
@@ -73,13 +78,18 @@ async def changing(
     """Have the credentials of the new spec in place while it is committed; put the old ones back if it fails.
 
     `given` wins; else they are those of `source`: "spec" (or "", the present one) or "previous-spec".
+    A locked store goes on with the present ones; where others are needed, it raises Locked.
     """
     if source not in ("", "spec", "previous-spec"):
         raise InvalidSpec(f"unsupported registryAuthFrom value: {source}")
+    back = rollback or source == "previous-spec"
     async with _turns.setdefault(service_id, asyncio.Lock()):
-        present = await store.get_secret(_key(service_id))
-        previous = await store.get_secret(_key(service_id, previous=True))
-        kept = previous if rollback or source == "previous-spec" else present
+        if not given and (not _stored_keys(store, service_id) or (store.locked and not back)):
+            yield
+            return
+        present = await _opened(store, _key(service_id))
+        previous = await _opened(store, _key(service_id, previous=True))
+        kept = previous if back else present
         wanted = given.encode() if given else kept
         await _write(store, service_id, (present, previous), (wanted, present))
         try:
@@ -87,6 +97,13 @@ async def changing(
         except BaseException:
             await _write(store, service_id, (wanted, present), (present, previous))
             raise
+
+
+async def _opened(store: Store, key: str) -> bytes | None:
+    """None also for what does not open: to be given again is all that helps it. Raises Locked."""
+    with suppress(StoreCorrupt):
+        return await store.get_secret(key)
+    return None
 
 
 async def _write(

@@ -19,7 +19,7 @@ from swarmsh.core.refresh import refreshed_service, refreshed_task
 from swarmsh.core.secrets import Kind, ids_of, with_other_ids
 from swarmsh.core.signals import accept_signal
 from swarmsh.core.versions import Kept
-from swarmsh.errors import InvalidSpec, NotFound, OutOfSequence
+from swarmsh.errors import InvalidSpec, NotFound, OutOfSequence, StoreCorrupt
 from swarmsh.manager.ports import Clock, IdSource, Store
 from swarmsh.manager.usecases import credentials
 from swarmsh.manager.usecases.happenings import service_event
@@ -172,8 +172,8 @@ async def rotate(
     Contents that it has already make no new version. Raises NotFound, InvalidSpec, Locked.
     """
     signal = _accept_follow(follow, signal)
-    before = inspect(store.snapshot, kind, ref)
-    name, object_id = before.spec.name, ids.new_id()
+    require_cluster(store.snapshot)
+    name, object_id = versions.find_exactly(store.snapshot, kind, ref).spec.name, ids.new_id()
     current = inspect(store.snapshot, kind, name)
     same = hmac.compare_digest(data, await _contents_or_nothing(store, kind, current.id))
 
@@ -198,8 +198,15 @@ async def rollback(
 ) -> Turned:
     """Let a name mean an earlier version again; `to` is its number, "" the one before. Raises as `rotate`."""
     signal = _accept_follow(follow, signal)
-    name = inspect(store.snapshot, kind, ref).spec.name
-    target = versions.find_version(store.snapshot, kind, name, to).id
+    require_cluster(store.snapshot)
+    name = versions.find_exactly(store.snapshot, kind, ref).spec.name
+    found = versions.find_version(store.snapshot, kind, name, to)
+    target = found.id
+    if versions.contents_key(kind, target) not in store.secret_keys():
+        raise InvalidSpec(
+            f"version {found.number} of {kind} {name} has no contents: {versions.GIVEN_UP}",
+            hint=f"Give them again: `swarmsh {kind} rotate {name} FILE`",
+        )
 
     def turn(snapshot: ClusterSnapshot) -> Changes:
         return versions.other_version(snapshot, kind, versions.find_kept(snapshot, kind, target), clock.now())
@@ -216,10 +223,10 @@ def _accept_follow(follow: Follow, signal: str) -> str:
 
 
 async def _contents_or_nothing(store: Store, kind: Kind, object_id: str) -> bytes:
-    """Nothing where they were forgotten with their key: new ones are what helps."""
+    """Nothing where they were forgotten with their key, or do not open: new ones are what helps."""
     try:
         return await contents(store, kind, object_id)
-    except NotFound:
+    except (NotFound, StoreCorrupt):
         return b""
 
 

@@ -28,7 +28,7 @@ from swarmsh.core.stacks import (
     user_of_part,
     users_of,
 )
-from swarmsh.errors import InvalidSpec, NotFound, StalePlan
+from swarmsh.errors import InvalidSpec, NotFound, StalePlan, StoreCorrupt
 from swarmsh.manager.ports import Clock, IdSource, Store
 from swarmsh.manager.rehearse import rehearse_all
 from swarmsh.manager.usecases import credentials, listeners, services
@@ -222,14 +222,14 @@ async def _contents_of(store: Store, snapshot: ClusterSnapshot, spec: StackSpec)
     secrets = {*parts.secrets, *(s.name for s in spec.secrets.values() if not s.external)}
     configs = {*parts.configs, *(c.name for c in spec.configs.values() if not c.external)}
     found: dict[str, bytes] = {}
-    # What was forgotten with its key differs from whatever the file says.
+    # What was forgotten with its key, or does not open, differs from whatever the file says.
     for secret in snapshot.secrets.values():
         if secret.spec.name in secrets:
-            with suppress(NotFound):
+            with suppress(NotFound, StoreCorrupt):
                 found[secret.id] = await store.secret_data(secret.id)
     for config in snapshot.configs.values():
         if config.spec.name in configs:
-            with suppress(NotFound):
+            with suppress(NotFound, StoreCorrupt):
                 found[config.id] = await store.config_data(config.id)
     return found
 

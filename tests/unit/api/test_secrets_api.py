@@ -8,6 +8,7 @@ import json
 import pytest
 from msgspec.structs import replace
 
+from swarmsh.errors import Locked, NotFound, StoreCorrupt
 from swarmsh.model.snapshot import Changes
 from swarmsh.model.states import TaskState
 from tests.fakes.objects import a_task
@@ -350,6 +351,38 @@ async def test_a_name_goes_back_to_a_kept_version_and_forward_again(api, kind):
     assert "invalid version 'x'" in await refused(api, "POST", f"/swarmsh/{kind}s/password/rollback", {}, to="x")
 
 
+@KINDS
+async def test_contents_never_go_to_another_one_by_a_prefix_of_its_id(api, kind):
+    made = await create(api, kind)
+    for verb in ("rotate", "rollback"):
+        words = await refused(api, "POST", f"/swarmsh/{kind}s/{made[:5]}/{verb}", {"Data": coded("x")}, status=404)
+        assert f"{kind} {made[:5]} not found" in words
+    assert (await api.call("POST", f"/swarmsh/{kind}s/{made}/rotate", {"Data": coded("x")}))[0] == 200
+
+
+@KINDS
+async def test_a_version_whose_contents_were_given_up_is_not_gone_back_to(api, kind):
+    made = await create(api, kind)
+    await rotate(api, kind, "two")
+    await api.store.put_secret(f"{kind}/{made}", None)
+    words = await refused(api, "POST", f"/swarmsh/{kind}s/password/rollback", {})
+    assert words.startswith(
+        f"version 1 of {kind} password has no contents: they were given up with their key. Give"
+    )
+    assert [one["Current"] for one in await history(api, kind)] == [True, False]
+
+
+@KINDS
+async def test_contents_that_do_not_open_are_given_again(api, kind, monkeypatch):
+    await create(api, kind)
+
+    async def damaged(_):
+        raise StoreCorrupt("it does not open")
+
+    monkeypatch.setattr(api.store, f"{kind}_data", damaged)
+    assert (await rotate(api, kind, "swordfish"))["Number"] == 2
+
+
 async def test_there_is_nothing_before_the_first_version(api):
     await create(api)
     message = await refused(api, "POST", "/swarmsh/secrets/password/rollback", {}, status=404)
@@ -408,6 +441,24 @@ async def test_while_locked_secrets_wait_and_all_else_goes_on(api):
     assert (await api.get(f"/configs/{config}"))["Spec"]["Data"] == coded("swordfish")
     status, answer = await api.call("POST", "/swarmsh/key/rotate", {"Place": "passphrase", "Passphrase": "y"})
     assert (status, answer) == (200, {"Place": "passphrase"})
+
+
+@pytest.mark.parametrize("error", [Locked("locked"), NotFound("not found"), StoreCorrupt("does not open")])
+async def test_a_config_without_contents_keeps_no_other_from_the_list(api, monkeypatch, error):
+    ids = {name: await create(api, "config", name) for name in ("a", "gone", "z")}
+    read = api.store.config_data
+
+    async def data_of(config_id):
+        if config_id == ids["gone"]:
+            await api.store.commit(lambda _: Changes(delete_configs=(config_id,)))
+        if config_id != ids["a"]:
+            raise error
+        return await read(config_id)
+
+    monkeypatch.setattr(api.store, "config_data", data_of)
+    found = await api.get("/configs")
+    assert [(f["Spec"]["Name"], f["Spec"].get("Data")) for f in found] == [("a", coded("swordfish")), ("z", None)]
+    assert (await api.call("GET", "/configs/z"))[0] >= 400
 
 
 def test_what_clients_send_is_in_no_repr():

@@ -105,6 +105,12 @@ def _handler(recorder: Recorder) -> type[http.server.BaseHTTPRequestHandler]:
     return Handler
 
 
+@pytest.fixture(autouse=True)
+def dumpable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands run in the process of the tests, which nobody can undo this for."""
+    monkeypatch.setattr("swarmsh.core_dumps.forbid", lambda: None)
+
+
 @pytest.fixture
 def manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
     """A recording manager, named to our CLI and to Docker's by the environment."""

@@ -264,3 +264,31 @@ def test_keys_are_rotated_and_moved(manager: Recorder, cli: Cli, monkeypatch: py
         {"Place": "passphrase", "Passphrase": "correct horse", "Forget": False},
         {"Place": "file", "Passphrase": "", "Forget": True},
     ]
+
+
+def exchanged(waiting: int, failed: dict[str, str] | None = None, version: str = "") -> list[Any]:
+    return [{"ID": version, "Waiting": waiting, "Failed": failed or {}}]
+
+
+@KINDS
+def test_a_signalled_rotation_waits_until_every_task_has_it(
+    cli: Cli, shelf: Recorder, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swarmsh.cli.kept_change.POLL_S", 0.0)
+    monkeypatch.setenv("PW", "x")
+    answer = turned(("api", "signalled"))
+    shelf.on("POST", f"/swarmsh/{kind}s/pw/rotate", answer)
+    answers = [
+        exchanged(2, version=answer["ID"]),
+        exchanged(1, version=answer["ID"]),
+        exchanged(0, version=answer["ID"]),
+    ]
+    shelf.on("GET", f"/swarmsh/{kind}s/pw/versions", lambda _: answers.pop(0))
+    result = cli(kind, "rotate", "pw", "--from-env", "PW", "--signal", "HUP")
+    assert (result.code, answers) == (0, [])
+    assert "2 running tasks are yet to get it." in result.err and "1 running tasks" in result.err
+    failed = exchanged(0, {"api.1.x": "no such signal"}, version=answer["ID"])
+    shelf.on("GET", f"/swarmsh/{kind}s/pw/versions", failed)
+    result = cli(kind, "rotate", "pw", "--from-env", "PW", "--signal", "HUP")
+    assert result.code == 1 and "api.1.x could not be given it: no such signal" in result.err
+    assert cli(kind, "rotate", "pw", "--from-env", "PW", "--signal", "HUP", "-d").code == 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmsh.core.body_template import _BLOCKS, _GIVEN, _NOT_THERE, BodyError, Wanted, expand_body
+from swarmsh.core.body_template import _BLOCKS, _GIVEN, _NOT_THERE, BodyError, Costly, Wanted, expand_body
 from swarmsh.core.template import PLACEHOLDERS
 from swarmsh.core.template_functions import FUNCTIONS
 from tests.unit.core.test_template import CONTEXT
@@ -51,6 +52,9 @@ def expanded(text: str) -> str:
         ("a\n  {{- 1 -}}  \n b", "a1b"),
         ('{{ "}}" }}{{ "a\\tb\\u00e4" }}', "}}a\tbä"),
         ("{{lt 1 2}}{{ge 2 2}}{{gt `a` `b`}}{{eq 1 2 1}}", "truetruefalsetrue"),
+        (r'{{"\x41\a\v\101\U0001F600\"\\"}}', 'A\a\vA\U0001f600"\\'),
+        (r'{{eq "\xc3\xa4" "ä"}}{{"\xff"}}', "true\udcff"),
+        ("{{`a\r\nb`}}", "a\nb"),
         ("{{with .Node}}{{.Platform.OS}}{{end}}", "linux"),
         ("\udce4{{.Task.ID}}", "\udce4tid"),
     ],
@@ -84,6 +88,14 @@ def test_what_go_makes_of_it(text: str, result: str) -> None:
         ("{{printf `%d` `a`}}", 1, "printf: a verb does not fit its argument"),
         ("{{range .Task.ID}}{{end}}", 1, "range can iterate over maps only"),
         ('{{define "a"}}{{end}}', 1, "templates inside of templates, nil and jumps are not supported: define"),
+        ('{{"\udcff\\q"}}', 1, 'malformed string: "\\udcff\\q"'),
+        ('{{config "\\ud800"}}', 1, 'malformed string: "\\ud800"'),
+        ("{{%s}}" % ("y" * 81), 1, "function not defined: %s…" % ("y" * 80)),
+        ("{{ %s }}" % ("7" * 5000), 1, "integer overflow: %s…" % ("7" * 80)),
+        ("{{9223372036854775808}}", 1, "integer overflow: 9223372036854775808"),
+        ('{{urlquery "\\udd00"}}', 1, 'malformed string: "\\udd00"'),
+        (r'{{"\/"}}', 1, r'malformed string: "\/"'),
+        (r'{{"\U00110000"}}', 1, r'malformed string: "\U00110000"'),
         ("{{^}}", 1, "unexpected character in an action: '^'"),
         ("{{" + "(" * 60 + "}}", 1, "more than 50 blocks or parentheses inside each other"),
     ],
@@ -92,6 +104,11 @@ def test_what_cannot_be_expanded_names_line_and_word(text: str, line: int, words
     with pytest.raises(BodyError) as caught:
         expanded(text)
     assert caught.value.message == f"line {line}: {words}"
+
+
+def test_variables_of_a_range_without_a_round_are_the_empty_map() -> None:
+    text = "{{range $k, $x := .Service.Labels}}{{$x}}{{else}}{{$x}}{{$k}}{{end}}"
+    assert expand_body(text, replace(CONTEXT, service_labels={}), (), {}) == "map[]map[]"
 
 
 def test_the_error_of_a_secret_has_nothing_of_it() -> None:
@@ -114,11 +131,30 @@ def test_contents_that_were_not_read_yet_are_asked_for() -> None:
         "{{$x := `ab`}}" + "{{$x = print $x $x}}" * 50,
         "{{$x := `ab`}}" + "{{$x = print $x $x}}" * 20 + "{{$x = join $x" + " ``" * 1000 + "}}",
         "{{$x := `ab`}}" + "{{$x = print $x $x}}" * 20 + "{{$x}}" * 10,
+        "{{$x := `ab`}}" + "{{$x = print $x $x}}" * 19 + "{{if eq $x $x}}{{end}}" * 100,
+        "{{$x := `ab`}}" + "{{$x = print $x $x}}" * 15 + "{{$y := html $x | urlquery}}" * 500,
+        "{{range $.Service.Labels}}" * 15 + "{{if true}}{{end}}" * 100 + "{{end}}" * 15,
+        "{{$a := 1}}" + "".join(f"{{{{$v{n} := 1}}}}" for n in range(900)) + "{{if $a}}{{end}}" * 10_000,
     ],
 )
 def test_an_expansion_that_grows_without_measure_is_ended(text: str) -> None:
     with pytest.raises(BodyError, match="more than is reasonable"):
         expanded(text)
+
+
+def test_an_expansion_of_more_work_than_is_allowed_for_is_left_to_others() -> None:
+    text = "{{$x := `ab`}}" + "{{$x = print $x $x}}" * 15 + "{{len $x}}"
+    assert len(text) < 400
+    for costly in (text, "x" * 20_000 + "{{1}}"):
+        with pytest.raises(Costly):
+            expand_body(costly, CONTEXT, (), {}, allowed=100_000)
+        assert expand_body(costly, CONTEXT, (), {}).endswith(("65536", "x1"))
+    assert expand_body("{{.Task.ID}}", CONTEXT, (), {}, allowed=100_000) == "tid"
+
+
+def test_many_words_in_one_action_are_read_in_time_that_grows_with_them() -> None:
+    with pytest.raises(BodyError, match="wrong arguments for not"):
+        expanded("{{not" + " 1" * 400_000 + "}}")
 
 
 @given(st.text(alphabet='{}-|()$=:."`a b\n1ifelsendrange,', max_size=60))

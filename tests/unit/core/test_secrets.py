@@ -82,7 +82,16 @@ def test_a_refreshed_task_is_no_outdated_one() -> None:
     assert not task_outdated(after, spec) and after.spec_version == task.spec_version
     assert after.refresh == Refresh(number=1, signal="SIGHUP", asked_at=5.0)
     again = refreshed_task(after, {NEW.id: "third"}, "", 6.0)
-    assert again is not None and again.refresh == Refresh(number=2, asked_at=6.0)
+    assert again is not None and again.refresh == Refresh(number=2, asked_at=6.0, earlier=("SIGHUP",))
+    third = refreshed_task(again, {"third": "fourth"}, "SIGUSR1", 7.0)
+    assert third is not None and third.refresh is not None
+    assert (third.refresh.earlier, third.refresh.signal) == (("SIGHUP",), "SIGUSR1")
+    fourth = refreshed_task(third, {"fourth": "fifth"}, "SIGHUP", 8.0)
+    assert fourth is not None and fourth.refresh is not None
+    assert (fourth.refresh.earlier, fourth.refresh.signal) == (("SIGUSR1",), "SIGHUP")
+    done = replace(fourth, refresh=replace(fourth.refresh, done_at=9.0))
+    fifth = refreshed_task(done, {"fifth": "sixth"}, "SIGHUP", 9.0)
+    assert fifth is not None and fifth.refresh == Refresh(number=5, signal="SIGHUP", asked_at=9.0)
 
 
 def test_a_task_that_is_over_or_has_nothing_of_it_is_left_alone() -> None:

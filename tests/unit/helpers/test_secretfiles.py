@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from remote_helpers import secretfiles
+from remote_helpers.engine import Engine, EngineError
 from remote_helpers.fence import Refused
 from remote_helpers.secretfiles import SecretFiles, in_folder, is_file, with_mounts
 from tests.unit.helpers.conftest import Manager, World, ensure
@@ -100,9 +102,48 @@ def test_where_the_task_mounts_something_there_itself_each_secret_is_a_mount(
     files: SecretFiles, host: dict[str, Any]
 ) -> None:
     config = {"HostConfig": host}
-    assert not in_folder(config)
+    assert not in_folder(config, [FILE])
     assert [one["Target"] for one in files.mounts("t1", [FILE], config)] == ["/run/secrets/pass"]
-    assert in_folder({"HostConfig": {"Mounts": [{"Target": "/run"}], "Binds": ["/a:/run/secrets2"]}})
+    assert in_folder({"HostConfig": {"Mounts": [{"Target": "/run"}], "Binds": ["/a:/run/secrets2"]}}, [FILE])
+
+
+@pytest.mark.parametrize(
+    ("host", "more"),
+    [({}, [{"id": "c1", "target": "/var/run/secrets/token"}]), ({"Binds": ["/srv:/var/run/secrets/x:ro"]}, [])],
+)
+def test_where_something_is_below_the_link_to_run_each_secret_is_a_mount(
+    files: SecretFiles, host: dict[str, Any], more: list[dict[str, Any]]
+) -> None:
+    targets = [one["Target"] for one in files.mounts("t1", [FILE, *more], {"HostConfig": host})]
+    assert targets == ["/run/secrets/pass", *(one["target"] for one in more)]
+
+
+def test_an_exchange_that_breaks_off_leaves_no_record_of_what_is_not_there(
+    files: SecretFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    single = {"id": "c1", "target": "/etc/app.conf"}
+    newer = {**single, "id": "c2"}
+    files.take(content("old content", object_id="c1"))
+    files.place("t1", [single], {})
+    path = Path(files.mounts("t1", [single], {})[0]["Source"])
+    files.take(content("newer content", object_id="c2"))
+    real = secretfiles._write_all
+
+    def full(fd: int, data: bytes) -> None:
+        if bytes(data) == b"newer content":
+            real(fd, data[:5])
+            raise OSError(28, "No space left on device")
+        real(fd, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(secretfiles, "_write_all", full)
+        with pytest.raises(OSError, match="No space left"):
+            files.place("t1", [newer], {})
+    assert path.read_text() == "newerontent"
+    assert files.missing("t1", [single]) == ["c1"]  # it is not what it was
+    assert files.missing("t1", [newer]) == []
+    files.place("t1", [newer], {})
+    assert path.read_text() == "newer content"
 
 
 def test_an_exchanged_secret_takes_the_others_place_at_once(files: SecretFiles, tmp_path: Path) -> None:
@@ -361,6 +402,32 @@ async def test_an_exchange_puts_new_contents_in_place_and_sends_the_signal_once(
     manager = await world.manager(epoch=2)
     assert manager.tasks["t1"]["refreshed"] == 1
     assert kept(world) == ["t1/placed.json", "t1/run/pass"]
+
+
+async def test_signals_of_exchanges_that_were_overtaken_are_sent_first(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    manager = await world.manager()
+    await give(manager, content())
+    await manager.apply(ensure(files=[FILE]))
+    await manager.task("t1", "running")
+    real = Engine.call
+
+    async def call(engine: Engine, method: str, path: str, **more: Any) -> Any:
+        if path.endswith("/kill"):
+            sent.append(more["query"]["signal"])
+            if sent[-1] == "SIGFOO":
+                raise EngineError(400, "no such signal")
+            return None
+        return await real(engine, method, path, **more)
+
+    monkeypatch.setattr(Engine, "call", call)
+    await give(manager, content("new"))
+    await manager.apply({**refresh(3, FILE, signal="SIGHUP"), "earlier": ["SIGFOO", "SIGUSR1"]})
+    report = await manager.task("t1", "running", refreshed=3)
+    assert sent == ["SIGFOO", "SIGUSR1", "SIGHUP"]
+    assert "SIGFOO" in report["refresh_err"]
 
 
 async def test_an_exchange_takes_what_was_given_again_under_the_same_id(world: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from swarmsh.core.body_template import expand_body
 from swarmsh.errors import NodeRequestFailed, NotFound, Unavailable
 from swarmsh.manager import delivery
 from swarmsh.manager.loop import Manager
@@ -189,6 +191,16 @@ async def test_many_small_contents_are_one_line_and_large_ones_several(monkeypat
         ]
 
 
+async def test_no_line_is_long_enough_to_keep_a_slow_uplink_from_heartbeats() -> None:
+    task = a_web_task(1, a_secret())
+    async with scene_of() as scene:
+        scene.store.data["sec1"] = whole = bytes(range(256)) * 1600
+        await scene.put(a_secret(), task)
+        await scene.until_started(task)
+        assert scene.given(task, "sec1") == whole
+        assert max(sum(len(p.data) for p in line.items) for line in scene.lines()) <= 64 * 1024
+
+
 async def test_what_needs_nothing_does_not_wait_for_contents(monkeypatch: pytest.MonkeyPatch) -> None:
     needy, plain = a_web_task(1, a_secret()), a_web_task(2)
     async with scene_of(a_secret(), needy, plain) as scene:
@@ -268,6 +280,15 @@ async def test_a_secret_that_is_gone_rejects_the_task() -> None:
         assert scene.task().status.err == "secret or config sec1 not found"
 
 
+async def test_a_config_whose_contents_were_given_up_says_so() -> None:
+    task = a_web_task(1, a_config())
+    async with scene_of() as scene:
+        del scene.store.data["cfg1"]
+        await scene.put(a_config(), task)
+        await scene.nodes.until(lambda: scene.task().status.state is TaskState.REJECTED)
+        assert scene.task().status.err.startswith("config conf has no contents: they were given up with their key")
+
+
 # --- templates -------------------------------------------------------------------------------------------------
 async def test_templates_are_expanded_for_each_task() -> None:
     config = a_config(template="golang")
@@ -283,14 +304,37 @@ async def test_templates_are_expanded_for_each_task() -> None:
         ]
 
 
+LONG = 32 * 1024  # bytes of a template that is not expanded in the event loop
+
+
 async def test_a_large_template_is_expanded_too() -> None:
     config = a_config(template="golang")
     task = a_web_task(1, config)
     async with scene_of() as scene:
-        scene.store.data["cfg1"] = b"x" * delivery.LONG_TEMPLATE + b"{{.Task.Slot}}"
+        scene.store.data["cfg1"] = b"x" * LONG + b"{{.Task.Slot}}"
         await scene.put(config, task)
         await scene.until_started(task)
-        assert scene.given(task, "cfg1") == b"x" * delivery.LONG_TEMPLATE + b"1"
+        assert scene.given(task, "cfg1") == b"x" * LONG + b"1"
+
+
+async def test_a_short_template_of_much_work_keeps_nothing_from_the_event_loop() -> None:
+    config = a_config(template="golang")
+    task = a_web_task(1, config)
+    async with scene_of() as scene:
+        scene.store.data["cfg1"] = b"{{$x := `ab`}}" + b"{{$x = print $x $x}}" * 15 + b"{{len $x}}"
+        expanding: list[str] = []
+        with pytest.MonkeyPatch.context() as patch:
+
+            def expand(*work: Any) -> str:
+                expanding.append(threading.current_thread().name)
+                return expand_body(*work)
+
+            patch.setattr(delivery, "expand_body", expand)
+            patch.setattr(delivery, "AT_ONCE", 100_000)
+            await scene.put(config, task)
+            await scene.until_started(task)
+        assert scene.given(task, "cfg1") == b"65536"
+        assert [name == threading.main_thread().name for name in expanding] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -318,6 +362,14 @@ async def test_a_large_template_is_expanded_too() -> None:
             "secret pass: a secret that its template names is not given to the task. Give the service that too: "
             "templates see what the task is given, by its target",
         ),
+        (
+            a_config(template="golang"),
+            b'{{config "\xff' + b"x" * 90 + b'"}}',
+            "config conf: config target \\udcff"
+            + "x" * 79
+            + "… not found. Give the service that too: templates see "
+            "what the task is given, by its target",
+        ),
         (a_config(template="jinja"), b"x", "config conf: unrecognized template type jinja"),
     ],
 )
@@ -332,6 +384,41 @@ async def test_a_template_that_cannot_be_expanded_rejects_the_task(
         assert scene.task().status.err == err
         await scene.until_started(other)
         assert not scene.started(task) and scene.lines() == []
+
+
+async def test_a_bug_in_an_expansion_rejects_its_task_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> str:
+        raise RuntimeError("hunter2")
+
+    monkeypatch.setattr(delivery, "expand_body", broken)
+    config = a_config(template="golang")
+    task, other = a_web_task(1, config), a_web_task(2, a_secret())
+    async with scene_of(a_secret(), config, task, other) as scene:
+        await scene.nodes.until(lambda: scene.task().status.state is TaskState.REJECTED)
+        assert scene.task().status.err == "config conf: its template cannot be expanded"
+        await scene.until_started(other)
+
+
+async def test_a_bug_in_reading_keeps_nothing_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, other = a_web_task(1, a_config()), a_web_task(2, a_secret())
+    async with scene_of() as scene:
+
+        async def broken(_: str) -> bytes:
+            raise RuntimeError("hunter2")
+
+        monkeypatch.setattr(scene.store, "config_data", broken)
+        await scene.put(a_secret(), a_config(), task, other)
+        await scene.until_started(other)
+        await scene.nodes.until(lambda: "cannot be read: RuntimeError" in scene.task().status.err)
+        assert not scene.started(task)
+
+
+async def test_words_that_no_record_can_hold_are_noted_as_escapes() -> None:
+    task = a_web_task(1, a_secret())
+    async with scene_of() as scene:
+        scene.nodes.full[N1.id] = NodeRequestFailed("node n1: \udcff")
+        await scene.put(a_secret(), task)
+        await scene.nodes.until(lambda: scene.task().status.err == "node n1: \\udcff")
 
 
 # --- exchanged under a running task ----------------------------------------------------------------------------

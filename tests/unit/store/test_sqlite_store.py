@@ -74,6 +74,18 @@ async def test_everything_is_there_after_reopening(state_dir, clock):
     await again.close()
 
 
+async def test_words_that_are_no_text_keep_nothing_from_the_disk(state_dir, clock):
+    store = await SqliteStore.open(state_dir, clock)
+    task = replace(a_task(a_service(), 1), status=TaskStatus(err="bad \udcff"))
+    store.observe(lambda _: Changes(put_tasks=(task,)))
+    await store.commit(put(a_service()))
+    await store.close()
+    store = await SqliteStore.open(state_dir, clock)
+    assert store.snapshot.tasks[task.id].status.err == "bad \\udcff"
+    assert a_service().id in store.snapshot.services
+    await store.close()
+
+
 async def test_observed_state_reaches_the_disk_by_itself(state_dir, clock, monkeypatch):
     monkeypatch.setattr("swarmsh.adapters.store.sqlite.FLUSH_AFTER_S", 0.0)
     store = await SqliteStore.open(state_dir, clock)

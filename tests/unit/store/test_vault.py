@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import sqlite3
 import sys
+import threading
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from sqlite_utils import Database
 
 from swarmsh.adapters.store import SqliteStore, schema, vault
 from swarmsh.adapters.store.sealing import Sealer
+from swarmsh.adapters.store.sqlite import TIDY_EVERY_S
 from swarmsh.adapters.store.vault import KEY_FILE, Vault
-from swarmsh.errors import InvalidSpec, Locked, StoreCorrupt, Unavailable
+from swarmsh.errors import InvalidSpec, Locked, StoreCorrupt, SwarmshError, Unavailable
 from swarmsh.model.objects import Cluster
 from swarmsh.model.snapshot import Changes, Contents, config_key, secret_key
 from tests.fakes.objects import a_config, a_secret, a_service, using
@@ -278,6 +283,69 @@ async def test_a_keyring_that_fails_says_so_and_locks(opened, keyring, monkeypat
     await store.close()
 
 
+async def test_a_keyring_that_waits_for_somebody_keeps_nothing_from_the_store(opened, keyring, monkeypatch):
+    asked, answer = threading.Event(), threading.Event()
+    store = await opened()
+    await fill(store)
+
+    def waiting(*_):
+        asked.set()
+        answer.wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keyring, "set_password", waiting)
+        rotation = asyncio.create_task(store.rotate_key("keyring"))
+        await asyncio.to_thread(asked.wait)
+        await check(store)
+        await store.put_secret("registry-auth/y", b"x")
+        await store.commit(lambda _: Changes(put_services=(a_service("other"),)))
+        patch.setattr(vault, "KEYRING_S", 0.01)
+        second = asyncio.create_task(store.rotate_key("keyring"))  # one after the other
+        answer.set()
+        with pytest.raises(Unavailable, match="does not give back"):
+            await rotation
+        with pytest.raises(Unavailable, match="does not give back"):
+            await second
+    await store.rotate_key("keyring")
+    await store.close()
+    answer.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(keyring, "get_password", waiting)
+        patch.setattr(vault, "KEYRING_S", 0.01)
+        store = await opened()
+        assert "has not answered" in store.locked
+    answer.set()
+    await store.unlock()
+    await check(store)
+    await store.close()
+
+
+async def test_a_change_of_keys_goes_to_its_end_without_who_asked_for_it(opened, monkeypatch):
+    store = await opened()
+    await fill(store)
+    began, go_on, real = threading.Event(), threading.Event(), Vault._new_key
+
+    def slow(*arguments):
+        began.set()
+        go_on.wait()
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Vault, "_new_key", slow)
+        first = asyncio.create_task(store.rotate_key())
+        await asyncio.to_thread(began.wait)
+        first.cancel()
+        await asyncio.wait([first])
+        second = asyncio.create_task(store.rotate_key())
+        go_on.set()
+        await second
+    await check(store)
+    await store.close()
+    store = await opened()
+    await check(store)
+    await store.close()
+
+
 def test_without_the_library_for_keyrings_it_is_said_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "keyring", None)
     with pytest.raises(Unavailable, match=r"pip install 'swarmsh\[keyring\]'"):
@@ -287,7 +355,7 @@ def test_without_the_library_for_keyrings_it_is_said_how_to_get_it(monkeypatch):
 # --- cut off --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("since", ["file", "keyring"])
 @pytest.mark.parametrize("to", ["file", "keyring", "passphrase"])
-@pytest.mark.parametrize("step", ["_new_key", "_hand_over", "_settle"])
+@pytest.mark.parametrize("step", ["_new_key", "_hand_over", "settle"])
 async def test_a_rotation_that_is_cut_off_loses_nothing(state_dir, opened, monkeypatch, since, to, step):
     """After the new key was made, within the transaction, and after it."""
     store = await opened()
@@ -297,7 +365,7 @@ async def test_a_rotation_that_is_cut_off_loses_nothing(state_dir, opened, monke
     real = getattr(where, step)
 
     def cut_off(*arguments):
-        if step != "_settle":
+        if step != "settle":
             real(*arguments)
         raise RuntimeError("power cut")
 
@@ -310,11 +378,119 @@ async def test_a_rotation_that_is_cut_off_loses_nothing(state_dir, opened, monke
     await store.close()
     store = await opened()
     if store.locked:
-        assert (to, step) == ("passphrase", "_settle")
+        assert (to, step) == ("passphrase", "settle")
         await store.unlock("long enough")
     await check(store)
     assert not (state_dir / f"{KEY_FILE}.next").exists()
     assert (state_dir / KEY_FILE).exists() is (store.key_place == "file")
+    await store.close()
+
+
+@pytest.mark.parametrize("place", ["keyring", "passphrase"])
+async def test_a_key_file_that_is_not_of_this_database_stays(state_dir, opened, place):
+    store = await opened()
+    await fill(store)
+    await store.rotate_key(place, "long enough")
+    assert not (state_dir / KEY_FILE).exists()
+    await store.close()
+    (state_dir / KEY_FILE).write_bytes(bytes(32))  # of an older copy, say
+    store = await opened()
+    await store.unlock("long enough")
+    await check(store)
+    await store.rotate_key(place, "long enough")
+    assert (state_dir / KEY_FILE).read_bytes() == bytes(32)
+    await store.close()
+
+
+async def test_a_full_disk_changes_no_key_and_says_so(opened, monkeypatch):
+    store = await opened()
+    await fill(store)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vault, "_write_durably", full)
+        with pytest.raises(Unavailable, match=r"No space left on device\. Make space"):
+            await store.rotate_key()
+    await check(store)
+    await store.close()
+
+
+async def test_a_key_that_could_not_be_put_in_its_place_is_there_before_the_next(state_dir, opened, monkeypatch):
+    store = await opened()
+    await fill(store)
+    rename = Path.rename
+
+    def read_only(path, target):
+        if path.name.endswith(".next"):
+            raise OSError(30, "Read-only file system")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", read_only)
+        await store.rotate_key()
+        needed = (state_dir / f"{KEY_FILE}.next").read_bytes()
+        with pytest.raises(Unavailable, match="Read-only"):  # which would lose the key in use, cut off
+            await store.rotate_key()
+        assert (state_dir / f"{KEY_FILE}.next").read_bytes() == needed
+    await check(store)
+    await store.rotate_key()
+    await check(store)
+    await store.close()
+    store = await opened()
+    await check(store)
+    await store.close()
+
+
+async def test_the_log_is_emptied_of_old_keys_once_no_reader_is_in_the_way(state_dir, keyring, monkeypatch):
+    clock = FakeClock()
+    store = await SqliteStore.open(state_dir, clock, keyring=lambda: keyring)
+    await fill(store)
+    await store._in_thread(lambda: store._full.execute("PRAGMA busy_timeout = 1"))
+    log = state_dir / "swarmsh.db-wal"
+    with closing(sqlite3.connect(store.path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM secrets").fetchall()
+        await store.rotate_key()
+        assert log.stat().st_size > 0
+    clock.pass_time(TIDY_EVERY_S + 1)
+    await store.commit(lambda _: Changes(put_services=(a_service("other"),)))
+    await store.put_secret("registry-auth/x", b"auth-needle")  # after the tidying
+    assert not store._vault._log_holds_old
+    await check(store)
+    await store.close()
+
+
+@pytest.mark.parametrize("written", [True, False])
+@pytest.mark.parametrize("to", ["file", "keyring"])
+async def test_a_rotation_whose_commit_fails_keeps_both_keys(opened, monkeypatch, to, written):
+    """The disk may have it or not: an error at COMMIT does not say."""
+    store = await opened()
+    await fill(store)
+
+    @contextmanager
+    def failing(db):
+        db.conn.execute("BEGIN IMMEDIATE")
+        yield
+        db.conn.execute("COMMIT" if written else "ROLLBACK")
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "atomic", failing)
+        with suppress(SwarmshError) if written else pytest.raises(SwarmshError, match="disk I/O error"):
+            await store.rotate_key(to)
+    await check(store)
+    await store.put_secret("registry-auth/y", b"sealed since")
+    if not written:
+        with pytest.raises(Unavailable, match="Start the manager again"):
+            await store.rotate_key(to)
+    await store.close()
+    store = await opened()
+    assert not store.locked
+    await store.rotate_key(to)
+    await check(store)
+    assert await store.get_secret("registry-auth/y") == b"sealed since"
     await store.close()
 
 
@@ -336,4 +512,24 @@ async def test_values_of_a_database_without_a_data_key_are_carried_over(state_di
     (state_dir / KEY_FILE).write_bytes(b"short")
     store = await opened()
     assert "not the one" in store.locked
+    await store.close()
+
+
+@pytest.mark.parametrize("present", [None, bytes(32)])
+async def test_a_key_of_another_database_begins_nothing(state_dir, opened, present):
+    state_dir.mkdir()
+    db = Database(sqlite3.connect(state_dir / "swarmsh.db"))
+    schema.migrate(db, "p", schema.MIGRATIONS[:3])
+    with db.atomic():
+        sealed = Sealer(bytes(range(32))).seal("registry-auth/x", b"auth-needle")
+        schema.write_sealed(db, [("registry-auth/x", sealed)])
+    db.close()
+    if present is not None:
+        (state_dir / KEY_FILE).write_bytes(present)
+    for _ in range(2):
+        with pytest.raises(StoreCorrupt, match="Put the key file of this database there"):
+            await opened()
+    (state_dir / KEY_FILE).write_bytes(bytes(range(32)))
+    store = await opened()
+    assert await store.get_secret("registry-auth/x") == b"auth-needle"
     await store.close()
