@@ -349,6 +349,19 @@ def test_a_successor_that_fails_is_tried_again_as_the_restart_policy_says(condit
     assert (made, len(world.ready())) == ((1, 0) if condition == "none" else (4, 1))
 
 
+def test_a_drain_that_is_called_off_in_an_update_stops_no_more_than_the_update_may() -> None:
+    config = replace(QUICK, parallelism=1)
+    world = running_world(make_spec(replicas=4, update=config), start=1.0, ready=6.0)
+    for number in (1, 3):
+        world.set_node(number, availability=Availability.DRAIN)
+    world.update(make_spec(replicas=4, image="web:2", update=config))
+    world.decide()
+    for number in (1, 3):
+        world.set_node(number, availability=Availability.ACTIVE)
+    assert least_ready(world, 60) == 3
+    assert images(world) == {"web:2": 4}
+
+
 def test_what_must_never_run_twice_stops_before_it_is_moved() -> None:
     world = running_world(labelled(make_spec(replicas=1), fence="stop"), start=1.0)
     world.set_node(int(world.ready()[0].node_id[-1]), availability=Availability.DRAIN)
