@@ -38,7 +38,7 @@ def make_way(draft: Draft, place: Place, order: str) -> str:
         draft.wish(task, TaskState.SHUTDOWN)  # nothing is lost by it
         old.remove(task)
     if stops_first(draft, order):
-        # What may run already, since a drain asked for it, needs nobody to stop: the old one goes when it is ready.
+        # What may run already, since a drain asked for it, needs none to stop: the old one goes when it is ready.
         waiting = [t for t in new if t.desired is TaskState.READY and t.status.state >= TaskState.READY]
         if waiting or any(hindered_by(draft, t, old) for t in new):
             _stop(draft, old)
